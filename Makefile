@@ -1,0 +1,71 @@
+# Every action of a developer, and all that CI runs. `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(BIN)/uv
+STAMP := $(VENV)/.requirements-dev
+
+# One thread per process: ranks share the cores, and losses stay equal to the last bit from run to run.
+export OMP_NUM_THREADS ?= 1
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: help
+help: ## List the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: $(STAMP) ## Make .venv with everything for development
+
+$(UV):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one with: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+
+$(STAMP): requirements/dev.txt pyproject.toml | $(UV)
+	$(UV) pip sync --quiet --python $(BIN)/python requirements/dev.txt
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+.PHONY: demo
+demo: setup ## Fine-tune a tiny model on this machine: plan, two sharded processes, a kill, a resume, a result
+	$(BIN)/python examples/demo/demo.py
+
+.PHONY: test
+test: setup ## Run the tests; with root and Go also on a real cluster
+	$(BIN)/pytest
+	@if [ "$$(id -u)" = 0 ] && command -v go >/dev/null; then $(MAKE) test-cluster; \
+	else echo "NOT RUN: the cluster tests need root and Go (make test-cluster)"; fi
+
+.PHONY: check
+check: setup ## Format, lint, types, import contract, generated files
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m finetune_operator.api.crd --check crds
+
+.PHONY: format
+format: setup ## Format the code and mend what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.PHONY: crds
+crds: setup ## Generate crds/ from the API models
+	$(BIN)/python -m finetune_operator.api.crd --write crds
+
+.PHONY: requirements
+requirements: setup ## Compile the pinned requirement files again
+	for name in operator inspect trainer dev; do \
+		$(UV) pip compile --quiet --upgrade --python-version 3.11 --extra $$name --no-emit-index-url --no-emit-find-links \
+			--no-header --no-annotate pyproject.toml -o requirements/$$name.txt; \
+	done
+
+.PHONY: bench
+bench: setup ## Measure; each program prints JSON
+	for program in bench/*.py; do $(BIN)/python $$program; done
