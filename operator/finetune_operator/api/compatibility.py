@@ -1,0 +1,96 @@
+"""The one table of combinations that do not work: CRD rules, planner, docs and tests all read it.
+
+Each row was measured or read in the library's source; the version is named, so that an upgrade re-opens the question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+
+class Objective(StrEnum):
+    """What a job optimises."""
+
+    SFT = "sft"
+
+
+class Method(StrEnum):
+    """Which parameters a job trains."""
+
+    FULL = "full"
+    LORA = "lora"
+    QLORA = "qlora"
+
+
+class Strategy(StrEnum):
+    """How states are spread over processes."""
+
+    SINGLE = "single"
+    DDP = "ddp"
+    FSDP = "fsdp"
+    ZERO1 = "zero1"
+    ZERO2 = "zero2"
+    ZERO3 = "zero3"
+
+
+class Checkpointing(StrEnum):
+    """Whether activations are kept or computed again in the backward pass."""
+
+    NONE = "none"
+    FULL = "full"
+
+
+LAUNCHABLE_STRATEGIES: Final = (Strategy.SINGLE, Strategy.DDP, Strategy.FSDP, Strategy.ZERO2)
+"""What the trainer starts today. The estimator also knows ZeRO-1 and ZeRO-3; the planner never plans them yet."""
+
+
+@dataclass(frozen=True)
+class Impossible:
+    """One combination that does not work; a None matches everything."""
+
+    method: Method | None
+    strategy: Strategy | None
+    accelerator: str | None
+    why: str
+    remedy: str
+
+
+IMPOSSIBLE: Final = (
+    Impossible(
+        method=Method.QLORA,
+        strategy=Strategy.ZERO2,
+        accelerator=None,
+        why="ZeRO-2 keeps the 4-bit weights whole on every GPU, which is DDP with more communication",
+        remedy="use resources.strategy: ddp or fsdp",
+    ),
+    Impossible(
+        method=None,
+        strategy=Strategy.ZERO1,
+        accelerator=None,
+        why="the trainer does not start ZeRO-1 yet",
+        remedy="use resources.strategy: zero2 or ddp",
+    ),
+    Impossible(
+        method=None,
+        strategy=Strategy.ZERO3,
+        accelerator=None,
+        why="the trainer does not start ZeRO-3 yet",
+        remedy="use resources.strategy: fsdp",
+    ),
+)
+
+
+def impossibility(
+    method: Method, strategy: Strategy, accelerator: str, table: Iterable[Impossible] = IMPOSSIBLE
+) -> Impossible | None:
+    """Return the row that forbids this combination, or None when it works."""
+    for row in table:
+        matches = (
+            row.method in (None, method) and row.strategy in (None, strategy) and row.accelerator in (None, accelerator)
+        )
+        if matches:
+            return row
+    return None

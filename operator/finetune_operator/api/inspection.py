@@ -1,0 +1,127 @@
+"""What the inspect pod is asked and what it reports: numbers, names and line numbers, never the content of a row."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Final
+
+from pydantic import Field, JsonValue
+
+from finetune_operator.api.model import ReadModel
+from finetune_operator.api.spec import FineTuneJobSpec
+
+EXAMPLES_KEPT: Final = 50
+HISTOGRAM_BUCKETS: Final = 64
+
+
+class ProgressEndpoint(ReadModel):
+    """Where a pod reports to."""
+
+    url: str = Field(description="https URL of the operator's progress server, without a path.")
+    certificate_authority: str = Field(description="PEM bundle that the server's certificate is checked against.")
+
+
+class InspectionRequest(ReadModel):
+    """What the inspect pod reads at REQUEST_PATH."""
+
+    namespace: str
+    name: str
+    uid: str
+    spec: FineTuneJobSpec
+    key: str = Field(description="inspection_key of this spec; returned in the report.")
+    progress: ProgressEndpoint | None = Field(None, description="Absent in local runs.")
+
+
+class InputFile(ReadModel):
+    """One file that was read, and what tells whether it is still the same."""
+
+    uri: str
+    size: int = Field(description="Bytes.")
+    etag: str | None = Field(
+        None, description="The store's ETag; of a local file its modification time in nanoseconds."
+    )
+
+
+class ModelFacts(ReadModel):
+    """What was learned about the model without reading its weights."""
+
+    uri: str
+    revision: str = Field(description="The commit for hf://, else empty.")
+    architecture: str = Field(description="First entry of config.json's `architectures`, such as LlamaForCausalLM.")
+    config: dict[str, JsonValue] = Field(
+        description="config.json, without label maps and texts longer than 200 characters."
+    )
+    parameters: int = Field(description="Elements of all tensors, from the safetensors headers.")
+    weight_bytes: int = Field(description="Bytes of all tensors as stored.")
+    dtypes: dict[str, int] = Field(description="Elements by stored dtype, such as {BF16: 8030261248}.")
+    files: tuple[InputFile, ...]
+    has_chat_template: bool = False
+
+
+class RowProblem(ReadModel):
+    """One row that cannot be used: where it is and why, without its content."""
+
+    file: str
+    line: int = Field(description="From 1.")
+    reason: str
+
+
+class TokenHistogram(ReadModel):
+    """Lengths of rows in tokens, before truncation, in at most 64 buckets."""
+
+    edges: tuple[int, ...] = Field(
+        description="n + 1 ascending edges; bucket i holds lengths in [edges[i], edges[i+1])."
+    )
+    counts: tuple[int, ...] = Field(description="n counts.")
+    minimum: int
+    maximum: int
+    mean: float
+    median: int
+    percentile_99: int
+    total: int
+
+
+class DatasetFacts(ReadModel):
+    """What was learned about the data set by reading every row."""
+
+    uri: str
+    format: str = Field(description="messages, prompt-completion or alpaca.")
+    files: tuple[InputFile, ...]
+    rows: int = Field(description="Usable rows.")
+    dropped: int = Field(0, description="Unusable rows.")
+    dropped_by_reason: dict[str, int] = Field(default_factory=dict)
+    problems: tuple[RowProblem, ...] = Field((), description="The first 50 unusable rows.")
+    truncated: int = Field(0, description="Rows longer than training.maxLength, which training cuts.")
+    duplicates: int = Field(0, description="Rows that are equal to an earlier one.")
+    tokens: TokenHistogram
+
+
+class InspectionReport(ReadModel):
+    """The inspect pod's whole answer; at most 256 KiB as JSON."""
+
+    version: int = 1
+    key: str = Field(description="inspection_key of the inspected spec.")
+    job: str = Field(description="<namespace>/<name> of the job that was inspected first.")
+    finished_at: str = Field(description="RFC 3339, UTC.")
+    seconds: float = Field(description="How long it took.")
+    model: ModelFacts
+    dataset: DatasetFacts
+    report_uri: str | None = Field(None, description="Where the full report (every unusable row) is.")
+
+
+def inspection_key(namespace: str, spec: FineTuneJobSpec) -> str:
+    """Return the digest (16 hex digits) of all that an inspection depends on.
+
+    Two jobs of one namespace with equal keys get equal reports: model, data set, output target, length, loss target and the names of the secrets.
+    """
+    relevant = {
+        "namespace": namespace,
+        "model": spec.model.to_json_dict(),
+        "dataset": spec.dataset.to_json_dict(),
+        "output": spec.output.to_json_dict(),
+        "maxLength": spec.training.max_length,
+        "lossOn": spec.training.loss_on,
+        "credentials": spec.credentials.to_json_dict(),
+    }
+    return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:16]

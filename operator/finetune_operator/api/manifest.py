@@ -1,0 +1,39 @@
+"""The manifest that makes a checkpoint or a model exist: every file with its size and sha256, written last and create-only."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from finetune_operator.api.model import ReadModel
+
+
+class FileEntry(ReadModel):
+    """One file below the manifest's folder."""
+
+    name: str = Field(description="Path relative to the manifest's folder.")
+    size: int = Field(description="Bytes.")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class Manifest(ReadModel):
+    """What a folder holds, and whose it is."""
+
+    version: int = 1
+    kind: Literal["checkpoint", "model"]
+    namespace: str
+    job: str
+    uid: str
+    attempt: int
+    step: int = Field(description="Optimizer steps that were finished.")
+    world_size: int = Field(description="Processes that wrote it.")
+    strategy: str
+    created_at: str = Field(description="RFC 3339, UTC.")
+    versions: dict[str, str] = Field(description="Library versions, such as {torch: 2.13.0}.")
+    files: tuple[FileEntry, ...]
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all files together."""
+        return sum(entry.size for entry in self.files)

@@ -1,0 +1,55 @@
+"""The base of every API model: camelCase on the wire, frozen in memory, unknown fields refused.
+
+A rule that spans fields is written once, as a `Rule`: its Python half runs wherever a model is read (CLI, pods, operator) and its CEL half
+travels in the CRD, so that the API server refuses the same manifests with the same words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic.alias_generators import to_camel
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One condition on a model: `cel` for the API server and `holds` for Python, with one message that names field and remedy."""
+
+    cel: str
+    message: str
+    holds: Callable[[Any], bool]
+
+
+class ApiModel(BaseModel):
+    """A frozen value read from and written to JSON with camelCase names."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="forbid",
+        frozen=True,
+        use_enum_values=False,
+        ser_json_inf_nan="constants",
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = ()
+
+    @model_validator(mode="after")
+    def _obey_rules(self) -> Self:
+        broken = [rule.message for rule in type(self).rules if not rule.holds(self)]
+        if broken:
+            raise ValueError("; ".join(broken))
+        return self
+
+    def to_json_dict(self) -> dict[str, Any]:
+        """Return what goes on the wire: camelCase, JSON types only, absent where there is no value."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+class ReadModel(ApiModel):
+    """A model whose writer may be newer than its reader (status, reports): unknown fields are ignored, not refused."""
+
+    model_config = ConfigDict(extra="ignore")

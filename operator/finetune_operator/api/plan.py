@@ -1,0 +1,140 @@
+"""The plan of a job and the file that one attempt runs by: `plan.json` in ConfigMap `<job>-<attempt>`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final, Literal
+
+from pydantic import Field
+
+from finetune_operator.api.compatibility import Checkpointing, Strategy
+from finetune_operator.api.constants import METRICS_PORT, RENDEZVOUS_PORT
+from finetune_operator.api.inspection import InspectionReport, ProgressEndpoint
+from finetune_operator.api.model import ReadModel
+from finetune_operator.api.spec import FineTuneJobSpec
+
+GIB: Final = 2**30
+
+
+class Component(StrEnum):
+    """What memory is used for."""
+
+    WEIGHTS = "weights"
+    GRADIENTS = "gradients"
+    OPTIMIZER = "optimizer"
+    ACTIVATIONS = "activations"
+    LOGITS = "logits"
+    TEMPORARIES = "temporaries"
+    COMMUNICATION = "communication"
+    RUNTIME = "runtime"
+
+
+class Phase(StrEnum):
+    """The points of a step at which memory can be at its highest."""
+
+    LOAD = "load"
+    BACKWARD = "backward"
+    BACKWARD_END = "backward-end"
+    OPTIMIZER_STEP = "optimizer-step"
+
+
+class PhaseMemory(ReadModel):
+    """Bytes of one process at one phase, by component; the sum is the phase's total."""
+
+    phase: Phase
+    components: dict[Component, int]
+
+    @property
+    def total(self) -> int:
+        """Bytes of all components together."""
+        return sum(self.components.values())
+
+
+class MemoryEstimate(ReadModel):
+    """Peak memory of one process: of its GPU, or with accelerator cpu its resident set. The peak is the highest phase, never a sum of phases."""
+
+    expected_bytes: int
+    upper_bytes: int = Field(
+        description="What the planner keeps below the capacity; expected plus what the estimate may miss."
+    )
+    phases: tuple[PhaseMemory, ...]
+    peak_phase: Phase
+
+
+class PodResources(ReadModel):
+    """What one training pod asks for."""
+
+    cpu_millicores: int
+    memory_bytes: int = Field(description="Host memory, including shared memory.")
+    shared_memory_bytes: int = Field(description="Size of /dev/shm.")
+    ephemeral_storage_bytes: int = Field(description="Local disk for model and staged checkpoints.")
+    gpus: int = 0
+
+
+class Plan(ReadModel):
+    """Everything that was decided for a job; a pure function of spec, inspection and inventory."""
+
+    accelerator: Literal["gpu", "cpu"]
+    gpu_product: str | None = None
+    gpu_memory_bytes: int | None = Field(None, description="Of one GPU, as the node label says.")
+    processes: int = Field(description="Training processes (ranks) in all; one per GPU.")
+    pods: int
+    processes_per_pod: int
+    strategy: Strategy
+    micro_batch_size: int
+    gradient_accumulation: int
+    global_batch_size: int = Field(description="micro_batch_size × gradient_accumulation × processes.")
+    gradient_checkpointing: Checkpointing
+    max_length: int
+    rows: int = Field(description="Usable rows of the data set; 0 when it was not inspected.")
+    steps_per_epoch: int
+    total_steps: int
+    trainable_parameters: int
+    total_parameters: int
+    memory: MemoryEstimate
+    resources: PodResources
+    reasons: tuple[str, ...] = Field(
+        (), description="Why this plan: what was binding, and what else would have fitted."
+    )
+    assumptions: tuple[str, ...] = Field((), description="What was assumed because nothing was inspected.")
+
+    @property
+    def gpus(self) -> int:
+        """GPUs in all; 0 with accelerator cpu."""
+        return self.processes if self.accelerator == "gpu" else 0
+
+
+class PlanError(ReadModel):
+    """Why there is no plan, and the smallest thing that would help. A value: users can mend it."""
+
+    reason: str = Field(
+        description="A Reason: DoesNotFit, NoCapacity, UnsupportedCombination, UnknownArchitecture or InvalidSpec."
+    )
+    message: str = Field(description="What does not work, with numbers, and what to do.")
+    waits: bool = Field(False, description="Time can help (no such nodes now): it is planned again.")
+
+
+class AttemptFile(ReadModel):
+    """What one attempt runs by. Immutable: a replan is a new attempt."""
+
+    version: int = 1
+    namespace: str
+    name: str
+    uid: str
+    attempt: int
+    spec: FineTuneJobSpec
+    inspection: InspectionReport
+    plan: Plan
+    checkpoint_uri: str = Field(
+        description="Folder of this job's checkpoints: <checkpoint.uri or output.uri/checkpoints>/<job>-<uid, 8 characters>."
+    )
+    rendezvous_host: str = Field("127.0.0.1", description="Host name of the pod with completion index 0.")
+    rendezvous_port: int = RENDEZVOUS_PORT
+    metrics_port: int = METRICS_PORT
+    progress: ProgressEndpoint | None = Field(None, description="Absent in local runs.")
+
+
+def checkpoint_uri(spec: FineTuneJobSpec, name: str, uid: str) -> str:
+    """Return the folder of a job's checkpoints; a job created again has another uid and so another folder."""
+    root = spec.checkpoint.uri or f"{spec.output.uri.rstrip('/')}/checkpoints"
+    return f"{root.rstrip('/')}/{name}-{uid[:8]}"

@@ -1,0 +1,76 @@
+"""What trainers report while they run (the body of Kubeflow's KEP-2779) and what a container says when it ends."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pydantic import Field
+
+from finetune_operator.api.model import ReadModel
+from finetune_operator.api.reasons import Reason
+
+METRIC_STEP: Final = "step"
+METRIC_TOTAL_STEPS: Final = "total_steps"
+METRIC_LOSS: Final = "loss"
+METRIC_TOKENS_PER_SECOND: Final = "tokens_per_second"
+METRIC_PEAK_MEMORY_BYTES: Final = "peak_memory_bytes"
+METRIC_CHECKPOINT_STEP: Final = "checkpoint_step"
+METRIC_CHECKPOINTS_REJECTED: Final = "checkpoints_rejected"
+METRIC_ATTEMPT: Final = "attempt"
+"""Names under which our trainer reports in `trainerStatus.metrics`; an unmodified transformers image reports others, which are kept as they are."""
+
+TERMINATION_MESSAGE_LIMIT_BYTES: Final = 4096
+"""The kubelet cuts a termination message after this many bytes."""
+
+
+class Metric(ReadModel):
+    """One named number, as text (KEP-2779)."""
+
+    name: str = Field(max_length=100)
+    value: str = Field(max_length=100)
+
+
+class TrainerStatus(ReadModel):
+    """The trainer's own account of its progress."""
+
+    last_updated_time: str | None = Field(None, description="RFC 3339.")
+    progress_percentage: int | None = Field(None, ge=0, le=100)
+    estimated_remaining_seconds: int | None = Field(None, ge=0)
+    metrics: tuple[Metric, ...] = Field((), max_length=256)
+
+    def metric(self, name: str) -> str | None:
+        """Return the value of the metric of that name, or None."""
+        return next((metric.value for metric in self.metrics if metric.name == name), None)
+
+
+class ProgressReport(ReadModel):
+    """The body of POST …/progress."""
+
+    trainer_status: TrainerStatus
+
+
+class TerminationMessage(ReadModel):
+    """The one JSON line in /dev/termination-log: how a container ended and why. At most 4,096 bytes."""
+
+    reason: Reason
+    exit_code: int
+    message: str = Field(
+        description="One or two sentences for people: what, where, what to do. Never row content or secrets."
+    )
+    step: int | None = Field(None, description="Last optimizer step that was finished.")
+    rank: int | None = Field(None, description="The rank that failed first.")
+    checkpoint_step: int | None = Field(None, description="Step of the newest verified checkpoint.")
+    peak_memory_bytes: int | None = Field(
+        None, description="Highest measured peak of this pod's ranks: GPU memory, or resident set on CPU."
+    )
+    log_uri: str | None = Field(None, description="Where the last 200 log lines of each rank are.")
+    result_uri: str | None = Field(None, description="publish: the folder of the finished model.")
+
+    def to_line(self) -> str:
+        """Return the line as it is written, its message shortened so that the whole stays below the kubelet's limit."""
+        line = self.model_dump_json(by_alias=True, exclude_none=True)
+        excess = len(line.encode()) - TERMINATION_MESSAGE_LIMIT_BYTES
+        if excess <= 0:
+            return line
+        kept = self.message.encode()[: max(0, len(self.message.encode()) - excess - 400)].decode(errors="ignore")
+        return self.model_copy(update={"message": f"{kept} […]"}).model_dump_json(by_alias=True, exclude_none=True)

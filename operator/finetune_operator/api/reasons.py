@@ -1,0 +1,228 @@
+"""The closed table of condition types and reasons: what users and programs may rely on.
+
+A reason that is not in this table cannot be written (it is an enum), and a test compares the table with docs/reference/conditions.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
+
+
+class ConditionType(StrEnum):
+    """The condition types of a FineTuneJob, in the order of a job's way."""
+
+    ACCEPTED = "Accepted"
+    INSPECTED = "Inspected"
+    PLANNED = "Planned"
+    QUOTA_RESERVED = "QuotaReserved"
+    PODS_SCHEDULED = "PodsScheduled"
+    RUNNING = "Running"
+    PUBLISHED = "Published"
+    COMPLETE = "Complete"
+    FAILED = "Failed"
+    SUSPENDED = "Suspended"
+    STALLED = "Stalled"
+    DEGRADED = "Degraded"
+
+
+class JobState(StrEnum):
+    """`status.state`: derived from the conditions, for people and print columns only."""
+
+    PENDING = "Pending"
+    INSPECTING = "Inspecting"
+    PLANNED = "Planned"
+    QUEUED = "Queued"
+    STARTING = "Starting"
+    RUNNING = "Running"
+    PUBLISHING = "Publishing"
+    SUSPENDED = "Suspended"
+    COMPLETE = "Complete"
+    FAILED = "Failed"
+
+
+class Reason(StrEnum):
+    """Why a condition has its status."""
+
+    ACCEPTED = "Accepted"
+    INVALID_SPEC = "InvalidSpec"
+    CHILD_NOT_OURS = "ChildNotOurs"
+    INSPECTING = "Inspecting"
+    INSPECTED = "Inspected"
+    INSPECTION_REUSED = "InspectionReused"
+    INVALID_DATA = "InvalidData"
+    STORAGE_REFUSED = "StorageRefused"
+    STORAGE_UNAVAILABLE = "StorageUnavailable"
+    OUTPUT_EXISTS = "OutputExists"
+    INPUTS_CHANGED = "InputsChanged"
+    WAITING_FOR_INSPECTION = "WaitingForInspection"
+    PLANNED = "Planned"
+    REPLANNED = "Replanned"
+    DOES_NOT_FIT = "DoesNotFit"
+    NO_CAPACITY = "NoCapacity"
+    UNSUPPORTED_COMBINATION = "UnsupportedCombination"
+    UNKNOWN_ARCHITECTURE = "UnknownArchitecture"
+    WAITING_FOR_PLAN = "WaitingForPlan"
+    CREATING_PODS = "CreatingPods"
+    UNSCHEDULABLE = "Unschedulable"
+    IMAGE_PULL_FAILED = "ImagePullFailed"
+    CONTAINER_CANNOT_START = "ContainerCannotStart"
+    SCHEDULED = "Scheduled"
+    WAITING_FOR_PODS = "WaitingForPods"
+    STARTING = "Starting"
+    RENDEZVOUS = "Rendezvous"
+    TRAINING = "Training"
+    RESTARTING = "Restarting"
+    WAITING_FOR_TRAINING = "WaitingForTraining"
+    PUBLISHING = "Publishing"
+    PUBLISHED = "Published"
+    PUBLICATION_FAILED = "PublicationFailed"
+    SUCCEEDED = "Succeeded"
+    IN_PROGRESS = "InProgress"
+    RETRIES_EXHAUSTED = "RetriesExhausted"
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
+    GPU_OUT_OF_MEMORY = "GPUOutOfMemory"
+    HOST_OUT_OF_MEMORY = "HostOutOfMemory"
+    RANK_KILLED = "RankKilled"
+    DIVERGED = "Diverged"
+    HANG = "Hang"
+    PEER_LOST = "PeerLost"
+    TERMINATED = "Terminated"
+    DISRUPTED = "Disrupted"
+    TRAINER_ERROR = "TrainerError"
+    SUSPENDED_BY_USER = "SuspendedByUser"
+    RESUMED = "Resumed"
+    NOT_SUSPENDED = "NotSuspended"
+    NO_PROGRESS = "NoProgress"
+    PROGRESSING = "Progressing"
+    CHECKPOINT_REJECTED = "CheckpointRejected"
+    CLUSTER_REFUSED = "ClusterRefused"
+    HEALTHY = "Healthy"
+
+
+@dataclass(frozen=True)
+class ReasonMeaning:
+    """One row of the table: what has happened and what the reader can do about it."""
+
+    meaning: str
+    remedy: str
+
+
+_NOTHING: Final = "nothing"
+
+REASON_MEANINGS: Final = MappingProxyType(
+    {
+        Reason.ACCEPTED: ReasonMeaning("the spec is valid", _NOTHING),
+        Reason.INVALID_SPEC: ReasonMeaning(
+            "the spec asks for what cannot be done", "mend the field that the message names and apply again"
+        ),
+        Reason.CHILD_NOT_OURS: ReasonMeaning(
+            "an object with a child's name exists and belongs to someone else",
+            "delete or rename that object, or this job",
+        ),
+        Reason.INSPECTING: ReasonMeaning("a CPU pod reads the model's config and every data row", "wait"),
+        Reason.INSPECTED: ReasonMeaning("model and data were read and are usable", _NOTHING),
+        Reason.INSPECTION_REUSED: ReasonMeaning(
+            "an equal job was inspected less than 24 h ago; its report is used", _NOTHING
+        ),
+        Reason.INVALID_DATA: ReasonMeaning(
+            "the data set or the model's files are unusable", "mend the lines or files that the message names"
+        ),
+        Reason.STORAGE_REFUSED: ReasonMeaning(
+            "a bucket, object or repository is not there or refuses the credentials",
+            "check the URI, the secret and the bucket's policy; it is tried again",
+        ),
+        Reason.STORAGE_UNAVAILABLE: ReasonMeaning("the object store does not answer", "wait; it is tried again"),
+        Reason.OUTPUT_EXISTS: ReasonMeaning(
+            "another job's model is at output.uri", "choose another output.uri or set output.ifExists: overwrite"
+        ),
+        Reason.INPUTS_CHANGED: ReasonMeaning(
+            "model or data changed after the inspection", "nothing; they are inspected again"
+        ),
+        Reason.WAITING_FOR_INSPECTION: ReasonMeaning("the plan needs the inspection first", "wait"),
+        Reason.PLANNED: ReasonMeaning("a plan was made; status.plan shows it", _NOTHING),
+        Reason.REPLANNED: ReasonMeaning("a new plan was made after a failure", _NOTHING),
+        Reason.DOES_NOT_FIT: ReasonMeaning("no allowed plan fits the GPUs' memory", "do what the message proposes"),
+        Reason.NO_CAPACITY: ReasonMeaning(
+            "the cluster has no such GPUs", "add nodes, or change resources; it is tried again"
+        ),
+        Reason.UNSUPPORTED_COMBINATION: ReasonMeaning(
+            "these settings do not work together", "change one of the fields that the message names"
+        ),
+        Reason.UNKNOWN_ARCHITECTURE: ReasonMeaning(
+            "the estimator does not know the model's architecture",
+            "use a supported architecture (docs/reference/support.md)",
+        ),
+        Reason.WAITING_FOR_PLAN: ReasonMeaning("no pods are created before there is a plan", "wait"),
+        Reason.CREATING_PODS: ReasonMeaning("the attempt's Job was created; its pods are not there yet", "wait"),
+        Reason.UNSCHEDULABLE: ReasonMeaning("the scheduler finds no node", "read the scheduler's words in the message"),
+        Reason.IMAGE_PULL_FAILED: ReasonMeaning(
+            "an image cannot be pulled", "check the image's name and the pull secret"
+        ),
+        Reason.CONTAINER_CANNOT_START: ReasonMeaning(
+            "the kubelet cannot start the container", "read the kubelet's words in the message"
+        ),
+        Reason.SCHEDULED: ReasonMeaning("every pod has a node", _NOTHING),
+        Reason.WAITING_FOR_PODS: ReasonMeaning("not every pod runs yet", "wait"),
+        Reason.STARTING: ReasonMeaning("the trainer starts: imports, model load, first batch", "wait"),
+        Reason.RENDEZVOUS: ReasonMeaning("ranks wait for one another", "wait; a pod may still be starting"),
+        Reason.TRAINING: ReasonMeaning("steps are being made", _NOTHING),
+        Reason.RESTARTING: ReasonMeaning(
+            "an attempt failed; the next one starts from the newest verified checkpoint", "wait"
+        ),
+        Reason.WAITING_FOR_TRAINING: ReasonMeaning("there is nothing to publish yet", "wait"),
+        Reason.PUBLISHING: ReasonMeaning("the final checkpoint is being verified, merged and uploaded", "wait"),
+        Reason.PUBLISHED: ReasonMeaning("the model is at output.uri, its manifest written last", _NOTHING),
+        Reason.PUBLICATION_FAILED: ReasonMeaning(
+            "the training is done and safe, its publication failed", "mend what the message names; it is tried again"
+        ),
+        Reason.SUCCEEDED: ReasonMeaning("the job is done", _NOTHING),
+        Reason.IN_PROGRESS: ReasonMeaning("the job has not ended", _NOTHING),
+        Reason.RETRIES_EXHAUSTED: ReasonMeaning(
+            "the job failed more often than run.retries allows", "mend the cause that the message names"
+        ),
+        Reason.DEADLINE_EXCEEDED: ReasonMeaning(
+            "the job ran longer than run.deadline", "raise run.deadline, or make the job smaller"
+        ),
+        Reason.GPU_OUT_OF_MEMORY: ReasonMeaning(
+            "a GPU ran out of memory", "nothing while it is replanned; else a smaller plan or more GPUs"
+        ),
+        Reason.HOST_OUT_OF_MEMORY: ReasonMeaning(
+            "a container ran out of host memory", "nodes with more memory, or fewer processes"
+        ),
+        Reason.RANK_KILLED: ReasonMeaning(
+            "a process was killed from outside (exit 137, not for memory)", "nothing; it is tried again"
+        ),
+        Reason.DIVERGED: ReasonMeaning(
+            "the loss became NaN or infinite", "lower training.learningRate, or look at the data"
+        ),
+        Reason.HANG: ReasonMeaning(
+            "no step was finished for too long", "look at the stacks in the log; it is tried again"
+        ),
+        Reason.PEER_LOST: ReasonMeaning(
+            "a rank lost its peers and no other cause is known", "nothing; it is tried again"
+        ),
+        Reason.TERMINATED: ReasonMeaning("the pod was stopped from outside", "nothing; it is tried again"),
+        Reason.DISRUPTED: ReasonMeaning(
+            "Kubernetes took the pod away (eviction, preemption, drain)", "nothing; it is not charged to run.retries"
+        ),
+        Reason.TRAINER_ERROR: ReasonMeaning(
+            "the trainer ended with an error nobody foresaw", "read the log that the attempt names"
+        ),
+        Reason.SUSPENDED_BY_USER: ReasonMeaning("run.suspend is true", "set run.suspend: false to go on"),
+        Reason.RESUMED: ReasonMeaning("the job goes on after a suspension", _NOTHING),
+        Reason.NOT_SUSPENDED: ReasonMeaning("run.suspend is false", _NOTHING),
+        Reason.NO_PROGRESS: ReasonMeaning("the job waits for something that does not move", "read the message"),
+        Reason.PROGRESSING: ReasonMeaning("the job moves", _NOTHING),
+        Reason.CHECKPOINT_REJECTED: ReasonMeaning(
+            "a checkpoint did not verify; an older one was used", "look at the bucket and its rules"
+        ),
+        Reason.CLUSTER_REFUSED: ReasonMeaning(
+            "the API server refuses an object of the job", "read the message: quota, policy or a webhook"
+        ),
+        Reason.HEALTHY: ReasonMeaning("nothing was worked around", _NOTHING),
+    }
+)
+"""Every reason with its meaning and remedy, for docs, CLI and tests."""

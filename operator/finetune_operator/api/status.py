@@ -1,0 +1,133 @@
+"""What the operator shows: the status of a FineTuneJob. Written as a whole by server-side apply, `progress` by its own field manager."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from finetune_operator.api.model import ReadModel
+from finetune_operator.api.progress import Metric
+from finetune_operator.api.reasons import ConditionType, JobState, Reason
+
+
+class Condition(ReadModel):
+    """A metav1.Condition."""
+
+    type: ConditionType = Field(description="What is said.")
+    status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
+    reason: Reason = Field(description="Why, from the closed table in docs/reference/conditions.md.")
+    message: str = Field("", max_length=32768, description="For people.")
+    last_transition_time: str = Field(
+        json_schema_extra={"format": "date-time"}, description="When status last changed."
+    )
+    observed_generation: int = Field(0, ge=0, description="The metadata.generation that this is about.")
+
+
+class InspectionStatus(ReadModel):
+    """The inspection in short."""
+
+    architecture: str = Field(description="Such as LlamaForCausalLM.")
+    parameters: int = Field(description="Elements of all tensors.")
+    revision: str = Field("", description="Resolved commit of an hf:// model.")
+    format: str = Field(description="Detected or given format of the data set.")
+    rows: int = Field(description="Usable rows.")
+    dropped: int = Field(0, description="Unusable rows; `problems` names the first of them.")
+    problems: list[str] = Field(
+        default_factory=list, max_length=10, description="The first unusable rows as file:line: reason."
+    )
+    tokens: int = Field(description="Tokens of all usable rows.")
+    longest: int = Field(description="Tokens of the longest row.")
+    report_uri: str | None = Field(None, description="The full report.")
+
+
+class PlanStatus(ReadModel):
+    """The plan in short, and afterwards how good it was."""
+
+    gpus: int = Field(description="GPUs in all; 0 with accelerator cpu.")
+    gpu_product: str | None = Field(None, description="GPU type.")
+    pods: int = Field(description="Training pods.")
+    processes: int = Field(description="Training processes in all.")
+    strategy: str = Field(description="single, ddp, fsdp, zero2.")
+    micro_batch_size: int = Field(description="Sequences per process at a time.")
+    gradient_accumulation: int = Field(description="Micro-batches per step and process.")
+    gradient_checkpointing: str = Field(description="none or full.")
+    total_steps: int = Field(description="Optimizer steps in all.")
+    trainable_parameters: int = Field(description="Elements that are trained.")
+    expected_gib: str = Field(alias="expectedGiB", description="Expected peak memory per process, GiB.")
+    upper_gib: str = Field(alias="upperGiB", description="Upper bound of it that the planner used, GiB.")
+    measured_gib: str | None = Field(None, alias="measuredGiB", description="Highest measured peak of a process, GiB.")
+    reasons: list[str] = Field(default_factory=list, max_length=20, description="Why this plan.")
+
+
+class AttemptStatus(ReadModel):
+    """One attempt."""
+
+    number: int = Field(description="From 1.")
+    result: Literal["Running", "Suspended", "Succeeded", "Failed"] = Field(description="How it stands.")
+    reason: Reason | None = Field(None, description="First cause of its end.")
+    message: str = Field("", max_length=4096, description="The first cause in words.")
+    exit_code: int | None = Field(None, description="Exit code of the first cause.")
+    charged: bool = Field(False, description="Counts against run.retries.")
+    start_time: str | None = Field(
+        None, json_schema_extra={"format": "date-time"}, description="When its Job was created."
+    )
+    completion_time: str | None = Field(None, json_schema_extra={"format": "date-time"}, description="When it ended.")
+    last_step: int | None = Field(None, description="Last step that was finished.")
+    log_uri: str | None = Field(None, description="Where its last log lines are.")
+
+
+class ProgressStatus(ReadModel):
+    """The trainer's last report; at most one write per 10 s."""
+
+    attempt: int | None = Field(None, description="The attempt that reported.")
+    step: int | None = Field(None, description="Optimizer steps finished.")
+    total_steps: int | None = Field(None, description="Optimizer steps in all.")
+    steps: str | None = Field(None, description="step/total, for the print column.")
+    percentage: int | None = Field(None, description="0 to 100.")
+    loss: str | None = Field(None, description="Training loss, as text.")
+    eta: str | None = Field(None, description="Estimated time left, such as 12m.")
+    estimated_remaining_seconds: int | None = Field(None, description="Estimated time left, in seconds.")
+    checkpoint_step: int | None = Field(None, description="Step of the newest verified checkpoint.")
+    last_updated_time: str | None = Field(
+        None, json_schema_extra={"format": "date-time"}, description="When the trainer reported."
+    )
+    metrics: list[Metric] = Field(default_factory=list, max_length=64, description="All reported metrics.")
+
+
+class ResultStatus(ReadModel):
+    """The finished model."""
+
+    uri: str = Field(description="Its folder.")
+
+
+class FineTuneJobStatus(ReadModel):
+    """What is known about the job."""
+
+    observed_generation: int | None = Field(None, description="The metadata.generation that this status is about.")
+    state: JobState | None = Field(None, description="The conditions in one word, for people.")
+    message: str | None = Field(None, max_length=32768, description="Why the job is not running now, or what it does.")
+    start_time: str | None = Field(
+        None, json_schema_extra={"format": "date-time"}, description="When the first attempt was created."
+    )
+    completion_time: str | None = Field(
+        None, json_schema_extra={"format": "date-time"}, description="When the job ended."
+    )
+    conditions: list[Condition] = Field(
+        default_factory=list,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+        description="Conditions, one per type.",
+    )
+    inspection: InspectionStatus | None = Field(None, description="The inspection in short.")
+    plan: PlanStatus | None = Field(None, description="The plan in short.")
+    attempts: list[AttemptStatus] = Field(
+        default_factory=list,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["number"]},
+        description="The last 5 attempts, oldest first.",
+    )
+    progress: ProgressStatus | None = Field(None, description="The trainer's last report.")
+    result: ResultStatus | None = Field(None, description="The finished model.")
+
+    def condition(self, kind: ConditionType) -> Condition | None:
+        """Return the condition of that type, or None."""
+        return next((condition for condition in self.conditions if condition.type is kind), None)
