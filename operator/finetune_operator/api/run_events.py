@@ -1,0 +1,79 @@
+"""What a running attempt tells beside its progress reports: one JSON object per line, for `finetune run`, tests and reports.
+
+The trainer's rank 0 appends to the file that RUN_EVENTS_VARIABLE names; without the variable nothing is written.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+from pydantic import Field, TypeAdapter
+
+from finetune_operator.api.model import ReadModel
+
+RUN_EVENTS_VARIABLE: Final = "FINETUNE_RUN_EVENTS"
+
+
+class StepEvent(ReadModel):
+    """One optimizer step was finished."""
+
+    event: Literal["step"] = "step"
+    attempt: int
+    step: int
+    total_steps: int
+    loss: float = Field(description="Token-weighted mean over all ranks.")
+    learning_rate: float
+    gradient_norm: float | None = None
+    tokens: int = Field(0, description="Tokens of all ranks in this step, padding not counted.")
+    seconds: float = 0.0
+
+
+class CheckpointEvent(ReadModel):
+    """A checkpoint was committed (its manifest is written and its files verified), or an existing one was examined on start."""
+
+    event: Literal["checkpoint"] = "checkpoint"
+    attempt: int
+    step: int
+    uri: str
+    verified: bool
+    bytes: int
+    seconds: float = 0.0
+    problem: str = Field("", description="Why it was rejected, when it did not verify.")
+
+
+class ResumeEvent(ReadModel):
+    """The attempt goes on from a checkpoint."""
+
+    event: Literal["resume"] = "resume"
+    attempt: int
+    step: int
+    uri: str
+
+
+class MemoryEvent(ReadModel):
+    """Measured peak of one rank at its end: GPU memory, or on CPU the growth of the resident set is inside `bytes` too."""
+
+    event: Literal["memory"] = "memory"
+    attempt: int
+    rank: int
+    bytes: int = Field(description="Highest reserved GPU memory, or highest resident set (VmHWM) on CPU.")
+    by_phase: dict[str, int] = Field(default_factory=dict)
+
+
+class PublishEvent(ReadModel):
+    """The model is published."""
+
+    event: Literal["publish"] = "publish"
+    uri: str
+    files: int
+    bytes: int
+
+
+RunEvent = Annotated[
+    StepEvent | CheckpointEvent | ResumeEvent | MemoryEvent | PublishEvent,
+    Field(discriminator="event"),
+]
+RUN_EVENT: Final[TypeAdapter[StepEvent | CheckpointEvent | ResumeEvent | MemoryEvent | PublishEvent]] = TypeAdapter(
+    RunEvent
+)
+"""Reads one line: `RUN_EVENT.validate_json(line)`."""
