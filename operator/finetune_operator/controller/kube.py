@@ -80,7 +80,9 @@ def resource_of(body: Mapping[str, Any]) -> Resource:
     """
     key = (str(body.get("apiVersion", "")), str(body.get("kind", "")))
     if key not in RESOURCES:
-        raise ValueError(f"{key[0]} {key[1]} is not a kind this operator handles; add it to controller/kube.py and to the chart's RBAC")
+        raise ValueError(
+            f"{key[0]} {key[1]} is not a kind this operator handles; add it to controller/kube.py and to the chart's RBAC"
+        )
     return RESOURCES[key]
 
 
@@ -95,7 +97,9 @@ class Listing:
 class Api(Protocol):
     """The verbs. Every call is bounded in time and fails with an `ApiError` only."""
 
-    async def apply(self, body: Body, *, manager: str = FIELD_MANAGER, subresource: str = "", force: bool = True) -> Body:
+    async def apply(
+        self, body: Body, *, manager: str = FIELD_MANAGER, subresource: str = "", force: bool = True
+    ) -> Body:
         """Server-side apply `body` (with name and namespace) as `manager`; return the object as it is now."""
         ...
 
