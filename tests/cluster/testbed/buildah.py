@@ -1,0 +1,36 @@
+"""buildah with a storage of its own under the cache folder, so that nobody else's images are touched or counted."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from testbed import tools
+from testbed.processes import output, run, succeeds
+
+STORAGE = tools.CACHE / "storage"
+COMMAND = ("buildah", "--root", str(STORAGE), "--runroot", "/run/kubernetes-cluster-build")
+
+
+def buildah(*arguments: object) -> None:
+    """Run buildah; when it fails, the end of its output becomes the error."""
+    run("nice", *COMMAND, *arguments)
+
+
+def exists(image: str) -> bool:
+    """Whether an image is in the storage."""
+    return STORAGE.exists() and succeeds(*COMMAND, "inspect", "--type=image", image)
+
+
+def inspect(image: str) -> dict[str, Any]:
+    """What buildah knows of an image."""
+    found: dict[str, Any] = json.loads(output(*COMMAND, "inspect", "--type=image", image))
+    return found
+
+
+def tags(repository: str) -> list[str]:
+    """Every full name of a repository's images in the storage."""
+    if not STORAGE.exists():
+        return []
+    listing = output(*COMMAND, "images", "--format={{.Name}}:{{.Tag}}")
+    return [name for name in listing.split() if name.startswith(f"{repository}:")]
