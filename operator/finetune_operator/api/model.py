@@ -6,6 +6,7 @@ travels in the CRD, so that the API server refuses the same manifests with the s
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -21,6 +22,15 @@ class Rule:
     cel: str
     message: str
     holds: Callable[[Any], bool]
+
+
+def text_rule(field: str, attribute: str, pattern: str, message: str) -> Rule:
+    """Return the rule that a text field, where it is set, matches `pattern`; a bare `pattern` in the schema could not say what to do."""
+    return Rule(
+        cel=f"!has(self.{field}) || self.{field}.matches('{pattern}')",
+        message=message,
+        holds=lambda model: (text := getattr(model, attribute)) is None or re.search(pattern, text) is not None,
+    )
 
 
 class ApiModel(BaseModel):

@@ -1,0 +1,102 @@
+"""What a job starts from: the model and the rows."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from finetune_operator.api.locations import Location, readable
+from finetune_operator.api.model import ApiModel, Rule
+
+
+class ModelSource(ApiModel):
+    """The model to start from."""
+
+    uri: Location = Field(
+        description="Where the model is: hf://org/name, or a folder at s3://, gs://, az:// (file:// in local runs)."
+    )
+    revision: str = Field(
+        "main",
+        max_length=200,
+        description="Branch, tag or commit of an hf:// model; the inspection resolves it to a commit, which status records. Default main.",
+    )
+    trust_remote_code: bool = Field(
+        False, description="Run Python code that the model's repository brings. Default false: such a model is refused."
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = (readable("model.uri", "hf://org/name or s3://bucket/folder"),)
+
+
+class Columns(ApiModel):
+    """Names of the data set's columns, where they differ from the format's own."""
+
+    messages: str | None = Field(
+        None, min_length=1, max_length=100, description="The column with the list of messages (format messages)."
+    )
+    prompt: str | None = Field(
+        None, min_length=1, max_length=100, description="The column with the prompt (format prompt-completion)."
+    )
+    completion: str | None = Field(
+        None, min_length=1, max_length=100, description="The column with the answer (format prompt-completion)."
+    )
+    instruction: str | None = Field(
+        None, min_length=1, max_length=100, description="The column with the instruction (format alpaca)."
+    )
+    input: str | None = Field(
+        None, min_length=1, max_length=100, description="The column with the optional input (format alpaca)."
+    )
+    output: str | None = Field(
+        None, min_length=1, max_length=100, description="The column with the answer (format alpaca)."
+    )
+
+
+class Filters(ApiModel):
+    """Which rows are used, and how many may be unusable."""
+
+    max_dropped: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="The share of rows (0 to 1) that may be unusable before the job fails. Default 0.05; 0 allows none.",
+    )
+
+
+class Dataset(ApiModel):
+    """The rows to learn from."""
+
+    uri: Location = Field(
+        description="A JSONL file at s3://, gs://, az:// or hf://datasets/org/name/path (file:// in local runs); a * matches several files."
+    )
+    format: Literal["auto", "messages", "prompt-completion", "alpaca"] = Field(
+        "auto",
+        description="How a row is laid out. Default auto: detected from the columns of the first rows, and reported in status.",
+    )
+    columns: Columns = Field(
+        default_factory=Columns, description="Names of the columns, where they differ from the format's own."
+    )
+    filters: Filters = Field(default_factory=Filters, description="Which rows are used, and how many may be unusable.")
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        readable("dataset.uri", "s3://bucket/rows.jsonl or hf://datasets/org/name/rows.jsonl"),
+        Rule(
+            cel="!(has(self.columns.prompt) != has(self.columns.completion))",
+            message="dataset.columns: prompt and completion go together; name both or neither",
+            holds=lambda d: (d.columns.prompt is None) == (d.columns.completion is None),
+        ),
+        Rule(
+            cel="self.format == 'auto' || self.format == 'prompt-completion' || !has(self.columns.prompt)",
+            message="dataset.columns.prompt belongs to format prompt-completion; set dataset.format: prompt-completion or remove it",
+            holds=lambda d: d.format in ("auto", "prompt-completion") or d.columns.prompt is None,
+        ),
+        Rule(
+            cel="self.format == 'auto' || self.format == 'messages' || !has(self.columns.messages)",
+            message="dataset.columns.messages belongs to format messages; set dataset.format: messages or remove it",
+            holds=lambda d: d.format in ("auto", "messages") or d.columns.messages is None,
+        ),
+        Rule(
+            cel="self.format == 'auto' || self.format == 'alpaca' || !has(self.columns.instruction)",
+            message="dataset.columns.instruction belongs to format alpaca; set dataset.format: alpaca or remove it",
+            holds=lambda d: d.format in ("auto", "alpaca") or d.columns.instruction is None,
+        ),
+    )

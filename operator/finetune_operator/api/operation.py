@@ -1,0 +1,76 @@
+"""How a job is run: when it saves, where the result goes, how long and how often it may try."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from finetune_operator.api.durations import INTERVAL_PATTERN
+from finetune_operator.api.locations import Duration, Location, duration, writable
+from finetune_operator.api.model import ApiModel, Rule, text_rule
+
+
+class Checkpoint(ApiModel):
+    """When and where the state of the training is saved."""
+
+    every: Duration = Field(
+        "10m", description="How often: a duration such as 10m, or a number of steps such as 500steps. Default 10m."
+    )
+    keep: int = Field(
+        2, ge=1, le=100, description="How many verified checkpoints are kept; the newest is never deleted. Default 2."
+    )
+    uri: Location | None = Field(None, description="Where checkpoints go. Default: checkpoints under output.uri.")
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        text_rule(
+            "every",
+            "every",
+            INTERVAL_PATTERN,
+            "checkpoint.every: write a duration such as 10m, or a number of steps such as 500steps",
+        ),
+        writable("checkpoint.uri"),
+    )
+
+
+class Output(ApiModel):
+    """Where the result goes."""
+
+    uri: Location = Field(
+        description="The folder of the finished model: s3://, gs:// or az:// (file:// in local runs)."
+    )
+    if_exists: Literal["fail", "overwrite"] = Field(
+        "fail",
+        description="What happens when another job's model is there: the inspection fails, or it is overwritten. Default fail.",
+    )
+    merge: bool = Field(
+        True,
+        description="Also publish the base model with the adapter merged in (lora, qlora), loadable on its own. Default true.",
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = (writable("output.uri"),)
+
+
+class Run(ApiModel):
+    """How long and how often the job may run. All of it may be changed while it runs."""
+
+    suspend: bool = Field(
+        False, description="Stop the pods after a save and keep everything; false goes on from there. Default false."
+    )
+    deadline: Duration | None = Field(
+        None, description="Longest time in all from the first attempt's start, such as 24h. Default: none."
+    )
+    ttl_after_finished: Duration | None = Field(
+        None, description="Delete the FineTuneJob this long after its end, such as 7d; the model stays. Default: never."
+    )
+    retries: int = Field(
+        3,
+        ge=0,
+        le=100,
+        description="How many failed attempts are followed by another; evictions and replans are not counted. Default 3.",
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        duration("run.deadline", "deadline", "deadline"),
+        duration("run.ttlAfterFinished", "ttlAfterFinished", "ttl_after_finished"),
+    )

@@ -1,0 +1,102 @@
+"""What a job's pods get: priority, secrets, and what the user adds to them."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from finetune_operator.api.locations import OBJECT_NAME_PATTERN, ObjectName
+from finetune_operator.api.model import ApiModel, Rule, text_rule
+
+
+class Scheduling(ApiModel):
+    """How the cluster schedules the pods."""
+
+    priority_class: str | None = Field(
+        None, min_length=1, max_length=253, description="PriorityClass of the training pods. Default: the cluster's."
+    )
+
+
+class SecretReference(ApiModel):
+    """A Secret in the job's namespace; its keys become environment variables of the job's pods."""
+
+    secret: ObjectName = Field(description="Name of the Secret.")
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        text_rule(
+            "secret",
+            "secret",
+            OBJECT_NAME_PATTERN,
+            "credentials: secret is the name of a Secret in the job's namespace (lower-case letters, digits, - and .); "
+            "never write a key or token here",
+        ),
+    )
+
+
+class Credentials(ApiModel):
+    """Secrets for model, data and output. The operator never reads them; only the job's pods do."""
+
+    model: SecretReference | None = Field(None, description="Secret with HF_TOKEN for hf:// locations.")
+    storage: SecretReference | None = Field(
+        None,
+        description=(
+            "Secret for buckets: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL; or GOOGLE_SERVICE_ACCOUNT_KEY; "
+            "or AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY."
+        ),
+    )
+    service_account: ObjectName | None = Field(
+        None,
+        description="ServiceAccount of the job's pods (workload identity for buckets). Default: the namespace's default.",
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        text_rule(
+            "serviceAccount",
+            "service_account",
+            OBJECT_NAME_PATTERN,
+            "credentials.serviceAccount is the name of a ServiceAccount in the job's namespace (lower-case letters, digits, - and .)",
+        ),
+    )
+
+
+class EnvironmentVariable(ApiModel):
+    """One environment variable with a literal value; secrets belong into credentials."""
+
+    name: str = Field(max_length=100, description="Name of the variable.")
+    value: str = Field("", max_length=4096, description="Its value.")
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        text_rule(
+            "name",
+            "name",
+            "^[A-Za-z_][A-Za-z0-9_]*$",
+            "pod.env: a variable's name has letters, digits and _ only, and does not start with a digit",
+        ),
+    )
+
+
+class Toleration(ApiModel):
+    """A toleration, as in a pod's spec."""
+
+    key: str | None = Field(None, max_length=316, description="Taint key; absent with operator Exists matches all.")
+    operator: Literal["Exists", "Equal"] = Field("Equal", description="Default Equal.")
+    value: str | None = Field(None, max_length=63, description="Taint value (operator Equal).")
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
+        None, description="Absent matches all effects."
+    )
+    toleration_seconds: int | None = Field(None, description="How long a NoExecute taint is tolerated, in seconds.")
+
+
+class Pod(ApiModel):
+    """What is added to every pod of the job."""
+
+    labels: dict[str, str] = Field(default_factory=dict, description="Labels of the pods.")
+    annotations: dict[str, str] = Field(default_factory=dict, description="Annotations of the pods.")
+    node_selector: dict[str, str] = Field(default_factory=dict, description="Node labels that the pods need.")
+    tolerations: list[Toleration] = Field(
+        default_factory=list, max_length=50, description="Taints that the pods tolerate."
+    )
+    env: list[EnvironmentVariable] = Field(
+        default_factory=list, max_length=100, description="Environment variables of the containers."
+    )

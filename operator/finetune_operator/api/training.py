@@ -1,0 +1,118 @@
+"""How a job learns: which parameters, how long, how fast."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Final, Literal
+
+from pydantic import Field, StringConstraints
+
+from finetune_operator.api.compatibility import Method
+from finetune_operator.api.model import ApiModel, Rule
+
+DEFAULT_EPOCHS: Final = 3.0
+DEFAULT_LEARNING_RATES: Final = {Method.FULL: 1e-5, Method.LORA: 2e-4, Method.QLORA: 2e-4}
+"""Used where training.learningRate is absent. Adapters take about ten times the rate of full fine-tuning (QLoRA paper, table 9; LoRA paper, D)."""
+
+
+class Lora(ApiModel):
+    """Low-rank adapters (methods lora and qlora)."""
+
+    rank: int = Field(16, ge=1, le=1024, description="Rank of the adapters. Default 16.")
+    alpha: int = Field(
+        32, ge=1, le=4096, description="Scale: the adapter's output is multiplied by alpha / rank. Default 32."
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the adapter, 0 to 1. Default 0.")
+    targets: list[Annotated[str, StringConstraints(min_length=1, max_length=100)]] = Field(
+        default_factory=lambda: ["all-linear"],
+        min_length=1,
+        max_length=50,
+        description="Names of the modules that get adapters, such as q_proj. Default all-linear: every linear layer but the output head.",
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!('all-linear' in self.targets) || self.targets.size() == 1",
+            message="tuning.lora.targets: all-linear stands alone; remove the other names or remove all-linear",
+            holds=lambda lora: "all-linear" not in lora.targets or len(lora.targets) == 1,
+        ),
+    )
+
+
+class Tuning(ApiModel):
+    """Which parameters are trained."""
+
+    method: Method = Field(
+        Method.LORA,
+        description="full trains every weight, lora small adapters beside 16-bit weights, qlora the same beside 4-bit weights. Default lora.",
+    )
+    lora: Lora | None = Field(None, description="Settings of the adapters; only with method lora or qlora.")
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="self.method != 'full' || !has(self.lora)",
+            message="tuning.lora has no meaning with tuning.method: full; remove it or use method: lora",
+            holds=lambda t: t.method is not Method.FULL or t.lora is None,
+        ),
+    )
+
+    @property
+    def adapter(self) -> Lora:
+        """The adapters' settings, with defaults where the spec has none."""
+        return self.lora or Lora()
+
+
+class Training(ApiModel):
+    """How the training goes."""
+
+    epochs: float | None = Field(
+        None,
+        gt=0,
+        le=1000,
+        description="How often every row is seen; 3 where neither epochs nor maxSteps is set. Not with maxSteps.",
+    )
+    max_steps: int | None = Field(None, ge=1, description="How many optimizer steps are made. Not with epochs.")
+    global_batch_size: int = Field(
+        64,
+        ge=1,
+        le=65536,
+        description="Sequences per optimizer step, over all GPUs; the plan splits it into micro-batch, accumulation and ranks. Default 64.",
+    )
+    max_length: int = Field(
+        2048,
+        ge=8,
+        le=1048576,
+        description="Tokens of the longest sequence; longer rows are cut on the right. Default 2048.",
+    )
+    learning_rate: float | None = Field(
+        None, gt=0, le=1, description="Peak learning rate. Default by method: 2e-4 for lora and qlora, 1e-5 for full."
+    )
+    schedule: Literal["linear", "cosine", "constant"] = Field(
+        "cosine", description="How the learning rate falls after the warm-up. Default cosine."
+    )
+    warmup: float = Field(
+        0.03, ge=0, description="Warm-up: a fraction of all steps when below 1, else a number of steps. Default 0.03."
+    )
+    weight_decay: float = Field(0.0, ge=0, le=1, description="Decoupled weight decay of AdamW. Default 0.")
+    max_gradient_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this norm. Default 1.")
+    precision: Literal["bf16", "fp32"] = Field(
+        "bf16",
+        description="Compute precision. bf16 keeps trained weights in float32 and computes in bfloat16. Default bf16.",
+    )
+    loss_on: Literal["completions", "all"] = Field(
+        "completions",
+        description="Which tokens the loss counts: the answers alone, or prompts as well. Default completions.",
+    )
+    seed: int = Field(42, ge=0, le=2147483647, description="Seed of weights, data order and dropout. Default 42.")
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!(has(self.epochs) && has(self.maxSteps))",
+            message="training: epochs and maxSteps exclude each other; remove one",
+            holds=lambda t: t.epochs is None or t.max_steps is None,
+        ),
+    )
+
+    @property
+    def epochs_or_default(self) -> float:
+        """The epochs that apply where `max_steps` is not set."""
+        return DEFAULT_EPOCHS if self.epochs is None else self.epochs
