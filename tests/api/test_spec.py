@@ -1,0 +1,67 @@
+"""The models refuse what cannot be done, in words that name the field and the remedy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from finetune_operator.api.inspection import inspection_key
+from finetune_operator.api.job import FineTuneJob, InvalidJob
+from finetune_operator.api.plan import checkpoint_uri
+
+
+def test_a_minimal_manifest_is_complete(good_manifest: dict[str, Any]) -> None:
+    spec = FineTuneJob.from_manifest(good_manifest).spec
+    assert spec.tuning.method == "lora"
+    assert spec.learning_rate == 2e-4
+    assert spec.training.epochs_or_default == 3
+    assert spec.tuning.adapter.targets == ["all-linear"]
+
+
+def test_a_job_survives_the_way_to_json_and_back(good_manifest: dict[str, Any]) -> None:
+    job = FineTuneJob.from_manifest(good_manifest)
+    assert FineTuneJob.from_manifest(job.to_json_dict()) == job
+
+
+def test_a_mistake_is_refused_with_field_and_remedy(mistake: dict[str, Any], bad_manifest: dict[str, Any]) -> None:
+    if mistake.get("cluster_only"):
+        assert FineTuneJob.from_manifest(bad_manifest)
+        return
+    with pytest.raises(InvalidJob) as refusal:
+        FineTuneJob.from_manifest(bad_manifest)
+    for words in mistake["says"]:
+        assert words in str(refusal.value)
+
+
+def test_jobs_with_equal_inputs_share_an_inspection(good_manifest: dict[str, Any]) -> None:
+    spec = FineTuneJob.from_manifest(good_manifest).spec
+    other = spec.model_copy(update={"resources": spec.resources.model_copy(update={"gpus": 4})})
+    assert inspection_key("default", spec) == inspection_key("default", other)
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("model", {"revision": "v2"}),
+        ("dataset", {"format": "alpaca"}),
+        ("output", {"uri": "s3://models/other"}),
+        ("training", {"max_length": 512}),
+    ],
+)
+def test_a_changed_input_is_inspected_anew(good_manifest: dict[str, Any], part: str, change: dict[str, Any]) -> None:
+    spec = FineTuneJob.from_manifest(good_manifest).spec
+    changed = spec.model_copy(update={part: getattr(spec, part).model_copy(update=change)})
+    assert inspection_key("default", spec) != inspection_key("default", changed)
+
+
+def test_another_namespace_is_inspected_anew(good_manifest: dict[str, Any]) -> None:
+    spec = FineTuneJob.from_manifest(good_manifest).spec
+    assert inspection_key("default", spec) != inspection_key("other", spec)
+
+
+def test_a_job_created_again_has_another_checkpoint_folder(good_manifest: dict[str, Any]) -> None:
+    spec = FineTuneJob.from_manifest(good_manifest).spec
+    first = checkpoint_uri(spec, "support-bot", "11111111-aaaa")
+    assert first == "s3://models/support-bot/checkpoints/support-bot-11111111"
+    assert first != checkpoint_uri(spec, "support-bot", "22222222-aaaa")

@@ -1,0 +1,59 @@
+"""The closed tables are closed: every reason and exit code has its meaning."""
+
+from __future__ import annotations
+
+import pytest
+
+from finetune_operator.api.compatibility import IMPOSSIBLE, Method, Strategy, impossibility
+from finetune_operator.api.durations import format_duration, parse_duration, parse_interval
+from finetune_operator.api.exit_codes import EXIT_MEANINGS, ExitCode, meaning_of
+from finetune_operator.api.progress import TERMINATION_MESSAGE_LIMIT_BYTES, TerminationMessage
+from finetune_operator.api.reasons import REASON_MEANINGS, Reason
+
+
+def test_every_reason_has_a_meaning_and_a_remedy() -> None:
+    assert set(REASON_MEANINGS) == set(Reason)
+    assert all(row.meaning and row.remedy for row in REASON_MEANINGS.values())
+
+
+def test_every_exit_code_has_a_meaning() -> None:
+    assert set(EXIT_MEANINGS) == set(ExitCode)
+
+
+def test_an_unknown_exit_code_is_a_trainer_error() -> None:
+    assert meaning_of(3).reason is Reason.TRAINER_ERROR
+
+
+def test_every_impossible_combination_says_why_and_what_to_do() -> None:
+    assert all(row.why and row.remedy for row in IMPOSSIBLE)
+    assert impossibility(Method.QLORA, Strategy.ZERO2, "gpu") is IMPOSSIBLE[0]
+    assert impossibility(Method.LORA, Strategy.FSDP, "cpu") is None
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10m", 600), ("24h", 86400), ("7d", 604800)])
+def test_durations_are_read(text: str, seconds: int) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "10", "m10", "-1h", "1.5h", "0s"])
+def test_what_is_not_a_duration_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(ValueError, match="such as"):
+        parse_duration(text)
+
+
+def test_an_interval_is_steps_or_seconds() -> None:
+    assert parse_interval("500steps").steps == 500
+    assert parse_interval("10m").seconds == 600
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0s"), (59, "59s"), (61, "1m"), (3 * 3600 + 300, "3h05m"), (52 * 3600, "2d04h")]
+)
+def test_durations_are_shown_short(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
+
+
+def test_a_long_termination_message_is_cut_to_what_the_kubelet_keeps() -> None:
+    line = TerminationMessage(reason=Reason.INVALID_DATA, exit_code=41, message="ü" * 9000).to_line()
+    assert len(line.encode()) <= TERMINATION_MESSAGE_LIMIT_BYTES
+    assert TerminationMessage.model_validate_json(line).reason is Reason.INVALID_DATA
