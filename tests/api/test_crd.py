@@ -48,5 +48,5 @@ def test_the_schema_is_structural() -> None:
 
 def test_nested_defaults_are_filled_by_the_server() -> None:
     training = SCHEMA["properties"]["spec"]["properties"]["training"]
-    assert training["default"] == {}
+    assert training["default"]["globalBatchSize"] == 64
     assert training["properties"]["globalBatchSize"]["default"] == 64

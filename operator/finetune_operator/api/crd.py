@@ -195,7 +195,8 @@ def _default_of(field: FieldInfo, nested: type[BaseModel] | None) -> Any:
     if default is None or (isinstance(default, list | tuple) and not default and nested is not None):
         return None
     if isinstance(default, BaseModel):
-        return {}  # the nested fields' own defaults fill it
+        # In full: the server evaluates the rules of a default before it fills in nested defaults ("no such key", 1.36).
+        return default.model_dump(mode="json", by_alias=True, exclude_none=True)
     return TypeAdapter(type(default)).dump_python(default, mode="json")
 
 

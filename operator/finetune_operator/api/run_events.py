@@ -9,6 +9,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, TypeAdapter
 
+from finetune_operator.api.manifest import FileEntry
 from finetune_operator.api.model import ReadModel
 
 RUN_EVENTS_VARIABLE: Final = "FINETUNE_RUN_EVENTS"
@@ -65,8 +66,7 @@ class PublishEvent(ReadModel):
 
     event: Literal["publish"] = "publish"
     uri: str
-    files: int
-    bytes: int
+    files: tuple[FileEntry, ...] = Field(description="What the model's manifest lists.")
 
 
 RunEvent = Annotated[
