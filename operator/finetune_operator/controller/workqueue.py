@@ -35,7 +35,7 @@ class MonotonicClock(Protocol):
 def backoff_seconds(failures: int, jitter: float) -> float:
     """Return how long to wait after so many failures in a row; `jitter` in [0, 1) spreads it over the upper half."""
     # 2**10 * 0.5 is above the maximum already; the exponent is bounded because floats overflow at 2**1024.
-    full = min(MAXIMUM_DELAY_SECONDS, BASE_DELAY_SECONDS * 2 ** min(max(failures - 1, 0), 10))
+    full = min(MAXIMUM_DELAY_SECONDS, BASE_DELAY_SECONDS * 2.0 ** min(max(failures - 1, 0), 10))
     return full * (0.5 + jitter / 2) if failures > 1 else full
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from finetune_operator.api.constants import FIELD_MANAGER
 from finetune_operator.controller.clock import Clock, timestamp
@@ -30,6 +30,8 @@ from finetune_operator.controller.kube import (
 from finetune_operator.testing.clock import FakeClock
 from finetune_operator.testing.selectors import matches_fields, matches_labels
 from finetune_operator.testing.server_side_apply import ManagerKey, Managers, Schema, apply, fields_v1, update
+
+Answer = TypeVar("Answer")
 
 _STATUS_KINDS = frozenset({"FineTuneJob", "Job", "Pod", "Service", "Node", "ResourceQuota"})
 _GENERATION_KINDS = frozenset({"FineTuneJob", "Job", "Pod"})
@@ -175,7 +177,7 @@ class FakeApi:
         stored = self._objects.get((resource.kind, namespace, name))
         return deepcopy(stored.body) if stored else None
 
-    def names(self, resource: Resource) -> list[str]:
+    def names(self, resource: Resource) -> Sequence[str]:
         """Return the sorted names of all objects of a kind, past call log and faults."""
         return sorted(name for kind, _, name in self._objects if kind == resource.kind)
 
@@ -183,7 +185,7 @@ class FakeApi:
         metadata = body.get("metadata", {})
         return Call(verb, body["kind"], metadata.get("namespace", ""), metadata.get("name", ""), subresource, manager)
 
-    def _perform(self, call: Call, action: Callable[[], Any]) -> Any:
+    def _perform(self, call: Call, action: Callable[[], Answer]) -> Answer:
         self.calls.append(call)
         for fault in self._faults:
             if fault.times > 0 and fault.verb in ("*", call.verb) and fault.kind in ("", call.kind):
