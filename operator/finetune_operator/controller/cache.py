@@ -1,0 +1,239 @@
+"""What the watches have told, trimmed to what reconciling needs: jobs by key, batch Jobs by the job they belong to.
+
+FineTuneJobs are kept as JSON bytes (a parsed one takes four times as much) and batch Jobs as `ChildJob` values, so that
+5,000 jobs fit. Watch events and lists race with each other: an object replaces a cached one only when its
+resourceVersion is not older, and a list removes only what was there before it was asked for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+
+from finetune_operator.api.constants import ATTEMPT_LABEL, COMPONENT_LABEL, JOB_LABEL, SPEC_HASH_ANNOTATION
+from finetune_operator.controller.clock import Clock
+from finetune_operator.controller.kube import FINETUNE_JOBS, JOBS, Body
+from finetune_operator.jobs.observed import ChildCondition, ChildJob, ComponentName
+
+_COMPONENTS: Final[Mapping[str, ComponentName]] = {"inspect": "inspect", "train": "train", "publish": "publish"}
+_LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
+
+
+class JobKey(NamedTuple):
+    """Namespace and name of a FineTuneJob: what the work queue holds."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class CachedChild:
+    """A batch Job with what tells whose it is and whether it changed."""
+
+    job: ChildJob
+    uid: str
+    owner_uid: str
+    resource_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class _CachedJob:
+    uid: str
+    resource_version: str
+    json: bytes
+
+
+class Snapshot(NamedTuple):
+    """What was cached of a kind before a list was asked for: name -> resourceVersion."""
+
+    versions: Mapping[tuple[str, str], str]
+
+
+class Cache:
+    """See the module. `ages` tells the liveness probe how long each kind has been silent."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._jobs: dict[JobKey, _CachedJob] = {}
+        self._children: dict[JobKey, dict[str, CachedChild]] = {}
+        self._heard = {FINETUNE_JOBS.kind: clock.monotonic(), JOBS.kind: clock.monotonic()}
+
+    def put_job(self, event: str | None, body: Body) -> JobKey:
+        """Take an event (ADDED, MODIFIED, DELETED; None for one of the first list) of a FineTuneJob; return its key."""
+        self._heard[FINETUNE_JOBS.kind] = self._clock.monotonic()
+        return self._take_job(event, body)
+
+    def put_child(self, event: str | None, body: Body) -> JobKey | None:
+        """Take an event of a batch Job; return the key of the job it belongs to, if its labels name one."""
+        self._heard[JOBS.kind] = self._clock.monotonic()
+        return self._take_child(event, body)
+
+    def job(self, key: JobKey) -> Body | None:
+        """Return the FineTuneJob, or None when there is none."""
+        cached = self._jobs.get(key)
+        body: Body | None = json.loads(cached.json) if cached else None
+        return body
+
+    def children(self, key: JobKey) -> tuple[CachedChild, ...]:
+        """Return the batch Jobs that bear the job's label, by name; whose they are is for the reader to check."""
+        return tuple(child for _, child in sorted(self._children.get(key, {}).items()))
+
+    def keys(self) -> tuple[JobKey, ...]:
+        """Return the keys of all jobs."""
+        return tuple(self._jobs)
+
+    def ages(self) -> Mapping[str, float]:
+        """Return for each kind the seconds since the last event or list."""
+        now = self._clock.monotonic()
+        return {kind: now - heard for kind, heard in self._heard.items()}
+
+    def states(self) -> Iterator[str]:
+        """Yield the `status.state` of every job, for the gauge."""
+        for cached in self._jobs.values():
+            yield str((json.loads(cached.json).get("status") or {}).get("state") or "Pending")
+
+    def snapshot(self, kind: str) -> Snapshot:
+        """Return what is cached of `kind` now; take it before asking for a list, and give it to `relist`."""
+        if kind == FINETUNE_JOBS.kind:
+            return Snapshot({(key.namespace, key.name): cached.resource_version for key, cached in self._jobs.items()})
+        return Snapshot(
+            {
+                (key.namespace, name): child.resource_version
+                for key, named in self._children.items()
+                for name, child in named.items()
+            }
+        )
+
+    def relist(self, kind: str, bodies: Iterable[Body], before: Snapshot) -> set[JobKey]:
+        """Take a whole list; return the keys of jobs that lost something, which no watch had told."""
+        self._heard[kind] = self._clock.monotonic()
+        listed: set[tuple[str, str]] = set()
+        for body in bodies:
+            listed.add((body["metadata"]["namespace"], body["metadata"]["name"]))
+            if kind == FINETUNE_JOBS.kind:
+                self._take_job(None, body)
+            else:
+                self._take_child(None, body)
+        gone = {name: version for name, version in before.versions.items() if name not in listed}
+        if kind == FINETUNE_JOBS.kind:
+            return self._drop_jobs(gone)
+        return self._drop_children(gone)
+
+    def _take_job(self, event: str | None, body: Body) -> JobKey:
+        metadata = body["metadata"]
+        key = JobKey(metadata["namespace"], metadata["name"])
+        cached = self._jobs.get(key)
+        if event == "DELETED":
+            # A list may have told of the name's next bearer before the watch tells of the old one's end.
+            if cached and cached.uid == metadata["uid"]:
+                del self._jobs[key]
+        elif cached is None or not is_older(metadata["resourceVersion"], cached.resource_version):
+            self._jobs[key] = _CachedJob(metadata["uid"], metadata["resourceVersion"], _trimmed(body))
+        return key
+
+    def _take_child(self, event: str | None, body: Body) -> JobKey | None:
+        metadata = body["metadata"]
+        owner = (metadata.get("labels") or {}).get(JOB_LABEL)
+        child = child_of(body)
+        if not owner or child is None:
+            return None
+        key = JobKey(metadata["namespace"], owner)
+        named = self._children.setdefault(key, {})
+        cached = named.get(child.job.name)
+        if event == "DELETED":
+            if cached and cached.uid == child.uid:
+                del named[child.job.name]
+        elif cached is None or not is_older(child.resource_version, cached.resource_version):
+            named[child.job.name] = child
+        if not named:
+            del self._children[key]
+        return key
+
+    def _drop_jobs(self, gone: Mapping[tuple[str, str], str]) -> set[JobKey]:
+        dropped = set()
+        for name, version in gone.items():
+            key = JobKey(*name)
+            cached = self._jobs.get(key)
+            if cached and cached.resource_version == version:
+                del self._jobs[key]
+                dropped.add(key)
+        return dropped
+
+    def _drop_children(self, gone: Mapping[tuple[str, str], str]) -> set[JobKey]:
+        dropped = set()
+        for key, named in list(self._children.items()):
+            for name, child in list(named.items()):
+                if gone.get((key.namespace, name)) == child.resource_version:
+                    del named[name]
+                    dropped.add(key)
+            if not named:
+                del self._children[key]
+        return dropped
+
+
+def is_older(version: str, cached: str) -> bool:
+    """Say whether a resourceVersion is older than another; unless both are numbers, the one that comes last counts."""
+    return version.isdigit() and cached.isdigit() and int(version) < int(cached)
+
+
+def _trimmed(body: Body) -> bytes:
+    metadata = {name: value for name, value in body["metadata"].items() if name != "managedFields"}
+    if annotations := metadata.get("annotations"):
+        metadata["annotations"] = {name: value for name, value in annotations.items() if name != _LAST_APPLIED}
+    return json.dumps({**body, "metadata": metadata}, separators=(",", ":")).encode()
+
+
+def child_of(body: Body) -> CachedChild | None:
+    """Return a batch Job as a value, or None when its labels are not those of our children."""
+    metadata = body["metadata"]
+    labels = metadata.get("labels") or {}
+    component = _COMPONENTS.get(labels.get(COMPONENT_LABEL, ""))
+    attempt = labels.get(ATTEMPT_LABEL)
+    if component is None or (attempt is not None and not attempt.isdigit()):
+        return None
+    spec, status = body.get("spec") or {}, body.get("status") or {}
+    job = ChildJob(
+        name=metadata["name"],
+        component=component,
+        attempt=int(attempt) if attempt else None,
+        created=moment(metadata["creationTimestamp"]),
+        suspended=bool(spec.get("suspend")),
+        active=status.get("active") or 0,
+        ready=status.get("ready") or 0,
+        succeeded=status.get("succeeded") or 0,
+        failed=status.get("failed") or 0,
+        terminating=status.get("terminating") or 0,
+        conditions=tuple(_condition(condition) for condition in status.get("conditions") or ()),
+        completed=moment(status["completionTime"]) if status.get("completionTime") else None,
+        spec_hash=(metadata.get("annotations") or {}).get(SPEC_HASH_ANNOTATION, ""),
+        deleting="deletionTimestamp" in metadata,
+    )
+    return CachedChild(job, metadata["uid"], controller_uid(body), metadata["resourceVersion"])
+
+
+def _condition(condition: Mapping[str, Any]) -> ChildCondition:
+    moved = condition.get("lastTransitionTime")
+    return ChildCondition(
+        type=condition["type"],
+        status=condition["status"],
+        reason=condition.get("reason", ""),
+        message=condition.get("message", ""),
+        last_transition_time=moment(moved) if moved else None,
+    )
+
+
+def controller_uid(body: Body) -> str:
+    """Return the uid of the object's controller, or nothing when it has none."""
+    owners = body["metadata"].get("ownerReferences") or ()
+    return next((owner["uid"] for owner in owners if owner.get("controller")), "")
+
+
+def moment(text: str) -> datetime:
+    """Return a Kubernetes Time or MicroTime."""
+    return datetime.fromisoformat(text)
