@@ -1,0 +1,59 @@
+"""Reading a job's manifest from a file or standard input, with errors that name file, field and remedy."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import yaml
+
+from finetune_operator.api.constants import KIND
+from finetune_operator.api.job import FineTuneJob, InvalidJob
+from finetune_operator.api.spec import FineTuneJobSpec
+
+
+class UnreadableManifest(Exception):
+    """The manifest cannot be used; the text says why and what to do."""
+
+
+def read_job(filename: str) -> FineTuneJob:
+    """Return the one FineTuneJob in `filename` (`-` is standard input); other documents of the file are passed over.
+
+    Raises:
+        UnreadableManifest: no such file, no YAML, no or several jobs, or an invalid job.
+    """
+    try:
+        text = sys.stdin.read() if filename == "-" else Path(filename).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UnreadableManifest(f"{filename}: cannot be read: {error}") from error
+    try:
+        documents = [document for document in yaml.safe_load_all(text) if document is not None]
+    except yaml.YAMLError as error:
+        raise UnreadableManifest(f"{filename}: is not YAML: {error}") from error
+    jobs = [document for document in documents if isinstance(document, dict) and document.get("kind") == KIND]
+    if len(jobs) != 1:
+        raise UnreadableManifest(f"{filename}: holds {len(jobs)} documents of kind {KIND}; give exactly one")
+    try:
+        return FineTuneJob.from_manifest(jobs[0])
+    except InvalidJob as error:
+        raise UnreadableManifest(f"{filename}: {error}") from error
+
+
+def with_absolute_locations(spec: FineTuneJobSpec, base: Path) -> FineTuneJobSpec:
+    """Return the spec with `file://relative/path` made absolute against `base`; other locations stay."""
+
+    def absolute(uri: str) -> str:
+        path = uri.removeprefix("file://")
+        return uri if path == uri or path.startswith("/") else f"file://{base.resolve() / path}"
+
+    checkpoint = spec.checkpoint
+    if checkpoint.uri is not None:
+        checkpoint = checkpoint.model_copy(update={"uri": absolute(checkpoint.uri)})
+    return spec.model_copy(
+        update={
+            "model": spec.model.model_copy(update={"uri": absolute(spec.model.uri)}),
+            "dataset": spec.dataset.model_copy(update={"uri": absolute(spec.dataset.uri)}),
+            "output": spec.output.model_copy(update={"uri": absolute(spec.output.uri)}),
+            "checkpoint": checkpoint,
+        }
+    )

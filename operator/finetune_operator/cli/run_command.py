@@ -1,0 +1,194 @@
+"""`finetune run`: the way of a job on this machine, with the same inspection, plan, trainer and retry policy as in a cluster.
+
+The folder of a run is named after the job's content, so that the same manifest given again goes on where an interrupted run stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+from finetune_operator.api.inspection import InspectionReport, InspectionRequest, inspection_key
+from finetune_operator.api.job import FineTuneJob
+from finetune_operator.api.plan import AttemptFile, Plan, PlanError, checkpoint_uri
+from finetune_operator.api.progress import TerminationMessage
+from finetune_operator.api.run_events import CheckpointEvent, ResumeEvent, RunEvent, StepEvent
+from finetune_operator.cli.local_machine import inventory_of_this_machine
+from finetune_operator.cli.manifest_file import read_job, with_absolute_locations
+from finetune_operator.cli.run_report import RunRecord
+from finetune_operator.cli.tables import inspection_table, memory_comparison_table, plan_table
+from finetune_operator.cli.trainer_process import Ending, TrainerProcess
+from finetune_operator.jobs.retry import GiveUp, next_after_failure
+from finetune_operator.planner.plan import make_plan
+
+EXIT_PLAN_ERROR = 3
+
+
+class RunFailed(Exception):
+    """The run ended without a model; the text says why and what to do."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `finetune run`."""
+    parser.add_argument("-f", "--filename", required=True, metavar="FILE", help="the job's manifest; - reads standard input")
+    parser.add_argument("--folder", type=Path, default=Path(".finetune"), help="where runs keep logs, plans and caches (default: .finetune)")
+    parser.add_argument("--report", type=Path, help="write the JSON report here (default: report.json in the run's folder)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the job and return the process's exit code."""
+    console = Console(highlight=False)
+    job = read_job(options.filename)
+    job = job.model_copy(update={"spec": with_absolute_locations(job.spec, Path.cwd())})
+    local_run = LocalRun(job, options.folder, console)
+    try:
+        local_run.run()
+    except RunFailed as failure:
+        print(f"finetune run: {failure}", file=sys.stderr)
+        return failure.exit_code
+    finally:
+        report = local_run.write_report(options.report)
+    if report is not None:
+        console.print(f"Report: {report}", soft_wrap=True)
+    return 0
+
+
+class LocalRun:
+    """One job on this machine, from inspection to publication."""
+
+    def __init__(self, job: FineTuneJob, folder: Path, console: Console) -> None:
+        self._job = job
+        self._console = console
+        self._uid = hashlib.sha256(job.model_dump_json(include={"metadata": {"name"}, "spec": True}).encode()).hexdigest()
+        self._folder = folder.resolve() / f"{job.metadata.name}-{self._uid[:8]}"
+        (self._folder / "work").mkdir(parents=True, exist_ok=True)
+        self._trainer = TrainerProcess(self._folder)
+        self._record = RunRecord()
+        self._plan: Plan | None = None
+
+    def run(self) -> None:
+        """Inspect, plan, train with retries, publish.
+
+        Raises:
+            RunFailed: a step failed for good.
+        """
+        inspection = self._inspect()
+        self._console.print(inspection_table(inspection))
+        plan = make_plan(self._job.spec, inspection, inventory_of_this_machine(self._folder))
+        if isinstance(plan, PlanError):
+            raise RunFailed(f"{plan.reason}: {plan.message}", EXIT_PLAN_ERROR)
+        self._plan = plan
+        self._console.print(plan_table(plan))
+        last = self._train(inspection, plan)
+        self._publish(last)
+        peaks = self._record.peak_bytes_by_rank()
+        self._console.print(memory_comparison_table(plan, peaks))
+
+    def write_report(self, path: Path | None) -> Path | None:
+        """Write what is known as JSON and return its path; None when there was no plan."""
+        if self._plan is None:
+            return None
+        path = (path or self._folder / "report.json").resolve()
+        path.write_text(json.dumps(self._record.report(self._plan), indent=2) + "\n")
+        return path
+
+    def _inspect(self) -> InspectionReport:
+        spec = self._job.spec
+        namespace, name = self._job.metadata.namespace, self._job.metadata.name
+        key = inspection_key(namespace, spec)
+        request = InspectionRequest(namespace=namespace, name=name, uid=self._uid, spec=spec, key=key)
+        request_path, report_path = self._folder / "request.json", self._folder / "inspection.json"
+        request_path.write_text(request.model_dump_json(by_alias=True))
+        with self._console.status("Inspecting model and data …"), self._timed("inspect"):
+            arguments = ("--job", str(request_path), "--output", str(report_path))
+            ending = self._trainer.run("inspect", "inspect", *arguments)
+        if ending.exit_code != 0:
+            raise _failure("inspection", ending)
+        return InspectionReport.model_validate_json(report_path.read_text())
+
+    def _train(self, inspection: InspectionReport, plan: Plan) -> Path:
+        spec, metadata = self._job.spec, self._job.metadata
+        failures: list[TerminationMessage] = []
+        while True:
+            number = len(failures) + 1
+            attempt = AttemptFile(
+                namespace=metadata.namespace,
+                name=metadata.name,
+                uid=self._uid,
+                attempt=number,
+                spec=spec,
+                inspection=inspection,
+                plan=plan,
+                checkpoint_uri=checkpoint_uri(spec, metadata.name, self._uid),
+            )
+            path = self._folder / f"plan-{number}.json"
+            path.write_text(attempt.model_dump_json(by_alias=True, exclude_none=True))
+            ending = self._run_attempt(number, plan, path)
+            if ending.exit_code == 0:
+                return path
+            failures.append(ending.message)
+            verdict = next_after_failure(failures, spec.run.retries)
+            if isinstance(verdict, GiveUp):
+                raise RunFailed(f"{verdict.reason}: {verdict.message} (log: {ending.log})", ending.message.exit_code)
+            self._console.print(
+                f"[yellow]Attempt {number} ended: {ending.message.reason}: {ending.message.message} "
+                f"Attempt {number + 1} goes on from the newest verified checkpoint.[/yellow]"
+            )
+
+    def _run_attempt(self, number: int, plan: Plan, path: Path) -> Ending:
+        columns = (
+            SpinnerColumn(),
+            TextColumn("attempt {task.fields[attempt]}"),
+            BarColumn(),
+            TextColumn("step {task.completed:.0f}/{task.total:.0f}  {task.fields[detail]}"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self._console) as progress, self._timed("train"):
+            task = progress.add_task("train", total=plan.total_steps, attempt=number, detail="starting …")
+
+            def show(event: RunEvent) -> None:
+                self._record.add(event)
+                match event:
+                    case StepEvent():
+                        rate = event.tokens / event.seconds if event.seconds else 0.0
+                        detail = f"loss {event.loss:.4f}  {rate:,.0f} tokens/s"
+                        progress.update(task, completed=event.step, detail=detail)
+                    case ResumeEvent():
+                        progress.console.print(f"Resumed from the verified checkpoint of step {event.step}")
+                        progress.update(task, completed=event.step)
+                    case CheckpointEvent() if not event.verified:
+                        progress.console.print(f"[yellow]Checkpoint of step {event.step} rejected: {event.problem}[/yellow]")
+
+            return self._trainer.run(f"attempt-{number}", "launch", "--plan", str(path), on_event=show)
+
+    def _publish(self, plan_path: Path) -> None:
+        with self._console.status("Publishing: verify, export, check, upload …"), self._timed("publish"):
+            ending = self._trainer.run("publish", "publish", "--plan", str(plan_path), on_event=self._record.add)
+        if ending.exit_code != 0:
+            raise _failure("publication", ending)
+        self._console.print(f"[green]Published[/green] {self._job.spec.output.uri}", soft_wrap=True)
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self._record.seconds[name] = self._record.seconds.get(name, 0.0) + time.monotonic() - start
+
+
+def _failure(what: str, ending: Ending) -> RunFailed:
+    return RunFailed(f"{what} failed: {ending.message.reason}: {ending.message.message} (log: {ending.log})", ending.exit_code)
