@@ -122,6 +122,10 @@ class AttemptFile(ReadModel):
     name: str
     uid: str
     attempt: int
+    charged_before: int = Field(
+        0,
+        description="Failed attempts before this one that count against run.retries; kept here so that it survives a lost status.",
+    )
     spec: FineTuneJobSpec
     inspection: InspectionReport
     plan: Plan

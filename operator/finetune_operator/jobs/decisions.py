@@ -1,0 +1,94 @@
+"""The values that `desired_state` takes from the installation and gives to the reconciler; kept apart so that every policy can import them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, Protocol
+
+from finetune_operator.api.inspection import InspectionReport, ProgressEndpoint
+from finetune_operator.api.plan import Plan, PlanError
+from finetune_operator.api.reasons import Reason
+from finetune_operator.api.spec import FineTuneJobSpec
+from finetune_operator.api.status import FineTuneJobStatus
+from finetune_operator.planner.inventory import Inventory
+
+SUSPEND_FIELD_MANAGER: Final = "finetune-operator-suspend"
+"""Owns `spec.suspend` of a batch Job and nothing else."""
+
+
+class Planner(Protocol):
+    """What makes the plan; injected, so that policies are tested without the planner's arithmetic."""
+
+    def __call__(self, spec: FineTuneJobSpec, inspection: InspectionReport, inventory: Inventory) -> Plan | PlanError:
+        """Return the plan, or why there is none."""
+        ...
+
+
+@dataclass(frozen=True)
+class RenderSettings:
+    """What the operator's installation decides about the children."""
+
+    inspect_image: str
+    trainer_image: str
+    progress: ProgressEndpoint
+    image_pull_policy: str = "IfNotPresent"
+    image_pull_secrets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ChildReference:
+    """An object to delete."""
+
+    api_version: str
+    kind: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Suspension:
+    """`spec.suspend` of an existing batch Job, to be changed and nothing else.
+
+    A Job's template cannot change while it runs, and an operator of a newer version may render another one: applying the whole Job again would be
+    refused (422) and a suspension lost. So the reconciler applies only `body()`, with `manager=SUSPEND_FIELD_MANAGER` and force.
+    """
+
+    name: str
+    suspend: bool
+
+    def body(self, namespace: str) -> dict[str, Any]:
+        """Return the server-side-apply body."""
+        return {
+            "apiVersion": "batch/v1",
+            "kind": "Job",
+            "metadata": {"name": self.name, "namespace": namespace},
+            "spec": {"suspend": self.suspend},
+        }
+
+
+@dataclass(frozen=True)
+class JobEvent:
+    """A Kubernetes Event about the job. Never row content or secrets."""
+
+    type: Literal["Normal", "Warning"]
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True)
+class Desired:
+    """Objects to apply in this order, suspensions to apply, objects to delete, and the one status write."""
+
+    status: FineTuneJobStatus
+    """Without `progress`, which belongs to another field manager."""
+    objects: tuple[dict[str, Any], ...] = ()
+    deletions: tuple[ChildReference, ...] = ()
+    events: tuple[JobEvent, ...] = field(default=())
+    requeue_after: float | None = None
+    """Seconds until the job must be looked at again although nothing happens."""
+    delete_job: bool = False
+    """run.ttlAfterFinished is over."""
+    suspensions: tuple[Suspension, ...] = ()
+
+    def changes(self, status: FineTuneJobStatus) -> bool:
+        """Whether `status`, as it is stored now, must be written anew; the trainer's progress is left out of account."""
+        return status.model_copy(update={"progress": None}) != self.status
