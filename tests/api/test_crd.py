@@ -35,13 +35,18 @@ def test_the_file_stays_below_the_limit_of_client_side_apply() -> None:
 
 
 def test_every_field_of_the_spec_is_described() -> None:
-    bare = [path for path, schema in nodes(SCHEMA["properties"]["spec"], "spec") if "[]" not in path and "description" not in schema]
+    bare = [
+        path
+        for path, schema in nodes(SCHEMA["properties"]["spec"], "spec")
+        if "[]" not in path and "description" not in schema
+    ]
     assert bare == []
 
 
 def test_the_schema_is_structural() -> None:
     for path, schema in nodes(SCHEMA):
-        assert "$ref" not in schema and "anyOf" not in schema, path
+        assert "$ref" not in schema, path
+        assert "anyOf" not in schema, path
         assert "type" in schema, path
         assert not ("properties" in schema and "additionalProperties" in schema), path
 

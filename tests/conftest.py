@@ -1,4 +1,4 @@
-"""What the API tests share: a good manifest, and the table of mistakes in it."""
+"""What tests of the API share, on the models and on a real API server: a good manifest, and the table of mistakes in it."""
 
 from __future__ import annotations
 
