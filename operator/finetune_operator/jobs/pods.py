@@ -1,0 +1,153 @@
+"""The pods of a job's children: what is equal in all of them, restricted by the Pod Security standard of that name.
+
+Values that a user may not override are written last: labels by which pods are found, the GPU type that was planned, and the `FINETUNE_` variables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from finetune_operator.api.constants import (
+    TERMINATION_LOG,
+    TERMINATION_LOG_VARIABLE,
+    TOKEN_AUDIENCE,
+    TOKEN_DIRECTORY,
+    WORK_DIRECTORY,
+    WORK_DIRECTORY_VARIABLE,
+)
+from finetune_operator.api.spec import FineTuneJobSpec
+from finetune_operator.jobs.decisions import RenderSettings
+
+Body = dict[str, Any]
+
+CONTAINER_NAME: Final = "trainer"
+USER_ID: Final = 65532
+GRACE_SECONDS: Final = 120
+"""Time to save a checkpoint after SIGTERM; eviction gives this much, spot machines often less."""
+TOKEN_SECONDS: Final = 3600
+_MEBIBYTE: Final = 2**20
+
+
+def megabytes(size: int) -> str:
+    """Return a byte count as a Kubernetes quantity, rounded up to whole MiB."""
+    return f"{-(-size // _MEBIBYTE)}Mi"
+
+
+def millicores(value: int) -> str:
+    """Return a CPU quantity."""
+    return f"{value}m"
+
+
+@dataclass(frozen=True)
+class PodShape:
+    """What distinguishes one component's pods from another's."""
+
+    image: str
+    arguments: tuple[str, ...]
+    labels: Mapping[str, str]
+    resources: Body
+    work_bytes: int
+    """Size limit of the work directory."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    ports: tuple[Body, ...] = ()
+    volumes: tuple[Body, ...] = ()
+    mounts: tuple[Body, ...] = ()
+    node_selector: Mapping[str, str] = field(default_factory=dict)
+    tolerations: tuple[Body, ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Further fields of the pod's spec, such as `subdomain`."""
+
+
+def pod_template(spec: FineTuneJobSpec, settings: RenderSettings, shape: PodShape) -> Body:
+    """Return the template of a batch Job."""
+    metadata: Body = {"labels": {**spec.pod.labels, **shape.labels}}
+    if annotations := {**spec.pod.annotations, **shape.annotations}:
+        metadata["annotations"] = annotations
+    content: Body = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": GRACE_SECONDS,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER_ID,
+            "runAsGroup": USER_ID,
+            "fsGroup": USER_ID,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [_container(spec, settings, shape)],
+        "volumes": [
+            {"name": "work", "emptyDir": {"sizeLimit": megabytes(shape.work_bytes)}},
+            {"name": "temporary", "emptyDir": {}},
+            _token_volume(),
+            *shape.volumes,
+        ],
+        **shape.extra,
+    }
+    if spec.credentials.service_account:
+        content["serviceAccountName"] = spec.credentials.service_account
+    if settings.image_pull_secrets:
+        content["imagePullSecrets"] = [{"name": name} for name in settings.image_pull_secrets]
+    if selector := {**spec.pod.node_selector, **shape.node_selector}:
+        content["nodeSelector"] = selector
+    if tolerations := [*(t.to_json_dict() for t in spec.pod.tolerations), *shape.tolerations]:
+        content["tolerations"] = tolerations
+    return {"metadata": metadata, "spec": content}
+
+
+def _container(spec: FineTuneJobSpec, settings: RenderSettings, shape: PodShape) -> Body:
+    container: Body = {
+        "name": CONTAINER_NAME,
+        "image": shape.image,
+        "imagePullPolicy": settings.image_pull_policy,
+        "args": list(shape.arguments),
+        "env": _environment(spec, shape),
+        "resources": shape.resources,
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+            "runAsNonRoot": True,
+        },
+        "terminationMessagePath": TERMINATION_LOG,
+        "terminationMessagePolicy": "File",
+        "volumeMounts": [
+            {"name": "work", "mountPath": WORK_DIRECTORY},
+            {"name": "temporary", "mountPath": "/tmp"},  # noqa: S108 - a mount of the pod's own
+            {"name": "token", "mountPath": TOKEN_DIRECTORY, "readOnly": True},
+            *shape.mounts,
+        ],
+    }
+    # One Secret may hold both: named twice, the API server would keep both entries, to no use.
+    secrets = dict.fromkeys(ref.secret for ref in (spec.credentials.model, spec.credentials.storage) if ref)
+    if secrets:
+        container["envFrom"] = [{"secretRef": {"name": name}} for name in secrets]
+    if shape.ports:
+        container["ports"] = list(shape.ports)
+    return container
+
+
+def _environment(spec: FineTuneJobSpec, shape: PodShape) -> list[Body]:
+    cache = f"{WORK_DIRECTORY}/cache"
+    merged = {
+        "HOME": WORK_DIRECTORY,
+        "HF_HOME": f"{cache}/huggingface",
+        "TRITON_CACHE_DIR": f"{cache}/triton",
+        "XDG_CACHE_HOME": cache,
+        "TMPDIR": "/tmp",  # noqa: S108 - a mount of the pod's own
+        "PYTHONUNBUFFERED": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        **shape.environment,
+        **{variable.name: variable.value for variable in spec.pod.env},
+        WORK_DIRECTORY_VARIABLE: WORK_DIRECTORY,
+        TERMINATION_LOG_VARIABLE: TERMINATION_LOG,
+    }
+    return [{"name": name, "value": value} for name, value in merged.items()]
+
+
+def _token_volume() -> Body:
+    token = {"audience": TOKEN_AUDIENCE, "expirationSeconds": TOKEN_SECONDS, "path": "token"}
+    return {"name": "token", "projected": {"sources": [{"serviceAccountToken": token}]}}
