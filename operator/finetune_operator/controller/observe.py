@@ -1,0 +1,102 @@
+"""Gather what is known of one job, from the cache where it watches and from the API server where it does not."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from types import MappingProxyType
+from typing import Protocol
+
+from finetune_operator.api.constants import JOB_LABEL
+from finetune_operator.api.inspection import InspectionReport, inspection_key
+from finetune_operator.api.job import FineTuneJob
+from finetune_operator.api.reasons import ConditionType
+from finetune_operator.controller.cache import Cache, CachedChild, JobKey
+from finetune_operator.controller.clock import Clock
+from finetune_operator.controller.documents import DocumentStore, age_seconds
+from finetune_operator.controller.kube import PODS, Api
+from finetune_operator.controller.pods import pod_reports
+from finetune_operator.jobs.observed import Observed, PodReport
+from finetune_operator.planner.inventory import Inventory
+
+
+class InventorySource(Protocol):
+    """Where the inventory comes from."""
+
+    async def read(self) -> Inventory:
+        """Return what the cluster offers."""
+        ...
+
+
+class Observer:
+    """Makes the `Observed` that decisions are made from."""
+
+    def __init__(
+        self, api: Api, cache: Cache, documents: DocumentStore, inventory: InventorySource, clock: Clock
+    ) -> None:
+        self._api = api
+        self._cache = cache
+        self._documents = documents
+        self._inventory = inventory
+        self._clock = clock
+        self._settled: dict[JobKey, frozenset[tuple[str, str]]] = {}
+
+    async def observe(self, key: JobKey, job: FineTuneJob) -> Observed:
+        """Return what is known of `job` now."""
+        uid = job.metadata.uid
+        labelled = self._cache.children(key)
+        ours = tuple(child for child in labelled if child.owner_uid == uid)
+        documents = await self._documents.of_job(key, uid, _inspect_version(ours))
+        inspection, owned = documents.inspection, True
+        if inspection is None and not any(child.job.component == "inspect" for child in ours):
+            inspection = await self._documents.inspection_of_equals(
+                key.namespace, inspection_key(key.namespace, job.spec)
+            )
+            owned = inspection is None
+        now = self._clock.now()
+        return Observed(
+            now=now,
+            inventory=await self._inventory.read(),
+            children=tuple(child.job for child in ours),
+            pods=await self._pods(key, job, ours),
+            inspection=inspection,
+            inspection_age_seconds=_age(inspection, now),
+            inspection_owned=owned,
+            attempts=MappingProxyType(dict(documents.attempts)),
+            foreign=(
+                *(f"Job/{child.job.name}" for child in labelled if child.owner_uid != uid),
+                *(f"ConfigMap/{name}" for name in documents.foreign),
+            ),
+        )
+
+    def settle(self, key: JobKey) -> None:
+        """Note that the status tells all of the children as they are; pods of a finished job need no other look."""
+        self._settled[key] = _versions(self._cache.children(key))
+
+    def forget(self, key: JobKey) -> None:
+        """Drop what is remembered of a job."""
+        self._settled.pop(key, None)
+        self._documents.forget(key)
+
+    async def _pods(self, key: JobKey, job: FineTuneJob, ours: tuple[CachedChild, ...]) -> tuple[PodReport, ...]:
+        if not ours or (has_ended(job) and self._settled.get(key) == _versions(self._cache.children(key))):
+            return ()
+        listing = await self._api.list(PODS, key.namespace, labels=f"{JOB_LABEL}={key.name}")
+        return pod_reports(listing.items, ours)
+
+
+def has_ended(job: FineTuneJob) -> bool:
+    """Whether the job is Complete or Failed for good."""
+    ends = (job.status.condition(ConditionType.COMPLETE), job.status.condition(ConditionType.FAILED))
+    return any(condition is not None and condition.status == "True" for condition in ends)
+
+
+def _versions(children: tuple[CachedChild, ...]) -> frozenset[tuple[str, str]]:
+    return frozenset((child.uid, child.resource_version) for child in children)
+
+
+def _inspect_version(children: tuple[CachedChild, ...]) -> str:
+    return next((child.resource_version for child in children if child.job.component == "inspect"), "")
+
+
+def _age(report: InspectionReport | None, now: datetime) -> float:
+    return age_seconds(report, now) if report else 0.0
