@@ -48,7 +48,8 @@ check: setup ## Format, lint, types, import contract, generated files
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/python -m finetune_operator.api.crd --check crds
+	$(BIN)/python -m finetune_operator.api.crd --check crds --check charts/finetune-operator/files/crds
+	$(BIN)/python -m finetune_operator.api.reference --check docs/reference
 
 .PHONY: format
 format: setup ## Format the code and mend what the linter can
@@ -56,8 +57,9 @@ format: setup ## Format the code and mend what the linter can
 	$(BIN)/ruff check --fix .
 
 .PHONY: crds
-crds: setup ## Generate crds/ from the API models
-	$(BIN)/python -m finetune_operator.api.crd --write crds
+crds: setup ## Generate crds/ and docs/reference/finetunejob.md from the API models
+	$(BIN)/python -m finetune_operator.api.crd --write crds --write charts/finetune-operator/files/crds
+	$(BIN)/python -m finetune_operator.api.reference --write docs/reference
 
 .PHONY: requirements
 requirements: setup ## Compile the pinned requirement files again

@@ -1,0 +1,323 @@
+"""The main job on a real cluster, asserted from outside, and what happens when something goes wrong in the middle of it.
+
+Every job here is examples/sft-lora.yaml: a tiny Llama learns real questions and answers in two pods (FSDP2 over gloo), seen through kubectl, the
+bucket and Prometheus alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from testbed.helm import Helm
+from testbed.installation import (
+    OPERATOR_NAMESPACE,
+    Inputs,
+    condition,
+    ended,
+    example,
+    image_values,
+    install,
+    kill_rank,
+    make_inputs,
+    step_of,
+    upload,
+)
+from testbed.node import NodeCluster
+from testbed.prometheus import Prometheus
+from testbed.s3 import S3Server
+
+NAMESPACE = "team-a"
+PATIENCE = 420.0  # a training takes about 100 s on 2 cores, most of it imports
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Server) -> Inputs:
+    made = make_inputs(tmp_path_factory.mktemp("inputs"))
+    upload(s3_server, made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def cluster(
+    node_cluster: NodeCluster, images: Any, helm: Helm, s3_server: S3Server, prometheus: Prometheus, inputs: Inputs
+) -> Iterator[NodeCluster]:
+    """The node's cluster with the operator installed, and a namespace of a careful administrator for the jobs."""
+    install(helm, image_values(images.operator, images.inspect, images.trainer))
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    node_cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": labels}})
+    node_cluster.apply(s3_server.secret("s3-credentials", NAMESPACE))
+    yield node_cluster
+    node_cluster.kubectl("delete", "ftj", "--all", "--namespace", NAMESPACE)
+
+
+@pytest.fixture(scope="module")
+def main_job(cluster: NodeCluster) -> dict[str, Any]:
+    """The main job, undisturbed, at its end."""
+    return finish(cluster, submit(cluster, example("sft-lora.yaml")))
+
+
+def submit(cluster: NodeCluster, manifest: dict[str, Any]) -> str:
+    """What a user does; returns the job's name."""
+    manifest["metadata"]["namespace"] = NAMESPACE
+    cluster.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
+    return str(manifest["metadata"]["name"])
+
+
+def finish(cluster: NodeCluster, name: str, state: str = "Complete") -> dict[str, Any]:
+    """Wait for the job's end, which must be `state`."""
+    job = cluster.wait_for("ftj", name, ended, namespace=NAMESPACE, patience=PATIENCE)
+    assert job["status"]["state"] == state, json.dumps(job["status"], indent=1)
+    return job
+
+
+def reach_step(cluster: NodeCluster, name: str, step: int) -> None:
+    """Wait until the job has reported that step."""
+    reached = lambda job: step_of(job) >= step or ended(job)  # noqa: E731
+    job = cluster.wait_for("ftj", name, reached, namespace=NAMESPACE, patience=PATIENCE)
+    assert not ended(job), job["status"]["message"]
+
+
+def manifest_of(server: S3Server, prefix: str) -> dict[str, Any]:
+    """The manifest of a published model."""
+    body = server.client().get_object(Bucket="models", Key=f"{prefix}/manifest.json")["Body"].read()
+    return dict(json.loads(body))
+
+
+def adapter_digest(server: S3Server, prefix: str) -> str:
+    """The sha256 of a published adapter's weights."""
+    files = {entry["name"]: entry["sha256"] for entry in manifest_of(server, prefix)["files"]}
+    return str(next(digest for name, digest in files.items() if name.endswith("adapter_model.safetensors")))
+
+
+def again(name: str, **changes: Any) -> dict[str, Any]:
+    """The main job under another name, with a result of its own."""
+    return example("sft-lora.yaml", metadata__name=name, spec__output__uri=f"s3://models/{name}", **changes)
+
+
+def test_the_main_job_ends_with_a_verified_model(main_job: dict[str, Any], s3_server: S3Server) -> None:
+    manifest = manifest_of(s3_server, "word-problems")
+
+    assert main_job["status"]["result"]["uri"] == "s3://models/word-problems"
+    assert manifest["uid"] == main_job["metadata"]["uid"]
+    names = {entry["name"] for entry in manifest["files"]}
+    assert {"adapter/adapter_model.safetensors", "model.safetensors", "README.md", "config.json"} <= names
+    for entry in manifest["files"]:
+        key = f"word-problems/{entry['name']}"
+        body = s3_server.client().get_object(Bucket="models", Key=key)["Body"].read()
+        assert len(body) == entry["size"]
+        assert hashlib.sha256(body).hexdigest() == entry["sha256"], key
+
+
+def test_every_kept_checkpoint_has_a_manifest_that_its_files_obey(
+    main_job: dict[str, Any], s3_server: S3Server
+) -> None:
+    client = s3_server.client()
+    uid = main_job["metadata"]["uid"][:8]
+    listing = client.list_objects_v2(Bucket="models", Prefix=f"word-problems/checkpoints/word-problems-{uid}/")[
+        "Contents"
+    ]
+    manifests = [entry["Key"] for entry in listing if entry["Key"].endswith("/manifest.json")]
+
+    assert len(manifests) == 2, "checkpoint.keep"
+    for key in manifests:
+        folder = key.removesuffix("/manifest.json")
+        for entry in json.loads(client.get_object(Bucket="models", Key=key)["Body"].read())["files"]:
+            body = client.get_object(Bucket="models", Key=f"{folder}/{entry['name']}")["Body"].read()
+            assert hashlib.sha256(body).hexdigest() == entry["sha256"]
+
+
+def test_the_plan_was_kept_and_scored(main_job: dict[str, Any]) -> None:
+    plan = main_job["status"]["plan"]
+
+    assert (plan["pods"], plan["processes"], plan["strategy"]) == (2, 2, "fsdp")
+    assert plan["microBatchSize"] * plan["gradientAccumulation"] * plan["processes"] == 16
+    assert float(plan["measuredGiB"]) < float(plan["upperGiB"])
+
+
+def test_every_row_was_inspected_before_training(main_job: dict[str, Any], inputs: Inputs) -> None:
+    inspection = main_job["status"]["inspection"]
+
+    assert inspection["rows"] + inspection["dropped"] == len(inputs.rows.read_text().splitlines())
+    assert inspection["architecture"] == "LlamaForCausalLM"
+
+
+def test_the_way_of_the_job_is_told_by_conditions_and_events(main_job: dict[str, Any], cluster: NodeCluster) -> None:
+    true = {c["type"] for c in main_job["status"]["conditions"] if c["status"] == "True"}
+    events = cluster.list("events", NAMESPACE)
+    reasons = {event["reason"] for event in events if event["involvedObject"]["name"] == "word-problems"}
+
+    assert {"Accepted", "Inspected", "Planned", "Published", "Complete"} <= true
+    assert "Failed" not in true
+    assert {"Inspected", "Planned", "Published", "Succeeded"} <= reasons
+
+
+def test_people_see_it_in_one_line(main_job: dict[str, Any], cluster: NodeCluster) -> None:
+    header, line = cluster.kubectl("get", "ftj", "word-problems", "--namespace", NAMESPACE).splitlines()
+
+    assert header.split() == ["NAME", "STATE", "METHOD", "GPUS", "STEP", "LOSS", "ETA", "AGE"]
+    assert line.split()[:5] == ["word-problems", "Complete", "lora", "0", "40/40"]
+    assert float(line.split()[5]) < 5
+
+
+def test_prometheus_has_the_curves_of_every_rank_and_the_operator(
+    main_job: dict[str, Any], prometheus: Prometheus
+) -> None:
+    series = prometheus.history('finetune_step{job_name="word-problems"}', 1200) or prometheus.history(
+        "finetune_step", 1200
+    )
+    ranks = {json.loads(labels)["rank"] for labels in series}
+    reconciles = prometheus.query("sum(finetune_operator_reconcile_total)")
+
+    assert ranks == {"0", "1"}
+    assert max(max(values) for values in series.values()) > 1
+    assert prometheus.history("finetune_loss", 1200)
+    assert reconciles
+    assert reconciles[0].value > 0
+
+
+def test_row_content_and_secrets_are_nowhere_to_be_seen(
+    main_job: dict[str, Any], cluster: NodeCluster, s3_server: S3Server, prometheus: Prometheus, inputs: Inputs
+) -> None:
+    answers = [json.loads(row)["answer"] for row in inputs.rows.read_text().splitlines()[:200]]
+    events = json.dumps(cluster.list("events", NAMESPACE))
+    logs = cluster.kubectl(
+        "logs", "--namespace", OPERATOR_NAMESPACE, "--selector", "app.kubernetes.io/name=finetune-operator", "--tail=-1"
+    )
+    metrics = json.dumps([sample.labels for sample in prometheus.query('{__name__=~"finetune.*"}')])
+    for text in (json.dumps(main_job["status"]), events, logs, metrics):
+        assert s3_server.keys.secret_key not in text
+        assert not [answer for answer in answers if json.dumps(answer)[1:-1] in text]
+
+
+def test_bad_rows_fail_in_the_inspection_and_are_named(
+    cluster: NodeCluster, s3_server: S3Server, inputs: Inputs
+) -> None:
+    rows = inputs.rows.read_text().splitlines()[:100]
+    rows[6] = '{"question": "an answer is missing"}'
+    rows[41] = "this is not JSON"
+    rows[60:80] = ['{"question": "?", "answer": ""}'] * 20
+    s3_server.client().put_object(Bucket="data", Key="bad.jsonl", Body="\n".join(rows).encode())
+
+    job = finish(cluster, submit(cluster, again("bad-rows", spec__dataset__uri="s3://data/bad.jsonl")), "Failed")
+
+    assert condition(job, "Inspected")["reason"] == "InvalidData"
+    assert "bad.jsonl:7" in job["status"]["message"]
+    assert "bad.jsonl:42" in job["status"]["message"]
+    assert not [pod for pod in cluster.list("pods", NAMESPACE) if pod["metadata"]["name"].startswith("bad-rows-1")]
+
+
+def test_a_bucket_that_refuses_is_named_and_tried_again(cluster: NodeCluster, s3_server: S3Server) -> None:
+    s3_server.create_bucket("closed")
+    s3_server.refuse("closed")
+    manifest = again("closed-bucket", spec__run__suspend=True)
+    manifest["spec"]["output"]["uri"] = "s3://closed/model"
+    name = submit(cluster, manifest)
+
+    refused = lambda job: condition(job, "Inspected").get("reason") == "StorageRefused"  # noqa: E731
+    job = cluster.wait_for("ftj", name, refused, namespace=NAMESPACE, patience=90)
+    assert "s3://closed/model" in job["status"]["message"]
+    assert job["status"]["state"] not in ("Complete", "Failed")
+
+    s3_server.accept("closed")
+    planned = lambda job: condition(job, "Planned").get("status") == "True"  # noqa: E731
+    cluster.wait_for("ftj", name, planned, namespace=NAMESPACE, patience=180)
+    cluster.kubectl("delete", "ftj", name, "--namespace", NAMESPACE)
+
+
+def test_a_killed_rank_costs_nothing_but_time(
+    main_job: dict[str, Any], cluster: NodeCluster, s3_server: S3Server
+) -> None:
+    name = submit(cluster, again("killed-rank"))
+    reach_step(cluster, name, 12)
+    pods = cluster.list(
+        "pods", NAMESPACE, "finetune-operator.dev/job=killed-rank,finetune-operator.dev/component=train"
+    )
+    kill_rank(cluster, NAMESPACE, sorted(pod["metadata"]["name"] for pod in pods)[1])
+
+    job = finish(cluster, name)
+
+    first, second = job["status"]["attempts"]
+    assert (first["result"], first["reason"], second["result"]) == ("Failed", "RankKilled", "Succeeded")
+    assert adapter_digest(s3_server, "killed-rank") == adapter_digest(s3_server, "word-problems")
+    assert job["status"]["progress"]["loss"] == main_job["status"]["progress"]["loss"]
+
+
+def test_the_operator_may_die_and_the_job_be_suspended_in_mid_training(
+    main_job: dict[str, Any], cluster: NodeCluster, s3_server: S3Server
+) -> None:
+    name = submit(cluster, again("interrupted"))
+    reach_step(cluster, name, 3)
+    cluster.kubectl("delete", "pods", "--all", "--namespace", OPERATOR_NAMESPACE, "--grace-period=0", "--force")
+    cluster.kubectl(
+        "patch", "ftj", name, "--namespace", NAMESPACE, "--type=merge", "-p", '{"spec":{"run":{"suspend":true}}}'
+    )
+    suspended = lambda job: job["status"].get("state") == "Suspended"  # noqa: E731
+    cluster.wait_for("ftj", name, suspended, namespace=NAMESPACE, patience=180)
+    gone = lambda job: not job.get("status", {}).get("active")  # noqa: E731
+    cluster.wait_for("job", f"{name}-1", gone, namespace=NAMESPACE, patience=180)
+    cluster.kubectl(
+        "patch", "ftj", name, "--namespace", NAMESPACE, "--type=merge", "-p", '{"spec":{"run":{"suspend":false}}}'
+    )
+
+    job = finish(cluster, name)
+
+    assert [attempt["result"] for attempt in job["status"]["attempts"]] == ["Succeeded"]
+    jobs = [
+        child["metadata"]["name"]
+        for child in cluster.list("jobs", NAMESPACE)
+        if child["metadata"]["name"].startswith(f"{name}-")
+    ]
+    assert sorted(jobs) in ([f"{name}-1", f"{name}-publish"], [f"{name}-1", f"{name}-inspect", f"{name}-publish"])
+    assert adapter_digest(s3_server, name) == adapter_digest(s3_server, "word-problems")
+
+
+def test_deleting_the_job_collects_everything_but_the_model(
+    cluster: NodeCluster, s3_server: S3Server, main_job: dict[str, Any]
+) -> None:
+    cluster.kubectl("delete", "ftj", "killed-rank", "--namespace", NAMESPACE, "--cascade=foreground", "--wait")
+
+    selector = "finetune-operator.dev/job=killed-rank"
+    for kind in ("jobs", "pods", "configmaps", "services"):
+        assert cluster.list(kind, NAMESPACE, selector) == []
+    assert manifest_of(s3_server, "killed-rank")["files"]
+
+
+def test_a_job_of_the_same_name_starts_afresh_and_finds_the_place_taken(cluster: NodeCluster) -> None:
+    job = finish(cluster, submit(cluster, again("killed-rank")), "Failed")
+
+    assert condition(job, "Inspected")["reason"] == "OutputExists"
+    assert "output.ifExists" in job["status"]["message"]
+
+
+def test_a_stranger_with_a_child_name_is_not_touched(cluster: NodeCluster) -> None:
+    stranger = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "contested-1", "namespace": NAMESPACE},
+        "data": {"mine": "yes"},
+    }
+    cluster.apply(stranger)
+    name = submit(cluster, again("contested"))
+
+    contested = lambda job: condition(job, "Accepted").get("reason") == "ChildNotOurs"  # noqa: E731
+    job = cluster.wait_for("ftj", name, contested, namespace=NAMESPACE, patience=120)
+
+    assert "contested-1" in job["status"]["message"]
+    found = cluster.get("configmap", "contested-1", NAMESPACE)
+    assert found is not None
+    assert found["data"] == {"mine": "yes"}
+    cluster.kubectl("delete", "ftj", name, "--namespace", NAMESPACE)
+
+
+def test_the_operator_stays_small(cluster: NodeCluster) -> None:
+    pods = cluster.list("pods", OPERATOR_NAMESPACE)
+    for pod in pods:
+        pid = cluster.container_pid(pod["metadata"]["name"], OPERATOR_NAMESPACE)
+        status = Path(f"/proc/{pid}/status").read_text()
+        resident = int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS")))
+        assert resident < 120 * 1000, pod["metadata"]["name"]

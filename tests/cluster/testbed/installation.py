@@ -1,0 +1,142 @@
+"""The operator as a user installs it, and the inputs of a job as a user uploads them."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from testbed.helm import Helm
+from testbed.node import NodeCluster
+from testbed.processes import until
+from testbed.s3 import S3Server
+
+ROOT = Path(__file__).resolve().parents[3]
+REAL_DATA = ROOT.parent / "shared" / "data" / "gsm8k" / "train.jsonl"
+RELEASE = "finetune-operator"
+OPERATOR_NAMESPACE = "finetune-system"
+TERMINAL_STATES = ("Complete", "Failed")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a job reads, in a folder of this machine and in the bucket."""
+
+    rows: Path
+    model: Path
+
+
+def make_inputs(folder: Path) -> Inputs:
+    """Make the tiny model, and take the real data set where the team's shared folder is, else the generated one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows, model = folder / "rows.jsonl", folder / "model"
+    if REAL_DATA.exists():
+        rows.write_bytes(REAL_DATA.read_bytes())
+    else:
+        _python("examples/data/make_arithmetic.py", "--rows", "7473", "--output", rows)
+    _python("examples/demo/make_model.py", "--data", rows, "--output", model)
+    return Inputs(rows, model)
+
+
+def upload(server: S3Server, inputs: Inputs) -> None:
+    """Put the inputs where examples/sft-lora.yaml looks for them."""
+    for bucket in ("data", "models"):
+        server.create_bucket(bucket)
+    client = server.client()
+    client.upload_file(str(inputs.rows), "data", "word-problems.jsonl")
+    for path in sorted(inputs.model.iterdir()):
+        client.upload_file(str(path), "models", f"tiny-llama/{path.name}")
+
+
+def install(helm: Helm, values: dict[str, Any]) -> None:
+    """Install the chart and wait until the operator is ready."""
+    arguments = ["--namespace", OPERATOR_NAMESPACE, "--create-namespace", "--wait", "--timeout", "90s", "--values", "-"]
+    chart = ROOT / "charts" / "finetune-operator"
+    helm("upgrade", "--install", RELEASE, chart, *arguments, stdin=json.dumps(values))
+
+
+def image_values(operator: str, inspect: str, trainer: str) -> dict[str, Any]:
+    """The chart's values for images that are on the node already."""
+
+    def image(reference: str) -> dict[str, str]:
+        repository, _, tag = reference.rpartition(":")
+        return {"repository": repository, "tag": tag, "pullPolicy": "Never"}
+
+    return {
+        "image": image(operator),
+        "images": {"inspect": image(inspect), "trainer": image(trainer)},
+    }
+
+
+def example(name: str, **changes: Any) -> dict[str, Any]:
+    """One of the examples, with `path.in.the.manifest=value` changed; dots in keyword names are written as __."""
+    manifest: dict[str, Any] = copy.deepcopy(yaml.safe_load((ROOT / "examples" / name).read_text()))
+    for path, value in changes.items():
+        *parents, last = path.split("__")
+        place = manifest
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = value
+    return manifest
+
+
+def condition(job: dict[str, Any], kind: str) -> dict[str, Any]:
+    """The condition of that type, or an empty one."""
+    conditions = job.get("status", {}).get("conditions", [])
+    return next((c for c in conditions if c["type"] == kind), {})
+
+
+def ended(job: dict[str, Any]) -> bool:
+    """Whether the job has come to its end; a wait for it fails early when the end is another one."""
+    return job.get("status", {}).get("state") in TERMINAL_STATES
+
+
+def step_of(job: dict[str, Any]) -> int:
+    """The last step that the job reported."""
+    return int(job.get("status", {}).get("progress", {}).get("step") or 0)
+
+
+def kill_rank(cluster: NodeCluster, namespace: str, pod: str) -> None:
+    """SIGKILL the training process of a pod, not its launcher, and return once it is gone."""
+    uid = next(p["metadata"]["uid"] for p in cluster.list("pods", namespace) if p["metadata"]["name"] == pod)
+    victims = [
+        pid for pid in _processes_of(uid) if "train" in _arguments(pid) and "finetune_trainer" in _arguments(pid)
+    ]
+    if not victims:
+        raise AssertionError(f"no training process in pod {pod}")
+    os.kill(victims[-1], signal.SIGKILL)
+    for _ in until(10, pause=0.1):
+        if not Path(f"/proc/{victims[-1]}/cmdline").exists():
+            return
+
+
+def _processes_of(pod_uid: str) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                groups = (entry / "cgroup").read_text()
+            except OSError:  # ended meanwhile
+                continue
+            if pod_uid in groups or pod_uid.replace("-", "_") in groups:
+                found.append(int(entry.name))
+    return sorted(found)
+
+
+def _arguments(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    except OSError:
+        return []
+
+
+def _python(script: str, *arguments: object) -> None:
+    subprocess.run([sys.executable, str(ROOT / script), *map(str, arguments)], check=True, cwd=ROOT)
