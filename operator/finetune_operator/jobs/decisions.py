@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from finetune_operator.api.inspection import InspectionReport, ProgressEndpoint
 from finetune_operator.api.plan import Plan, PlanError
@@ -11,9 +11,6 @@ from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.status import FineTuneJobStatus
 from finetune_operator.planner.inventory import Inventory
-
-SUSPEND_FIELD_MANAGER: Final = "finetune-operator-suspend"
-"""Owns `spec.suspend` of a batch Job and nothing else."""
 
 
 class Planner(Protocol):
@@ -45,27 +42,6 @@ class ChildReference:
 
 
 @dataclass(frozen=True)
-class Suspension:
-    """`spec.suspend` of an existing batch Job, to be changed and nothing else.
-
-    A Job's template cannot change while it runs, and an operator of a newer version may render another one: applying the whole Job again would be
-    refused (422) and a suspension lost. So the reconciler applies only `body()`, with `manager=SUSPEND_FIELD_MANAGER` and force.
-    """
-
-    name: str
-    suspend: bool
-
-    def body(self, namespace: str) -> dict[str, Any]:
-        """Return the server-side-apply body."""
-        return {
-            "apiVersion": "batch/v1",
-            "kind": "Job",
-            "metadata": {"name": self.name, "namespace": namespace},
-            "spec": {"suspend": self.suspend},
-        }
-
-
-@dataclass(frozen=True)
 class JobEvent:
     """A Kubernetes Event about the job. Never row content or secrets."""
 
@@ -76,7 +52,10 @@ class JobEvent:
 
 @dataclass(frozen=True)
 class Desired:
-    """Objects to apply in this order, suspensions to apply, objects to delete, and the one status write."""
+    """Objects to apply in this order, objects to delete, and the one status write.
+
+    Of a batch Job that exists only `spec.suspend` is carried over: its template is immutable, and an operator of a newer version may render another one.
+    """
 
     status: FineTuneJobStatus
     """Without `progress`, which belongs to another field manager."""
@@ -87,8 +66,3 @@ class Desired:
     """Seconds until the job must be looked at again although nothing happens."""
     delete_job: bool = False
     """run.ttlAfterFinished is over."""
-    suspensions: tuple[Suspension, ...] = ()
-
-    def changes(self, status: FineTuneJobStatus) -> bool:
-        """Whether `status`, as it is stored now, must be written anew; the trainer's progress is left out of account."""
-        return status.model_copy(update={"progress": None}) != self.status

@@ -2,22 +2,6 @@
 
 from __future__ import annotations
 
-from finetune_operator.jobs.decisions import (
-    SUSPEND_FIELD_MANAGER,
-    ChildReference,
-    Desired,
-    JobEvent,
-    Planner,
-    RenderSettings,
-    Suspension,
-)
+from finetune_operator.jobs.decisions import ChildReference, Desired, JobEvent, Planner, RenderSettings
 
-__all__ = [
-    "SUSPEND_FIELD_MANAGER",
-    "ChildReference",
-    "Desired",
-    "JobEvent",
-    "Planner",
-    "RenderSettings",
-    "Suspension",
-]
+__all__ = ["ChildReference", "Desired", "JobEvent", "Planner", "RenderSettings"]
