@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import IO
 
 from finetune_operator.api.constants import TERMINATION_LOG_VARIABLE, WORK_DIRECTORY_VARIABLE
-from finetune_operator.api.exit_codes import meaning_of
+from finetune_operator.api.exit_codes import ExitCode, meaning_of
 from finetune_operator.api.progress import TerminationMessage
+from finetune_operator.api.reasons import Reason
 from finetune_operator.api.run_events import RUN_EVENT, RUN_EVENTS_VARIABLE, RunEvent
 
 
@@ -85,7 +86,9 @@ class TrainerProcess:
             on_event(event)
         return Ending(process.returncode, read_termination(termination, process.returncode, log), log)
 
-    def _start(self, arguments: tuple[str, ...], environment: dict[str, str], output: IO[bytes]) -> subprocess.Popen[bytes]:
+    def _start(
+        self, arguments: tuple[str, ...], environment: dict[str, str], output: IO[bytes]
+    ) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "finetune_trainer", *arguments]
         return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
 
@@ -95,5 +98,8 @@ def read_termination(path: Path, exit_code: int, log: Path) -> TerminationMessag
     if path.exists() and (text := path.read_text().strip()):
         return TerminationMessage.model_validate_json(text)
     code = exit_code if exit_code >= 0 else 128 - exit_code
+    if code == ExitCode.KILLED:  # no kubelet here that could tell the two apart
+        text = f"killed from outside (SIGKILL), by hand or by the kernel for want of memory; see {log}"
+        return TerminationMessage(reason=Reason.RANK_KILLED, exit_code=code, message=text)
     meaning = meaning_of(code)
     return TerminationMessage(reason=meaning.reason, exit_code=code, message=f"{meaning.meaning}; see {log}")

@@ -1,0 +1,60 @@
+"""A manifest that cannot be used is refused with file, field and remedy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from finetune_operator.api.job import FineTuneJob
+from finetune_operator.cli.manifest_file import UnreadableManifest, read_job, with_absolute_locations
+
+
+def written(folder: Path, *documents: Any) -> str:
+    path = folder / "job.yaml"
+    path.write_text(yaml.safe_dump_all(documents))
+    return str(path)
+
+
+def test_the_job_is_found_among_other_documents(tmp_path: Path, good_manifest: dict[str, Any]) -> None:
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s3-credentials"}}
+    assert read_job(written(tmp_path, secret, good_manifest)).metadata.name == "support-bot"
+
+
+def test_a_file_without_a_job_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableManifest, match="0 documents of kind FineTuneJob"):
+        read_job(written(tmp_path, {"kind": "ConfigMap"}))
+
+
+def test_a_file_with_two_jobs_says_so(tmp_path: Path, good_manifest: dict[str, Any]) -> None:
+    with pytest.raises(UnreadableManifest, match="give exactly one"):
+        read_job(written(tmp_path, good_manifest, good_manifest))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableManifest, match=r"absent\.yaml: cannot be read"):
+        read_job(str(tmp_path / "absent.yaml"))
+
+
+def test_broken_yaml_is_named_with_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text("kind: [FineTuneJob\n")
+    with pytest.raises(UnreadableManifest, match="is not YAML: while parsing"):
+        read_job(str(path))
+
+
+def test_an_invalid_job_is_refused_with_file_and_field(tmp_path: Path, good_manifest: dict[str, Any]) -> None:
+    good_manifest["spec"]["training"] = {"epoch": 3}
+    with pytest.raises(UnreadableManifest, match=r"job\.yaml: spec\.training\.epoch: no such field"):
+        read_job(written(tmp_path, good_manifest))
+
+
+def test_relative_files_are_found_from_where_the_user_stands(tmp_path: Path, good_manifest: dict[str, Any]) -> None:
+    good_manifest["spec"]["model"]["uri"] = "file://models/tiny"
+    good_manifest["spec"]["checkpoint"] = {"uri": "file:///scratch/checkpoints"}
+    spec = with_absolute_locations(FineTuneJob.from_manifest(good_manifest).spec, tmp_path)
+    assert spec.model.uri == f"file://{tmp_path}/models/tiny"
+    assert spec.checkpoint.uri == "file:///scratch/checkpoints"
+    assert spec.output.uri == "s3://models/support-bot"
