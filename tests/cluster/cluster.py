@@ -8,7 +8,8 @@
     cluster.py up DIR --fake-nodes 1000  plus KWOK and that many fake nodes of 8 GPUs
     cluster.py images                    build the project's images (root); prints their names
     cluster.py load                      build them and load them into the running node
-    cluster.py down DIR                  stop what `up` started there, or below; DIR keeps the logs
+    cluster.py down DIR                  stop what `up` started there; DIR keeps the logs
+    cluster.py sweep DIR                 stop what test runs that have ended left below DIR, and delete all but their logs
 
 Every program is the upstream one. State lives in DIR and under the user's cache folder.
 """
@@ -26,6 +27,7 @@ from testbed.control_plane import ControlPlane
 from testbed.fake_nodes import add_fake_nodes
 from testbed.node import NodeCluster
 from testbed.processes import TestbedError
+from testbed.runs import sweep
 
 
 def up(directory: Path, *, node: bool, services: bool, fake_nodes: int) -> None:
@@ -62,13 +64,6 @@ def start_services(cluster: ControlPlane) -> None:
     print(f"# Prometheus: {prometheus.url}")
 
 
-def down(directory: Path) -> None:
-    """Stop the clusters whose state lies in a folder or directly below it."""
-    folders = [folder.parent for folder in sorted([*directory.glob("pids"), *directory.glob("*/pids")])]
-    for folder in folders:
-        NodeCluster(folder).stop()
-
-
 def main() -> None:
     """Read the command line and do it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -82,14 +77,17 @@ def main() -> None:
     for name in ("images", "load"):
         names = [*image_build.IMAGES, []]
         commands.add_parser(name).add_argument("images", nargs="*", choices=names, metavar="IMAGE")
-    commands.add_parser("down").add_argument("directory", type=Path)
+    for name in ("down", "sweep"):
+        commands.add_parser(name).add_argument("directory", type=Path)
     options = parser.parse_args()
     if options.command == "build":
         tools.ensure(*(options.tools or tools.TEST_CLUSTER))
     elif options.command == "up":
         up(options.directory, node=options.node, services=options.services, fake_nodes=options.fake_nodes)
     elif options.command == "down":
-        down(options.directory)
+        NodeCluster(options.directory).stop()
+    elif options.command == "sweep":
+        sweep(options.directory)
     else:
         for name, reference in image_build.build(*(options.images or image_build.IMAGES)).items():
             if options.command == "load":

@@ -9,9 +9,14 @@ Every program is the upstream one, compiled from Go modules; nothing needs Docke
     control_plane  etcd, API server, controller manager, scheduler
     node           containerd, kubelet, kube-proxy, CoreDNS
     fake_nodes     KWOK: thousands of nodes that only exist in the API
+    pause          the sandbox image of every pod
+    pods           restricted pods for the tests of all this
+    buildah        the image builder, with a storage of its own
     base_image     a Debian image made without a registry
     image_build    the project's own images, from its own Dockerfiles
     image_store    images into the node's containerd, only the layers it lacks
     s3             versitygw
     prometheus     Prometheus with Kubernetes discovery
+    helm           Helm 4
+    runs           end and delete what a test run left
 """

@@ -34,3 +34,13 @@ def tags(repository: str) -> list[str]:
         return []
     listing = output(*COMMAND, "images", "--format={{.Name}}:{{.Tag}}")
     return [name for name in listing.split() if name.startswith(f"{repository}:")]
+
+
+def layer_sizes(image: str) -> list[int]:
+    """The bytes of each layer as a plain tar file, the base first."""
+    return [int(layer["size"]) for layer in json.loads(inspect(image)["Manifest"])["layers"]]
+
+
+def layers_of(image: str) -> list[str]:
+    """The digests of an image's layers as plain tar files, the base first."""
+    return list(json.loads(inspect(image)["Config"])["rootfs"]["diff_ids"])

@@ -18,8 +18,8 @@ def write_certificates(folder: Path, addresses: Iterable[str]) -> None:
     folder.chmod(0o700)
     authority = "req -x509 -newkey rsa:2048 -nodes -days 365 -keyout ca.key -out ca.crt -subj /CN=cluster-ca"
     run("openssl", *authority.split(), folder=folder)
-    run("openssl", *"genrsa -out sa.key 2048".split(), folder=folder)
-    run("openssl", *"rsa -in sa.key -pubout -out sa.pub".split(), folder=folder)
+    run("openssl", "genrsa", "-out", "sa.key", "2048", folder=folder)
+    run("openssl", "rsa", "-in", "sa.key", "-pubout", "-out", "sa.pub", folder=folder)
     names = [f"DNS:{name}" for name in NAMES] + [f"IP:{address}" for address in addresses]
     (folder / "extensions").write_text(f"subjectAltName={','.join(names)}\n")
     for name, subject in (("apiserver", "/CN=kube-apiserver"), ("admin", "/O=system:masters/CN=admin")):

@@ -64,7 +64,7 @@ def build(*names: str) -> dict[str, str]:
 
 
 def build_one(name: str, base: str) -> str:
-    """Build one image when it is not up to date; its outdated versions are deleted."""
+    """Build one image when it is not up to date; its outdated version is deleted."""
     image = IMAGES[name]
     repository = f"localhost/finetune-{name}"
     foundation = content_hash([*image.dependency_files()], base)
@@ -74,16 +74,22 @@ def build_one(name: str, base: str) -> str:
         return reference
     start = time.monotonic()
     if not exists(dependencies):
+        delete(tags(repository) + tags(f"{repository}-dependencies"))  # first: both at once may not fit on the disk
         require_space(image.gib, f"building and loading the {name} image with its dependencies")
         print(f"building the dependencies of the {name} image (about {image.minutes:g} min, once)…", flush=True)
-        build_stage(image, base, dependencies, "--target", "dependencies")
+        build_stage(image, base, dependencies, "--target=dependencies")
     require_space(1, f"building the {name} image")
     build_stage(image, base, reference)
-    for outdated in {*tags(repository), *tags(f"{repository}-dependencies")} - {reference, dependencies}:
-        buildah("rmi", outdated)
-    buildah("rmi", "--prune")
+    delete([other for other in tags(repository) if other != reference])
     print(f"built {reference} in {time.monotonic() - start:.0f} s", flush=True)
     return reference
+
+
+def delete(outdated: Iterable[str]) -> None:
+    """Delete images, and the layers that only they had."""
+    for reference in outdated:
+        buildah("rmi", reference)
+    buildah("rmi", "--prune")
 
 
 def build_stage(image: Image, base: str, reference: str, *options: str) -> None:

@@ -9,7 +9,6 @@ imports that: containerd looks for a layer's content only when it has not unpack
 from __future__ import annotations
 
 import hashlib
-import json
 import subprocess
 import tarfile
 import tempfile
@@ -17,7 +16,7 @@ import time
 from pathlib import Path
 
 from testbed import tools
-from testbed.buildah import COMMAND, buildah, inspect
+from testbed.buildah import COMMAND, buildah, layers_of
 from testbed.node import SOCKET, ctr
 from testbed.processes import TestbedError
 
@@ -33,25 +32,16 @@ def load(reference: str) -> None:
     start = time.monotonic()
     layers = layers_of(reference)
     unpacked = unpacked_layers(layers)
-    # Both ways need the same unpacked layers; the pipe reads every layer, the layout only the missing ones but through the disk.
     if len(unpacked) >= len(layers) - 1:
         import_missing(reference, unpacked)
+        forget_outdated(reference)
     else:
+        forget_outdated(reference)  # first: both at once may not fit on the disk
         import_all(reference)
-    repository = reference.rsplit(":", 1)[0]
-    for name in ctr("images", "ls", "--quiet").split():
-        if name.startswith(f"{repository}:") and name != reference:
-            ctr("images", "rm", name)
     forget_content(layers)
     print(
         f"loaded {reference} in {time.monotonic() - start:.0f} s ({len(layers) - len(unpacked)} new layers)", flush=True
     )
-
-
-def layers_of(reference: str) -> list[str]:
-    """The digests of an image's layers as plain tar files, the base first."""
-    config = json.loads(inspect(reference)["Config"])
-    return list(config["rootfs"]["diff_ids"])
 
 
 def unpacked_layers(layers: list[str]) -> list[str]:
@@ -92,7 +82,8 @@ def import_missing(reference: str, unpacked: list[str]) -> None:
         with subprocess.Popen(
             IMPORT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         ) as target:
-            assert target.stdin is not None and target.stdout is not None
+            assert target.stdin is not None
+            assert target.stdout is not None
             with tarfile.open(fileobj=target.stdin, mode="w|") as stream:
                 for file in sorted(Path(folder).rglob("*")):
                     if file.is_file() and file not in place_holders:
@@ -101,6 +92,16 @@ def import_missing(reference: str, unpacked: list[str]) -> None:
             answer = target.stdout.read().decode()
         if target.returncode:
             raise TestbedError(f"{reference} was not loaded: {answer}")
+
+
+def forget_outdated(reference: str) -> None:
+    """Remove other versions of an image, under all their names: the kubelet's side gives each a second one, its digest."""
+    repository = reference.rsplit(":", 1)[0]
+    digests = {line.split()[0]: line.split()[2] for line in ctr("images", "ls").splitlines()[1:]}
+    versions = {digest for name, digest in digests.items() if name.startswith(f"{repository}:")}
+    outdated = versions - {digests.get(reference)}
+    if names := [name for name, digest in digests.items() if digest in outdated]:
+        ctr("images", "rm", "--sync", *names)
 
 
 def forget_content(layers: list[str]) -> None:

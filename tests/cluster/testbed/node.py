@@ -71,13 +71,15 @@ class NodeCluster(ControlPlane):
 
     def stop(self) -> None:
         """End the containers, then every program; images stay in the cache, logs in the folder."""
-        if "4-containerd" in self.processes.names():
+        had_node = "4-containerd" in self.processes.names()
+        if had_node:
             self.processes.stop("6-kubelet")  # first, so that it starts nothing anew
             self._end_containers()
         super().stop()
-        end_orphans()
-        unmount_below(self.directory)
-        unmount_below(RUNTIME_STATE)
+        if had_node:  # otherwise they may belong to a node that runs now
+            end_orphans()
+            unmount_below(self.directory)
+            unmount_below(RUNTIME_STATE)
 
     def container_pid(self, pod: str, namespace: str = "default", container: int = 0) -> int:
         """The id, on this machine, of the first process of a pod's container: what `kill -9` in a test needs."""

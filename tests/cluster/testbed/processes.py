@@ -114,10 +114,11 @@ def run(*command: object, folder: Path | None = None, environment: Mapping[str, 
         raise TestbedError(f"{' '.join(words)}\nexited {result.returncode}:\n{result.stdout[-4000:]}")
 
 
-def output(*command: object, stdin: str | None = None) -> str:
+def output(*command: object, stdin: str | None = None, environment: Mapping[str, str] | None = None) -> str:
     """What a command printed; when it fails, its error text becomes the error."""
     words = [str(part) for part in command]
-    result = subprocess.run(words, input=stdin, capture_output=True, text=True)
+    variables = {**os.environ, **(environment or {})}
+    result = subprocess.run(words, input=stdin, env=variables, capture_output=True, text=True)
     if result.returncode:
         raise TestbedError(
             f"{' '.join(words)}\nexited {result.returncode}:\n{(result.stderr or result.stdout)[-4000:]}"

@@ -1,0 +1,153 @@
+"""What the cluster tests stand on, started once per run and only when a test asks for it.
+
+    control_plane  an API server with its controllers; no root, 5 s
+    node_cluster   the same with a real node (root); one per machine
+    images         the project's images, built and loaded when one is first named: images.operator, .inspect, .trainer
+    s3_server      an S3 server that pods reach
+    prometheus     a Prometheus that finds annotated pods of node_cluster
+    helm           Helm 4 on node_cluster
+    namespace      a fresh namespace on node_cluster, deleted after the test
+
+Everything lies in build/test-cluster/run-PID, logs too. `make test-cluster` and the next run stop and delete what a run
+that has ended left there.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from testbed import image_build, image_store
+from testbed.control_plane import ControlPlane
+from testbed.helm import Helm
+from testbed.node import NodeCluster
+from testbed.prometheus import Prometheus
+from testbed.runs import sweep
+from testbed.s3 import S3Server
+
+HERE = Path(__file__).resolve().parent
+RUNS = HERE.parents[1] / "build" / "test-cluster"
+STATE = RUNS / f"run-{os.getpid()}"
+STARTED: list[Path] = []
+NUMBERS = itertools.count(1)
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses by marker
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Every test here is a cluster test, and may be the one that first builds an image."""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker("cluster")
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(1800))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """After a failure, say where the programs' logs are."""
+    if terminalreporter.stats.get("failed") or terminalreporter.stats.get("error"):
+        for directory in STARTED:
+            terminalreporter.write_line(f"logs of the cluster's programs: {directory / 'logs'}")
+
+
+def fresh(name: str) -> Path:
+    """A folder for one cluster of this run, after sweeping away what runs that have ended left."""
+    sweep(RUNS)
+    STARTED.append(STATE / name)
+    return STATE / name
+
+
+@pytest.fixture(scope="session")
+def control_plane() -> Iterator[ControlPlane]:
+    """An API server with its controllers, on the loopback address."""
+    cluster = ControlPlane(fresh("control-plane"))
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture(scope="session")
+def node_cluster() -> Iterator[NodeCluster]:
+    """A cluster with one real node that advertises 8 GPUs."""
+    cluster = NodeCluster(fresh("node"))
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture(scope="session")
+def s3_server(node_cluster: NodeCluster) -> Iterator[S3Server]:
+    """An S3 server on the bridge's address; each test makes its own bucket."""
+    server = S3Server(node_cluster.directory)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def prometheus(node_cluster: NodeCluster) -> Iterator[Prometheus]:
+    """A Prometheus that samples annotated pods every second."""
+    server = Prometheus(node_cluster.directory, node_cluster.kubeconfig)
+    server.start()
+    yield server
+    server.stop()
+
+
+class Images:
+    """The full names of the project's images; naming one for the first time builds and loads it when it is not up to date.
+
+    A name holds for the whole run, so that someone who edits the code meanwhile does not change what is tested.
+    """
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, str] = {}
+
+    @property
+    def operator(self) -> str:
+        """The operator's image."""
+        return self["operator"]
+
+    @property
+    def inspect(self) -> str:
+        """The inspection's image."""
+        return self["inspect"]
+
+    @property
+    def trainer(self) -> str:
+        """The trainer's image."""
+        return self["trainer"]
+
+    def __getitem__(self, name: str) -> str:
+        if name not in self._loaded:
+            reference = image_build.build(name)[name]
+            image_store.load(reference)
+            self._loaded[name] = reference
+        return self._loaded[name]
+
+
+@pytest.fixture(scope="session")
+def images(node_cluster: NodeCluster) -> Images:
+    """The project's images on the node."""
+    return Images()
+
+
+@pytest.fixture(scope="session")
+def helm(node_cluster: NodeCluster) -> Helm:
+    """Helm 4 on the node's cluster."""
+    return Helm(node_cluster.kubeconfig, node_cluster.directory)
+
+
+@pytest.fixture
+def namespace(node_cluster: NodeCluster) -> Iterator[str]:
+    """A namespace that allows only restricted pods, as a careful administrator makes it."""
+    name = f"test-{next(NUMBERS)}"
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    node_cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+    yield name
+    node_cluster.kubectl("delete", "namespace", name, "--wait=false")
