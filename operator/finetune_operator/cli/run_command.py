@@ -43,9 +43,18 @@ class RunFailed(Exception):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `finetune run`."""
-    parser.add_argument("-f", "--filename", required=True, metavar="FILE", help="the job's manifest; - reads standard input")
-    parser.add_argument("--folder", type=Path, default=Path(".finetune"), help="where runs keep logs, plans and caches (default: .finetune)")
-    parser.add_argument("--report", type=Path, help="write the JSON report here (default: report.json in the run's folder)")
+    parser.add_argument(
+        "-f", "--filename", required=True, metavar="FILE", help="the job's manifest; - reads standard input"
+    )
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=Path(".finetune"),
+        help="where runs keep logs, plans and caches (default: .finetune)",
+    )
+    parser.add_argument(
+        "--report", type=Path, help="write the JSON report here (default: report.json in the run's folder)"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -72,7 +81,9 @@ class LocalRun:
     def __init__(self, job: FineTuneJob, folder: Path, console: Console) -> None:
         self._job = job
         self._console = console
-        self._uid = hashlib.sha256(job.model_dump_json(include={"metadata": {"name"}, "spec": True}).encode()).hexdigest()
+        self._uid = hashlib.sha256(
+            job.model_dump_json(include={"metadata": {"name"}, "spec": True}).encode()
+        ).hexdigest()
         self._folder = folder.resolve() / f"{job.metadata.name}-{self._uid[:8]}"
         (self._folder / "work").mkdir(parents=True, exist_ok=True)
         self._trainer = TrainerProcess(self._folder)
@@ -85,17 +96,11 @@ class LocalRun:
         Raises:
             RunFailed: a step failed for good.
         """
-        inspection = self._inspect()
-        self._console.print(inspection_table(inspection))
-        plan = make_plan(self._job.spec, inspection, inventory_of_this_machine(self._folder))
-        if isinstance(plan, PlanError):
-            raise RunFailed(f"{plan.reason}: {plan.message}", EXIT_PLAN_ERROR)
-        self._plan = plan
-        self._console.print(plan_table(plan))
-        last = self._train(inspection, plan)
-        self._publish(last)
+        plan_path = self._train()
+        self._publish(plan_path)
         peaks = self._record.peak_bytes_by_rank()
-        self._console.print(memory_comparison_table(plan, peaks))
+        if self._plan is not None:
+            self._console.print(memory_comparison_table(self._plan, peaks))
 
     def write_report(self, path: Path | None) -> Path | None:
         """Write what is known as JSON and return its path; None when there was no plan."""
@@ -119,34 +124,52 @@ class LocalRun:
             raise _failure("inspection", ending)
         return InspectionReport.model_validate_json(report_path.read_text())
 
-    def _train(self, inspection: InspectionReport, plan: Plan) -> Path:
-        spec, metadata = self._job.spec, self._job.metadata
+    def _make_plan(self) -> tuple[InspectionReport, Plan]:
+        inspection = self._inspect()
+        self._console.print(inspection_table(inspection))
+        plan = make_plan(self._job.spec, inspection, inventory_of_this_machine(self._folder))
+        if isinstance(plan, PlanError):
+            raise RunFailed(f"{plan.reason}: {plan.message}", EXIT_PLAN_ERROR)
+        self._plan = plan
+        self._console.print(plan_table(plan))
+        return inspection, plan
+
+    def _train(self) -> Path:
+        """Run attempts until one succeeds, and return the path of its plan file."""
+        inspection, plan = self._make_plan()
         failures: list[TerminationMessage] = []
         while True:
             number = len(failures) + 1
-            attempt = AttemptFile(
-                namespace=metadata.namespace,
-                name=metadata.name,
-                uid=self._uid,
-                attempt=number,
-                spec=spec,
-                inspection=inspection,
-                plan=plan,
-                checkpoint_uri=checkpoint_uri(spec, metadata.name, self._uid),
-            )
-            path = self._folder / f"plan-{number}.json"
-            path.write_text(attempt.model_dump_json(by_alias=True, exclude_none=True))
+            path = self._write_attempt(number, inspection, plan)
             ending = self._run_attempt(number, plan, path)
             if ending.exit_code == 0:
                 return path
             failures.append(ending.message)
-            verdict = next_after_failure(failures, spec.run.retries)
+            verdict = next_after_failure(failures, self._job.spec.run.retries)
             if isinstance(verdict, GiveUp):
-                raise RunFailed(f"{verdict.reason}: {verdict.message} (log: {ending.log})", ending.message.exit_code)
+                raise RunFailed(f"{verdict.reason}: {verdict.message} (log: {ending.log})", ending.exit_code)
             self._console.print(
                 f"[yellow]Attempt {number} ended: {ending.message.reason}: {ending.message.message} "
                 f"Attempt {number + 1} goes on from the newest verified checkpoint.[/yellow]"
             )
+            if verdict.inspect_again:
+                inspection, plan = self._make_plan()
+
+    def _write_attempt(self, number: int, inspection: InspectionReport, plan: Plan) -> Path:
+        metadata = self._job.metadata
+        attempt = AttemptFile(
+            namespace=metadata.namespace,
+            name=metadata.name,
+            uid=self._uid,
+            attempt=number,
+            spec=self._job.spec,
+            inspection=inspection,
+            plan=plan,
+            checkpoint_uri=checkpoint_uri(self._job.spec, metadata.name, self._uid),
+        )
+        path = self._folder / f"plan-{number}.json"
+        path.write_text(attempt.model_dump_json(by_alias=True, exclude_none=True))
+        return path
 
     def _run_attempt(self, number: int, plan: Plan, path: Path) -> Ending:
         columns = (
@@ -170,7 +193,9 @@ class LocalRun:
                         progress.console.print(f"Resumed from the verified checkpoint of step {event.step}")
                         progress.update(task, completed=event.step)
                     case CheckpointEvent() if not event.verified:
-                        progress.console.print(f"[yellow]Checkpoint of step {event.step} rejected: {event.problem}[/yellow]")
+                        progress.console.print(
+                            f"[yellow]Checkpoint of step {event.step} rejected: {event.problem}[/yellow]"
+                        )
 
             return self._trainer.run(f"attempt-{number}", "launch", "--plan", str(path), on_event=show)
 
@@ -191,4 +216,6 @@ class LocalRun:
 
 
 def _failure(what: str, ending: Ending) -> RunFailed:
-    return RunFailed(f"{what} failed: {ending.message.reason}: {ending.message.message} (log: {ending.log})", ending.exit_code)
+    return RunFailed(
+        f"{what} failed: {ending.message.reason}: {ending.message.message} (log: {ending.log})", ending.exit_code
+    )
