@@ -8,7 +8,7 @@ from typing import Any
 
 from finetune_operator.api.constants import JOB_LABEL
 from finetune_operator.controller.cache import Cache, JobKey
-from finetune_operator.testing import FakeClock, finetune_job, indexed_job, owned_by
+from finetune_operator.testing import finetune_job, indexed_job, owned_by
 
 KEY = JobKey("team", "tune")
 
@@ -24,7 +24,7 @@ def stored(body: dict[str, Any], version: int = 1, uid: str = "uid-1") -> dict[s
 
 
 def test_a_job_is_found_by_its_key_until_it_is_deleted() -> None:
-    cache = Cache(FakeClock())
+    cache = Cache()
     assert cache.put_job("ADDED", stored(finetune_job())) == KEY
     assert cache.job(KEY) == stored(finetune_job())
     cache.put_job("DELETED", stored(finetune_job(), version=2))
@@ -32,7 +32,7 @@ def test_a_job_is_found_by_its_key_until_it_is_deleted() -> None:
 
 
 def test_managed_fields_and_the_last_applied_configuration_are_not_kept() -> None:
-    cache = Cache(FakeClock())
+    cache = Cache()
     annotations = {"kubectl.kubernetes.io/last-applied-configuration": "{}", "mine": "1"}
     cache.put_job(None, stored(finetune_job(metadata={"managedFields": [{}], "annotations": annotations})))
     body = cache.job(KEY)
@@ -42,7 +42,7 @@ def test_managed_fields_and_the_last_applied_configuration_are_not_kept() -> Non
 
 
 def test_an_older_version_does_not_replace_a_newer_one() -> None:
-    cache = Cache(FakeClock())
+    cache = Cache()
     cache.put_job("MODIFIED", stored(finetune_job(status={"state": "Running"}), version=10))
     cache.put_job(None, stored(finetune_job(), version=9))
     body = cache.job(KEY)
@@ -51,14 +51,14 @@ def test_an_older_version_does_not_replace_a_newer_one() -> None:
 
 
 def test_the_end_of_a_job_does_not_remove_the_next_of_that_name() -> None:
-    cache = Cache(FakeClock())
+    cache = Cache()
     cache.put_job(None, stored(finetune_job(), version=12, uid="new"))
     cache.put_job("DELETED", stored(finetune_job(), version=11, uid="old"))
     assert cache.job(KEY) is not None
 
 
 def test_children_are_found_by_the_job_that_their_label_names() -> None:
-    cache = Cache(FakeClock())
+    cache = Cache()
     owner = stored(finetune_job())
     assert (
         cache.put_child("ADDED", stored(owned_by(owner, indexed_job(status={"active": 2, "ready": 1})), uid="c")) == KEY
@@ -69,7 +69,7 @@ def test_children_are_found_by_the_job_that_their_label_names() -> None:
 
 
 def test_conditions_and_times_of_a_child_are_read() -> None:
-    cache = Cache(FakeClock())
+    cache = Cache()
     condition = {"type": "Complete", "status": "True", "lastTransitionTime": "2026-01-01T01:00:00Z"}
     status = {"conditions": [condition], "completionTime": "2026-01-01T01:00:00Z"}
     cache.put_child(None, stored(indexed_job(status=status)))
@@ -80,14 +80,14 @@ def test_conditions_and_times_of_a_child_are_read() -> None:
 
 
 def test_a_batch_job_without_our_labels_is_nobody_s_child() -> None:
-    cache = Cache(FakeClock())
+    cache = Cache()
     body = stored(indexed_job())
     del body["metadata"]["labels"][JOB_LABEL]
     assert cache.put_child("ADDED", body) is None
 
 
 def test_a_list_drops_what_the_watch_never_told_was_deleted() -> None:
-    cache = Cache(FakeClock())
+    cache = Cache()
     cache.put_job(None, stored(finetune_job()))
     cache.put_child(None, stored(indexed_job()))
     assert cache.relist("FineTuneJob", [], cache.snapshot("FineTuneJob")) == {KEY}
@@ -96,23 +96,31 @@ def test_a_list_drops_what_the_watch_never_told_was_deleted() -> None:
 
 
 def test_a_list_does_not_drop_what_came_while_it_was_under_way() -> None:
-    cache = Cache(FakeClock())
+    cache = Cache()
     before = cache.snapshot("FineTuneJob")
     cache.put_job("ADDED", stored(finetune_job()))
     assert cache.relist("FineTuneJob", [], before) == set()
     assert cache.keys() == (KEY,)
 
 
-async def test_the_age_of_a_kind_is_the_time_since_its_last_event_or_list() -> None:
-    clock = FakeClock()
-    cache = Cache(clock)
-    await clock.advance(100)
+def test_the_kind_of_every_event_and_list_is_told() -> None:
+    heard: list[str] = []
+    cache = Cache(heard.append)
     cache.put_job(None, stored(finetune_job()))
-    assert cache.ages() == {"FineTuneJob": 0.0, "Job": 100.0}
+    cache.put_child(None, stored(indexed_job()))
+    cache.relist("Job", [], cache.snapshot("Job"))
+    assert heard == ["FineTuneJob", "Job", "Job"]
+
+
+def test_jobs_are_counted_by_state() -> None:
+    cache = Cache()
+    cache.put_job(None, stored(finetune_job("a")))
+    cache.put_job(None, stored(finetune_job("b", status={"state": "Running"})))
+    assert cache.states() == {"Pending": 1, "Running": 1}
 
 
 def test_five_thousand_jobs_with_three_children_each_take_less_than_64_mib() -> None:
-    cache = Cache(FakeClock())
+    cache = Cache()
     conditions = [{"type": f"Type{i}", "status": "True", "reason": "Reason", "message": "m" * 100} for i in range(8)]
     body = json.dumps(stored(finetune_job(status={"conditions": conditions})))
     child = json.dumps(stored(indexed_job(status={"active": 1})))

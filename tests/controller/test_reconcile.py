@@ -15,6 +15,7 @@ from finetune_operator.api.inspection import ProgressEndpoint
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.reasons import ConditionType, JobState, Reason
 from finetune_operator.api.status import Condition, FineTuneJobStatus, ProgressStatus
+from finetune_operator.controller.accounts import Accounts
 from finetune_operator.controller.cache import Cache, JobKey
 from finetune_operator.controller.documents import DocumentStore
 from finetune_operator.controller.events import EventRecorder
@@ -32,6 +33,7 @@ from finetune_operator.controller.kube import (
     TooManyRequests,
     Unavailable,
 )
+from finetune_operator.controller.metrics import OperatorMetrics
 from finetune_operator.controller.observe import Observer
 from finetune_operator.controller.reconcile import REFUSED_SECONDS, Outcome, Reconciler, comparable
 from finetune_operator.controller.worker import relist, resync, work
@@ -106,7 +108,7 @@ class Harness:
     def __init__(self, decide: Callable[..., Desired] = decide_attempt) -> None:
         self.clock = FakeClock()
         self.api = FakeApi(self.clock)
-        self.cache = Cache(self.clock)
+        self.cache = Cache()
         self.queue: WorkQueue[JobKey] = WorkQueue(self.clock, jitter=lambda: 0.0)
         self.watching = True
         self.api.on_event.append(self._watch)
@@ -121,6 +123,7 @@ class Harness:
             cache=self.cache,
             observer=observer,
             events=EventRecorder(self.api, self.clock, "operator-0"),
+            accounts=Accounts(OperatorMetrics()),
             decide=lambda *arguments: self.decide(*arguments),
             render=lambda: RENDER,
             clock=self.clock,
@@ -191,7 +194,7 @@ async def test_a_new_process_with_an_empty_cache_of_children_takes_over_what_is_
     body = harness.submit()
     await harness.reconcile()
     await harness.reconcile()
-    harness.cache = Cache(harness.clock)
+    harness.cache = Cache()
     current = harness.api.find(FINETUNE_JOBS, "team", "tune")
     assert current is not None
     harness.cache.put_job(None, current)
@@ -359,7 +362,7 @@ async def test_what_the_server_refuses_is_said_in_the_status_and_tried_again_slo
     harness.submit()
     harness.api.fail("apply", error, kind="Job")
     assert await harness.reconcile() == Outcome("refused", REFUSED_SECONDS)
-    assert harness.condition("Degraded")["reason"] == "ClusterRefused"
+    assert harness.condition("Stalled")["reason"] == "ClusterRefused"
     assert error.message in harness.status()["message"]
     notes = [harness.api.find(EVENTS, "team", name) for name in harness.api.names(EVENTS)]
     assert any(note and note["reason"] == "ClusterRefused" for note in notes)

@@ -8,13 +8,14 @@ resourceVersion is not older, and a list removes only what was there before it w
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from finetune_operator.api.constants import ATTEMPT_LABEL, COMPONENT_LABEL, JOB_LABEL, SPEC_HASH_ANNOTATION
-from finetune_operator.controller.clock import Clock
 from finetune_operator.controller.kube import FINETUNE_JOBS, JOBS, Body
 from finetune_operator.jobs.observed import ChildCondition, ChildJob, ComponentName
 
@@ -46,6 +47,7 @@ class CachedChild:
 class _CachedJob:
     uid: str
     resource_version: str
+    state: str
     json: bytes
 
 
@@ -56,22 +58,21 @@ class Snapshot(NamedTuple):
 
 
 class Cache:
-    """See the module. `ages` tells the liveness probe how long each kind has been silent."""
+    """See the module. `on_heard` is told the kind of every event and list, for the liveness probe."""
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self, on_heard: Callable[[str], None] = lambda kind: None) -> None:
+        self._on_heard = on_heard
         self._jobs: dict[JobKey, _CachedJob] = {}
         self._children: dict[JobKey, dict[str, CachedChild]] = {}
-        self._heard = {FINETUNE_JOBS.kind: clock.monotonic(), JOBS.kind: clock.monotonic()}
 
     def put_job(self, event: str | None, body: Body) -> JobKey:
         """Take an event (ADDED, MODIFIED, DELETED; None for one of the first list) of a FineTuneJob; return its key."""
-        self._heard[FINETUNE_JOBS.kind] = self._clock.monotonic()
+        self._on_heard(FINETUNE_JOBS.kind)
         return self._take_job(event, body)
 
     def put_child(self, event: str | None, body: Body) -> JobKey | None:
         """Take an event of a batch Job; return the key of the job it belongs to, if its labels name one."""
-        self._heard[JOBS.kind] = self._clock.monotonic()
+        self._on_heard(JOBS.kind)
         return self._take_child(event, body)
 
     def job(self, key: JobKey) -> Body | None:
@@ -88,15 +89,9 @@ class Cache:
         """Return the keys of all jobs."""
         return tuple(self._jobs)
 
-    def ages(self) -> Mapping[str, float]:
-        """Return for each kind the seconds since the last event or list."""
-        now = self._clock.monotonic()
-        return {kind: now - heard for kind, heard in self._heard.items()}
-
-    def states(self) -> Iterator[str]:
-        """Yield the `status.state` of every job, for the gauge."""
-        for cached in self._jobs.values():
-            yield str((json.loads(cached.json).get("status") or {}).get("state") or "Pending")
+    def states(self) -> Counter[str]:
+        """Return how many jobs are in which `status.state`; one that has none yet is Pending."""
+        return Counter(cached.state for cached in self._jobs.values())
 
     def snapshot(self, kind: str) -> Snapshot:
         """Return what is cached of `kind` now; take it before asking for a list, and give it to `relist`."""
@@ -112,7 +107,7 @@ class Cache:
 
     def relist(self, kind: str, bodies: Iterable[Body], before: Snapshot) -> set[JobKey]:
         """Take a whole list; return the keys of jobs that lost something, which no watch had told."""
-        self._heard[kind] = self._clock.monotonic()
+        self._on_heard(kind)
         listed: set[tuple[str, str]] = set()
         for body in bodies:
             listed.add((body["metadata"]["namespace"], body["metadata"]["name"]))
@@ -134,7 +129,7 @@ class Cache:
             if cached and cached.uid == metadata["uid"]:
                 del self._jobs[key]
         elif cached is None or not is_older(metadata["resourceVersion"], cached.resource_version):
-            self._jobs[key] = _CachedJob(metadata["uid"], metadata["resourceVersion"], _trimmed(body))
+            self._jobs[key] = _CachedJob(metadata["uid"], metadata["resourceVersion"], _state(body), _trimmed(body))
         return key
 
     def _take_child(self, event: str | None, body: Body) -> JobKey | None:
@@ -180,6 +175,10 @@ class Cache:
 def is_older(version: str, cached: str) -> bool:
     """Say whether a resourceVersion is older than another; unless both are numbers, the one that comes last counts."""
     return version.isdigit() and cached.isdigit() and int(version) < int(cached)
+
+
+def _state(body: Body) -> str:
+    return sys.intern(str((body.get("status") or {}).get("state") or "Pending"))
 
 
 def _trimmed(body: Body) -> bytes:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from finetune_operator.api.constants import API_VERSION, FIELD_MANAGER, GROUP, KIND
+from finetune_operator.api.reasons import Reason
 from finetune_operator.controller.clock import Clock, micro_timestamp
 from finetune_operator.controller.kube import EVENTS, Api, ApiError, Body
 from finetune_operator.jobs.desired import JobEvent
@@ -33,7 +35,14 @@ class _Series:
 class EventRecorder:
     """Writes events.k8s.io/v1 Events."""
 
-    def __init__(self, api: Api, clock: Clock, instance: str) -> None:
+    def __init__(
+        self,
+        api: Api,
+        clock: Clock,
+        instance: str,
+        on_written: Callable[[Reason], None] = lambda reason: None,
+    ) -> None:
+        self._on_written = on_written
         self._api = api
         self._clock = clock
         self._instance = instance
@@ -48,6 +57,8 @@ class EventRecorder:
             await self._api.apply(body, manager=FIELD_MANAGER)
         except ApiError as error:
             logger.warning("an event could not be written: %s", error, extra={"job": f"{namespace}/{name}"})
+        else:
+            self._on_written(event.reason)
 
     def _next(self, namespace: str, name: str, uid: str, event: JobEvent) -> Body | None:
         now = self._clock.monotonic()

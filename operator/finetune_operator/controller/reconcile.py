@@ -13,17 +13,15 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any, Final, Literal
 
-from finetune_operator.api.constants import (
-    API_VERSION,
-    FIELD_MANAGER,
-    KIND,
-    SPEC_HASH_ANNOTATION,
-)
+from finetune_operator.api.constants import API_VERSION, FIELD_MANAGER, KIND, SPEC_HASH_ANNOTATION
 from finetune_operator.api.job import FineTuneJob, InvalidJob
 from finetune_operator.api.reasons import ConditionType, JobState, Reason
-from finetune_operator.controller.cache import Cache, JobKey, controller_uid
+from finetune_operator.api.status import FineTuneJobStatus
+from finetune_operator.controller.accounts import Accounts
+from finetune_operator.controller.cache import Cache, CachedChild, JobKey, controller_uid
 from finetune_operator.controller.clock import Clock, timestamp
 from finetune_operator.controller.events import EventRecorder
 from finetune_operator.controller.kube import (
@@ -40,6 +38,7 @@ from finetune_operator.controller.kube import (
     resource_of,
 )
 from finetune_operator.controller.observe import Observer
+from finetune_operator.jobs.conditions import Finding, set_condition
 from finetune_operator.jobs.desired import ChildReference, Desired, JobEvent, RenderSettings
 from finetune_operator.jobs.observed import Observed
 
@@ -71,6 +70,7 @@ class Reconciler:
         cache: Cache,
         observer: Observer,
         events: EventRecorder,
+        accounts: Accounts,
         decide: Decide,
         render: Callable[[], RenderSettings],
         clock: Clock,
@@ -79,6 +79,7 @@ class Reconciler:
         self._cache = cache
         self._observer = observer
         self._events = events
+        self._accounts = accounts
         self._decide = decide
         self._render = render
         self._clock = clock
@@ -89,6 +90,7 @@ class Reconciler:
         body = self._cache.job(key)
         if body is None or body["metadata"].get("deletionTimestamp"):
             self.forget(key)  # owner references collect the children
+            self._accounts.forget(key)
             return Outcome("gone")
         try:
             job = FineTuneJob.from_manifest(body)
@@ -106,11 +108,12 @@ class Reconciler:
         except (Forbidden, Invalid) as error:
             refusal = error
             logger.warning("the API server refuses an object: %s", error, extra={"job": str(key)})
-        status = desired.status.to_json_dict()
+        status = desired.status
         if refusal is not None:
-            status = with_refusal(status, refusal, job.metadata.generation, timestamp(self._clock.now()))
-        if not await self._write_status(key, body, status):
+            status = with_refusal(job, status, refusal, observed.now)
+        if not await self._write_status(key, body, status.to_json_dict()):
             return Outcome("gone")
+        self._accounts.settle(job, status)
         for event in desired.events:
             await self._events.post(key.namespace, key.name, job.metadata.uid, event)
         if refusal is not None:
@@ -135,10 +138,9 @@ class Reconciler:
         """Return Kind/name of the objects that exist and belong to someone else; ask only about those not known yet."""
         found = set()
         known = self._applied.setdefault(key, {})
-        children = {child.job.name for child in self._cache.children(key) if child.owner_uid == job.metadata.uid}
         for body in objects:
             reference = _reference(body)
-            if reference in known or (body["kind"] == JOBS.kind and body["metadata"]["name"] in children):
+            if reference in known or (body["kind"] == JOBS.kind and self._child(key, job, body["metadata"]["name"])):
                 continue
             try:
                 existing = await self._api.get(resource_of(body), key.namespace, body["metadata"]["name"])
@@ -174,23 +176,21 @@ class Reconciler:
                 self._observer.forget(key)
 
     async def _apply_job(self, key: JobKey, job: FineTuneJob, body: Body) -> None:
-        name = body["metadata"]["name"]
-        children = (child for child in self._cache.children(key) if child.owner_uid == job.metadata.uid)
-        existing = next((child for child in children if child.job.name == name), None)
+        existing = self._child(key, job, body["metadata"]["name"])
         if existing is None:
             # The answer goes into the cache at once: the next reconcile must not wait for the watch to know it.
             self._cache.put_child(None, await self._api.apply(body))
             return
         suspend = bool(body["spec"].get("suspend", False))
         if existing.job.suspended != suspend and not existing.job.deleting:
-            metadata = {"name": name, "namespace": key.namespace, "uid": existing.uid}
-            part = {
-                "apiVersion": body["apiVersion"],
-                "kind": body["kind"],
-                "metadata": metadata,
-                "spec": {"suspend": suspend},
-            }
-            self._cache.put_child(None, await self._api.apply(part, manager=SUSPEND_MANAGER))
+            metadata = {"name": existing.job.name, "namespace": key.namespace, "uid": existing.uid}
+            part = {"apiVersion": body["apiVersion"], "kind": body["kind"], "metadata": metadata}
+            answer = await self._api.apply({**part, "spec": {"suspend": suspend}}, manager=SUSPEND_MANAGER)
+            self._cache.put_child(None, answer)
+
+    def _child(self, key: JobKey, job: FineTuneJob, name: str) -> CachedChild | None:
+        ours = (child for child in self._cache.children(key) if child.owner_uid == job.metadata.uid)
+        return next((child for child in ours if child.job.name == name), None)
 
     async def _delete_child(self, key: JobKey, job: FineTuneJob, child: ChildReference) -> None:
         resource = RESOURCES[child.api_version, child.kind]
@@ -267,17 +267,13 @@ def comparable(status: Mapping[str, Any]) -> Body:
     return {**rest, "conditions": conditions}
 
 
-def with_refusal(status: Body, error: ApiError, generation: int, now: str) -> Body:
-    """Return the status with condition Degraded and the API server's words: people see why nothing happens."""
+def with_refusal(job: FineTuneJob, status: FineTuneJobStatus, error: ApiError, now: datetime) -> FineTuneJobStatus:
+    """Return the status with condition Stalled and the API server's words: people see why nothing happens."""
     message = f"the API server refuses an object of the job ({error.status} {error.reason}): {error.message}"
-    condition = {
-        "status": "True",
-        "reason": str(Reason.CLUSTER_REFUSED),
-        "message": message,
-        "observedGeneration": generation,
-    }
-    conditions = _with_condition(status, str(ConditionType.DEGRADED), condition, now)
-    return {**status, "message": message, "conditions": conditions}
+    finding = Finding(ConditionType.STALLED, "True", Reason.CLUSTER_REFUSED, message)
+    stalled = set_condition(job.status.condition(finding.type), finding, job.metadata.generation, now)
+    others = [condition for condition in status.conditions if condition.type is not finding.type]
+    return status.model_copy(update={"message": stalled.message, "conditions": [*others, stalled]})
 
 
 def _with_condition(status: Mapping[str, Any], kind: str, condition: Body, now: str) -> list[Body]:
