@@ -71,3 +71,23 @@ requirements: setup ## Compile the pinned requirement files again
 .PHONY: bench
 bench: setup ## Measure; each program prints JSON
 	for program in bench/*.py; do $(BIN)/python $$program; done
+
+# Real Kubernetes on this machine. Root and Go; Debian packages are installed when absent, programs compiled once (about 15 min).
+CLUSTER := $(BIN)/python tests/cluster/cluster.py
+
+.PHONY: images
+images: setup ## Build the three images with buildah (root), and load them into the node that cluster-up started
+	$(CLUSTER) images
+
+.PHONY: cluster-up
+cluster-up: setup ## Start a real Kubernetes node, an S3 server and a Prometheus here (root and Go)
+	$(CLUSTER) up build/cluster --node --services
+
+.PHONY: cluster-down
+cluster-down: setup ## Stop what cluster-up started; the logs stay in build/cluster
+	$(CLUSTER) down build/cluster
+
+.PHONY: test-cluster
+test-cluster: setup ## Run the tests on a real cluster (root and Go), and leave nothing running
+	$(CLUSTER) prepare
+	trap '$(CLUSTER) sweep build/test-cluster' EXIT; $(BIN)/pytest -m cluster tests/cluster

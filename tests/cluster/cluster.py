@@ -6,8 +6,8 @@
     cluster.py up DIR --node             plus containerd, a kubelet, kube-proxy and CoreDNS (root)
     cluster.py up DIR --node --services  plus an S3 server and a Prometheus
     cluster.py up DIR --fake-nodes 1000  plus KWOK and that many fake nodes of 8 GPUs
-    cluster.py images                    build the project's images (root); prints their names
-    cluster.py load                      build them and load them into the running node
+    cluster.py images                    build the project's images, and load them into the node where one runs (root)
+    cluster.py prepare                   everything that the cluster tests need: packages, programs, images (root, Go)
     cluster.py down DIR                  stop what `up` started there; DIR keeps the logs
     cluster.py sweep DIR                 stop what test runs that have ended left below DIR, and delete all but their logs
 
@@ -22,10 +22,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from testbed import image_build, image_store, tools
+from testbed import image_build, image_store, packages, tools
 from testbed.control_plane import ControlPlane
 from testbed.fake_nodes import add_fake_nodes
-from testbed.node import NodeCluster
+from testbed.node import NodeCluster, node_is_running
 from testbed.processes import TestbedError
 from testbed.runs import sweep
 
@@ -74,9 +74,9 @@ def main() -> None:
     starting.add_argument("--node", action="store_true", help="one real node; needs root")
     starting.add_argument("--services", action="store_true", help="an S3 server and a Prometheus")
     starting.add_argument("--fake-nodes", type=int, default=0, metavar="N")
-    for name in ("images", "load"):
-        names = [*image_build.IMAGES, []]
-        commands.add_parser(name).add_argument("images", nargs="*", choices=names, metavar="IMAGE")
+    commands.add_parser("prepare")
+    names = [*image_build.IMAGES, []]
+    commands.add_parser("images").add_argument("images", nargs="*", choices=names, metavar="IMAGE")
     for name in ("down", "sweep"):
         commands.add_parser(name).add_argument("directory", type=Path)
     options = parser.parse_args()
@@ -88,9 +88,14 @@ def main() -> None:
         NodeCluster(options.directory).stop()
     elif options.command == "sweep":
         sweep(options.directory)
+    elif options.command == "prepare":
+        packages.require_root("A test on a real node")
+        packages.require(*packages.NODE, *packages.IMAGES)
+        tools.ensure(*tools.TEST_CLUSTER)
+        image_build.build(*image_build.IMAGES)
     else:
         for name, reference in image_build.build(*(options.images or image_build.IMAGES)).items():
-            if options.command == "load":
+            if node_is_running():
                 image_store.load(reference)
             print(f"{name}: {reference}")
 

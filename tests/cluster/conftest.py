@@ -43,6 +43,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("cluster")
             if item.get_closest_marker("timeout") is None:
                 item.add_marker(pytest.mark.timeout(1800))
+    items.sort(key=lambda item: item.path != HERE / "test_infrastructure.py")  # the ground first
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from testbed import tools
 from testbed.buildah import COMMAND, buildah, layers_of
-from testbed.node import SOCKET, ctr
+from testbed.node import SOCKET, ctr, node_is_running
 from testbed.processes import TestbedError
 
 IMPORT = ("ctr", "--address", str(SOCKET), "--namespace", "k8s.io", "images", "import", "-")
@@ -25,7 +25,7 @@ IMPORT = ("ctr", "--address", str(SOCKET), "--namespace", "k8s.io", "images", "i
 
 def load(reference: str) -> None:
     """Make an image usable by pods (imagePullPolicy Never or IfNotPresent); outdated ones of its name are removed."""
-    if not SOCKET.exists():
+    if not node_is_running():
         raise TestbedError("No node runs on this machine: start one with `make cluster-up`, then load images.")
     if reference in ctr("images", "ls", "--quiet").split():
         return

@@ -37,6 +37,11 @@ def ctr(*arguments: str, stdin: str | None = None) -> str:
     return output("ctr", "--address", SOCKET, "--namespace", "k8s.io", *arguments, stdin=stdin)
 
 
+def node_is_running() -> bool:
+    """Whether a node's containerd answers on this machine."""
+    return SOCKET.exists() and succeeds("ctr", "--address", SOCKET, "version")
+
+
 def create_bridge() -> None:
     """Make the pods' network; its address is the host's, where pods reach the API server, DNS and the S3 server."""
     if not succeeds("ip", "link", "show", BRIDGE):
@@ -57,7 +62,7 @@ class NodeCluster(ControlPlane):
         packages.require_root("A real node")
         packages.require(*packages.NODE)
         tools.ensure(*tools.NODE)
-        if SOCKET.exists() and succeeds("ctr", "--address", SOCKET, "version"):
+        if node_is_running():
             raise TestbedError(
                 "A node runs on this machine already, and one is all it can have. `make cluster-down` stops it."
             )
@@ -123,8 +128,7 @@ state = "{RUNTIME_STATE}"
     conf_dir = "{cni}"
 """)
         self.processes.start("4-containerd", "containerd", "-c", self.directory / "containerd.toml")
-        answers = ["ctr", "--address", SOCKET, "version"]
-        self.processes.wait_until("4-containerd", "it answers", lambda: succeeds(*answers))
+        self.processes.wait_until("4-containerd", "it answers", node_is_running)
         if PAUSE not in ctr("images", "ls", "--quiet").split():
             ctr("images", "import", str(write_pause_archive(self.directory / "pause")))
 
