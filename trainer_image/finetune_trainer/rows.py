@@ -13,6 +13,7 @@ from enum import StrEnum
 from itertools import chain
 from typing import Final, NamedTuple
 
+from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.spec import Columns, Dataset
 
 DETECTION_ROWS: Final = 20
@@ -95,6 +96,8 @@ class RowLayout(NamedTuple):
 class LayoutUnknown(Exception):
     """The layout of a data set could not be detected; the message says what to set."""
 
+    exit_code = ExitCode.BAD_DATA
+
 
 def read_lines(file: str, chunks: Iterable[bytes]) -> Iterator[Line]:
     """Yield every line of a file that is not blank; a line that is no JSON object carries its problem."""
@@ -135,7 +138,17 @@ def _parsed(file: str, number: int, raw: bytes) -> Line:
         return Line(file, number, None, "JSON that is nested too deeply or has a number that is too long")
     if not isinstance(value, dict):
         return Line(file, number, None, "not a JSON object")
+    if (b"\\ud" in raw or b"\\uD" in raw) and not _is_encodable(value):
+        return Line(file, number, None, "half of a surrogate pair (\\ud800 to \\udfff), which is no character")
     return Line(file, number, value)
+
+
+def _is_encodable(value: dict[str, object]) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def choose_layout(dataset: Dataset, first: Sequence[Mapping[str, object]]) -> RowLayout:

@@ -1,0 +1,54 @@
+"""The files of a data set in the order of their names, and the rows in them: the one way in for inspect and train."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from finetune_operator.api.exit_codes import ExitCode
+from finetune_operator.api.inspection import InputFile
+from finetune_operator.api.spec import Dataset
+from finetune_trainer.failures import TrainerFailure
+from finetune_trainer.rendering import read_rendered_rows
+from finetune_trainer.rows import RowLayout, to_training_row
+from finetune_trainer.storage import Storage, StoredFile, open_storage
+from finetune_trainer.storage_location import matches, split_pattern
+from finetune_trainer.tokenizer_files import TokenizerFiles
+
+
+@dataclass(frozen=True)
+class DatasetFiles:
+    """Files that were found, and where to read them."""
+
+    storage: Storage
+    found: tuple[StoredFile, ...]
+
+    @property
+    def inputs(self) -> tuple[InputFile, ...]:
+        """What the inspection records, so that train can tell whether they have changed."""
+        return tuple(InputFile(uri=file.uri, size=file.size, etag=file.etag) for file in self.found)
+
+    def contents(self) -> Iterator[tuple[str, Iterator[bytes]]]:
+        """Yield each file's name and its content in pieces; nothing is read before it is asked for."""
+        for file in self.found:
+            yield file.name, self.storage.stream(file.name)
+
+
+def find_files(uri: str) -> DatasetFiles:
+    """Return the file at `uri`, or all files that its pattern matches."""
+    folder, pattern = split_pattern(uri)
+    storage = open_storage(folder)
+    if "*" not in pattern:
+        return DatasetFiles(storage, (storage.head(pattern),))
+    found = tuple(file for file in storage.list() if matches(file.name, pattern))
+    if not found:
+        raise TrainerFailure(ExitCode.NOT_FOUND, f"dataset.uri {uri} matches no file; check the pattern")
+    return DatasetFiles(storage, found)
+
+
+def read_training_rows(
+    files: DatasetFiles, dataset: Dataset, tokenizer: TokenizerFiles
+) -> tuple[RowLayout, Iterator[dict[str, object]]]:
+    """Return the layout of a data set and its usable rows, in order, as TRL's SFTTrainer takes them."""
+    layout, rendered = read_rendered_rows(files.contents(), dataset, tokenizer)
+    return layout, (to_training_row(item.row.value) for item in rendered if item.row.value is not None)

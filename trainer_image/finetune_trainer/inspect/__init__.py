@@ -1,0 +1,1 @@
+"""The inspect pod: everything about model, data and output that can be known without a GPU and without torch."""

@@ -1,0 +1,158 @@
+"""`python -m finetune_trainer inspect --job FILE [--output FILE]`: from the request to the report, and the exit code that says how it ended.
+
+Everything is checked in the order of its price: the request, the output folder, the model's small files, the headers of its weights, and
+last every row of the data set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NoReturn
+
+from pydantic import ValidationError
+
+from finetune_operator.api.constants import REQUEST_PATH, TERMINATION_LOG, TERMINATION_LOG_VARIABLE
+from finetune_operator.api.exit_codes import ExitCode
+from finetune_operator.api.inspection import (
+    EXAMPLES_KEPT,
+    DatasetFacts,
+    InspectionReport,
+    InspectionRequest,
+    ModelFacts,
+)
+from finetune_operator.api.progress import TerminationMessage
+from finetune_operator.api.reasons import Reason
+from finetune_trainer.dataset_files import DatasetFiles, find_files
+from finetune_trainer.failures import TrainerFailure, failure_of
+from finetune_trainer.inspect.delivery import post_report, to_json
+from finetune_trainer.inspect.full_report import write_full_report
+from finetune_trainer.inspect.histogram import histogram
+from finetune_trainer.inspect.output_target import check_output
+from finetune_trainer.inspect.survey import Limits, Survey, survey_rows
+from finetune_trainer.inspect.verdict import check_rows
+from finetune_trainer.model_files import describe_model, open_model
+from finetune_trainer.rendering import read_rendered_rows
+from finetune_trainer.tokenizer_files import read_tokenizer
+
+logger = logging.getLogger(__name__)
+
+
+def run(arguments: list[str]) -> int:
+    """Inspect, report, write the termination message, and return the exit code."""
+    parser = argparse.ArgumentParser(prog="finetune_trainer inspect", description="Read model and data, without a GPU.")
+    parser.add_argument("--job", type=Path, default=Path(REQUEST_PATH), help="the InspectionRequest as JSON")
+    parser.add_argument("--output", type=Path, help="also write the report to this file")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs every request's URL
+    # As process 1 of a container Python ignores SIGTERM unless it is handled, and the pod uses up its grace period.
+    previous = signal.signal(signal.SIGTERM, _stop)
+    try:
+        report = inspect(_read_request(options.job), options.output)
+    except Exception as error:
+        failure = failure_of(error)
+        if failure.exit_code is ExitCode.BUG:
+            logger.exception("the inspection failed")
+        _say(TerminationMessage(reason=failure.reason, exit_code=failure.exit_code, message=failure.message))
+        return int(failure.exit_code)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    _say(
+        TerminationMessage(
+            reason=Reason.INSPECTED,
+            exit_code=ExitCode.OK,
+            message=f"{report.dataset.rows} rows, {report.dataset.dropped} dropped, {report.model.parameters} parameters",
+        )
+    )
+    return int(ExitCode.OK)
+
+
+def inspect(request: InspectionRequest, output: Path | None = None) -> InspectionReport:
+    """Return the report, after it has been delivered; anything that stops the job is raised."""
+    started = time.monotonic()
+    spec = request.spec
+    target = check_output(request)
+    logger.info("output %s is free and writable", spec.output.uri)
+    folder = open_model(spec.model)
+    tokenizer = read_tokenizer(folder.storage)
+    model = describe_model(folder, spec.model, tokenizer)
+    logger.info("model %s: %s, %d parameters", spec.model.uri, model.architecture, model.parameters)
+    files = find_files(spec.dataset.uri)
+    layout, rows = read_rendered_rows(files.contents(), spec.dataset, tokenizer)
+    survey = survey_rows(rows, tokenizer, Limits(spec.training.max_length, spec.training.loss_on))
+    logger.info("data set %s: %s, %d rows, %d dropped", spec.dataset.uri, layout.layout, survey.rows, survey.dropped)
+    report_uri = write_full_report(target, request, survey)
+    refusal = check_rows(survey, spec.dataset.uri, spec.dataset.filters.max_dropped)
+    if refusal is not None:
+        raise TrainerFailure(refusal.exit_code, f"{refusal}. All of them: {report_uri}")
+    report = _report(request, model, _dataset_facts(request, files, layout.layout, survey), report_uri, started)
+    body = to_json(report)
+    if request.progress is not None:
+        post_report(request, request.progress, body)
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_bytes(body + b"\n")
+    elif request.progress is None:
+        print(body.decode())
+    return report
+
+
+def _dataset_facts(request: InspectionRequest, files: DatasetFiles, layout: str, survey: Survey) -> DatasetFacts:
+    return DatasetFacts(
+        uri=request.spec.dataset.uri,
+        format=layout,
+        files=files.inputs,
+        rows=survey.rows,
+        dropped=survey.dropped,
+        dropped_by_reason=dict(survey.dropped_by_reason.most_common()),
+        problems=tuple(survey.problems[:EXAMPLES_KEPT]),
+        truncated=survey.truncated,
+        duplicates=survey.duplicates,
+        tokens=histogram(survey.lengths),
+    )
+
+
+def _report(
+    request: InspectionRequest, model: ModelFacts, dataset: DatasetFacts, report_uri: str, started: float
+) -> InspectionReport:
+    return InspectionReport(
+        key=request.key,
+        job=f"{request.namespace}/{request.name}",
+        finished_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        seconds=round(time.monotonic() - started, 3),
+        model=model,
+        dataset=dataset,
+        report_uri=report_uri,
+    )
+
+
+def _read_request(path: Path) -> InspectionRequest:
+    try:
+        return InspectionRequest.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise TrainerFailure(ExitCode.BAD_SPEC, f"there is no request at {path}; name the file with --job") from None
+    except ValidationError as error:
+        fields = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()[:5])
+        raise TrainerFailure(ExitCode.BAD_SPEC, f"the request at {path} is not usable: {fields}") from None
+
+
+def _say(message: TerminationMessage) -> None:
+    """Write the termination message for the kubelet, and the same words to the log."""
+    level = logging.INFO if message.exit_code == ExitCode.OK else logging.ERROR
+    logger.log(level, "%s: %s", message.reason, message.message)
+    path = Path(os.environ.get(TERMINATION_LOG_VARIABLE, TERMINATION_LOG))
+    try:
+        path.write_text(message.to_line())
+    except OSError as error:  # outside a pod there is no such file, and nobody reads it
+        logger.debug("no termination message at %s: %s", path, error.strerror)
+
+
+def _stop(signum: int, frame: object) -> NoReturn:
+    raise TrainerFailure(ExitCode.TERMINATED, "the inspection was stopped from outside")

@@ -1,0 +1,39 @@
+"""Whether a data set is good enough to train on, in words that a person can act on. Pure."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from finetune_operator.api.exit_codes import ExitCode
+from finetune_trainer.failures import TrainerFailure
+from finetune_trainer.inspect.survey import Survey
+
+PROBLEMS_NAMED: Final = 5
+
+
+def check_rows(survey: Survey, uri: str, max_dropped: float) -> TrainerFailure | None:
+    """Return why the job cannot go on with these rows, or None."""
+    read = survey.rows + survey.dropped
+    if read == 0:
+        return TrainerFailure(
+            ExitCode.BAD_DATA, f"dataset.uri {uri} has no rows; check that it is a JSONL file with one object per line"
+        )
+    if survey.rows == 0:
+        return TrainerFailure(
+            ExitCode.BAD_DATA,
+            f"none of the {read} rows of {uri} can be used: {_named(survey)}; check dataset.format and dataset.columns",
+        )
+    if survey.dropped > max_dropped * read:
+        return TrainerFailure(
+            ExitCode.BAD_DATA,
+            f"{survey.dropped} of {read} rows of {uri} ({survey.dropped / read:.2%}) cannot be used, "
+            f"dataset.filters.maxDropped allows {max_dropped:.2%}: {_named(survey)}; mend or remove these rows, or raise "
+            "dataset.filters.maxDropped",
+        )
+    return None
+
+
+def _named(survey: Survey) -> str:
+    first = "; ".join(f"{item.file}:{item.line}: {item.reason}" for item in survey.problems[:PROBLEMS_NAMED])
+    more = survey.dropped - PROBLEMS_NAMED
+    return first if more <= 0 else f"{first}; and {more} more"
