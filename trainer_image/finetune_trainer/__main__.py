@@ -1,0 +1,49 @@
+"""`python -m finetune_trainer inspect|launch|train|publish`. Each command imports only what it needs: inspect has no torch in its image."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from finetune_operator.api.constants import PLAN_PATH
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code (`finetune_operator.api.exit_codes`)."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    command, rest = (given[0], given[1:]) if given else ("", [])
+    if command == "inspect":
+        from finetune_trainer.inspect.command import run
+
+        return int(run(rest))
+    if command == "agent":
+        from finetune_trainer.agent import run_agent
+        from finetune_trainer.rank_files import RUN_DIRECTORY_VARIABLE, RunDirectory
+
+        return run_agent(rest, RunDirectory(Path(os.environ[RUN_DIRECTORY_VARIABLE])))
+    parser = argparse.ArgumentParser("finetune_trainer", description=__doc__)
+    parser.add_argument(
+        "command",
+        choices=("inspect", "launch", "train", "publish"),
+        help="inspect: read model and data. launch: a training pod. train: one rank, started by launch. publish: the result.",
+    )
+    parser.add_argument("--plan", type=Path, default=Path(PLAN_PATH), help=f"the attempt's file (default {PLAN_PATH})")
+    options = parser.parse_args(given)
+    if options.command == "launch":
+        from finetune_trainer.launch import launch
+
+        return launch(options.plan)
+    if options.command == "train":
+        from finetune_trainer.train import train
+
+        return train(options.plan)
+    from finetune_trainer.publish import publish
+
+    return publish(options.plan)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

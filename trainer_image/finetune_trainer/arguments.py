@@ -1,0 +1,120 @@
+"""From the plan to the settings of TRL, DeepSpeed and PEFT: pure, every choice with its reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from finetune_operator.api.compatibility import Checkpointing, Method, Strategy
+from finetune_operator.api.plan import AttemptFile
+
+
+def training_arguments(attempt: AttemptFile, staging: Path) -> dict[str, Any]:
+    """Return the arguments of TRL's SFTConfig."""
+    spec, plan = attempt.spec, attempt.plan
+    training = spec.training
+    arguments: dict[str, Any] = {
+        "output_dir": str(staging),
+        "max_steps": plan.total_steps,
+        "per_device_train_batch_size": plan.micro_batch_size,
+        "gradient_accumulation_steps": plan.gradient_accumulation,
+        "gradient_checkpointing": plan.gradient_checkpointing is Checkpointing.FULL,
+        "learning_rate": spec.learning_rate,
+        "lr_scheduler_type": training.schedule,
+        "warmup_steps": training.warmup,  # transformers 5: below 1 a fraction of all steps, like ours
+        "weight_decay": training.weight_decay,
+        "max_grad_norm": training.max_gradient_norm,
+        "optim": "adamw_torch_fused",
+        "adam_beta1": 0.9,
+        "adam_beta2": 0.999,
+        "bf16": training.precision == "bf16",
+        "seed": training.seed,
+        "data_seed": training.seed,
+        "max_length": plan.max_length,
+        "packing": False,
+        "dataset_kwargs": {"skip_prepare_dataset": True},  # rows come encoded, cut and labelled
+        "average_tokens_across_devices": True,
+        "logging_steps": 1,
+        "logging_first_step": True,
+        "logging_nan_inf_filter": False,  # a loss that is not finite must be seen, not replaced
+        "report_to": "none",
+        "disable_tqdm": True,
+        "save_strategy": "no",  # step_boundary.py decides, for all ranks at once
+        "save_only_model": False,
+        "push_to_hub": False,
+        "use_cpu": plan.accelerator == "cpu" and plan.processes == 1,
+        "dataloader_pin_memory": plan.accelerator == "gpu",
+        "ddp_find_unused_parameters": False,
+        "ddp_timeout": 1800,
+    }
+    if plan.strategy is Strategy.FSDP:
+        arguments |= {"fsdp": True, "fsdp_config": _fsdp_settings()}
+    if plan.strategy is Strategy.ZERO2:
+        arguments["deepspeed"] = _deepspeed_settings(attempt)
+    return arguments
+
+
+def _fsdp_settings() -> dict[str, Any]:
+    return {
+        "version": 2,
+        "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+        "reshard_after_forward": True,
+        # Each rank saves its own shards; the whole model is exported explicitly at the end (export.py).
+        "state_dict_type": "SHARDED_STATE_DICT",
+        "cpu_ram_efficient_loading": False,
+    }
+
+
+def _deepspeed_settings(attempt: AttemptFile) -> dict[str, Any]:
+    return {
+        "zero_optimization": {"stage": 2},
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "train_batch_size": "auto",
+        "gradient_clipping": "auto",
+        "bf16": {"enabled": "auto"},
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_allow_untested_optimizer": True,  # torch's fused AdamW instead of DeepSpeed's own, which is compiled at run time
+        # Pods share no file system: the first rank of each pod makes the folder and writes the shared file there.
+        "checkpoint": {"use_node_local_storage": attempt.plan.pods > 1},
+    }
+
+
+def lora_settings(attempt: AttemptFile) -> dict[str, Any] | None:
+    """Return the arguments of PEFT's LoraConfig; None where every weight is trained."""
+    if attempt.spec.tuning.method is Method.FULL:
+        return None
+    adapter = attempt.spec.tuning.adapter
+    return {
+        "r": adapter.rank,
+        "lora_alpha": adapter.alpha,
+        "lora_dropout": adapter.dropout,
+        "target_modules": "all-linear" if adapter.targets == ["all-linear"] else list(adapter.targets),
+        "task_type": "CAUSAL_LM",
+    }
+
+
+def weights_dtype(attempt: AttemptFile) -> str:
+    """Return the dtype that the base model is loaded in.
+
+    With bf16, weights that are trained stay float32 masters (autocast computes in bf16) and frozen ones are bfloat16.
+    """
+    if attempt.spec.training.precision == "fp32" or attempt.spec.tuning.method is Method.FULL:
+        return "float32"
+    return "bfloat16"
+
+
+def quantization_settings(attempt: AttemptFile) -> dict[str, Any] | None:
+    """Return the arguments of BitsAndBytesConfig; None where weights are not quantised."""
+    if attempt.spec.tuning.method is not Method.QLORA:
+        return None
+    settings: dict[str, Any] = {
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": True,
+        "bnb_4bit_compute_dtype": "bfloat16",
+    }
+    if attempt.plan.strategy is Strategy.FSDP:
+        # With the default uint8 storage FSDP2 leaves the 4-bit base whole on every rank, silently.
+        settings["bnb_4bit_quant_storage"] = "bfloat16"
+    return settings

@@ -1,0 +1,144 @@
+"""Which checkpoint an attempt goes on from: the newest whose every byte is what its manifest says."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pydantic import ValidationError
+
+from finetune_operator.api.constants import MANIFEST_FILE
+from finetune_operator.api.exit_codes import ExitCode
+from finetune_operator.api.manifest import FileEntry, Manifest
+from finetune_operator.api.plan import AttemptFile
+from finetune_operator.api.run_events import CheckpointEvent
+from finetune_trainer.attempt import Place
+from finetune_trainer.checkpoint_names import CheckpointFolder, Shelf, unsuitable
+from finetune_trainer.collective import Collective
+from finetune_trainer.failures import TrainerFailure
+from finetune_trainer.storage import ObjectStorage
+from finetune_trainer.storage_errors import StorageError, StorageRefused
+
+PARALLEL_FILES: Final = 4
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found at the job's checkpoint location."""
+
+    folder: CheckpointFolder | None
+    """The checkpoint to go on from."""
+    manifest: Manifest | None
+    rejected: tuple[CheckpointFolder, ...]
+    start: int
+    """Which start of the attempt this is."""
+
+
+def find_checkpoint(
+    attempt: AttemptFile,
+    place: Place,
+    storage: ObjectStorage,
+    collective: Collective,
+    target: Path,
+    *,
+    on_rejected: Callable[[CheckpointEvent], None],
+) -> Found:
+    """Download the newest checkpoint that verifies into `target`. Collective.
+
+    The ranks of a pod share the download. A checkpoint that any of them finds damaged is skipped by all.
+    """
+    shelf = collective.broadcast(_shelf(storage) if place.is_first else None)
+    if isinstance(shelf, TrainerFailure):
+        raise shelf
+    if shelf is None:
+        raise AssertionError("rank 0 always says what it found")
+    rejected: list[CheckpointFolder] = []
+    start = shelf.next_start(attempt.attempt)
+    for folder in shelf.committed:
+        if place.is_first_of_pod:
+            shutil.rmtree(target, ignore_errors=True)
+        collective.barrier()
+        manifest, problem = _fetch(attempt, place, storage.child(folder.name), target)
+        answers = collective.gather(problem)
+        problems = [answer for answer in answers if answer]
+        down = next((answer for answer in problems if isinstance(answer, TrainerFailure)), None)
+        if down is not None:
+            raise down
+        if not problems and manifest is not None:
+            return Found(folder, manifest, tuple(rejected), start)
+        rejected.append(folder)
+        on_rejected(
+            CheckpointEvent(
+                attempt=attempt.attempt,
+                step=folder.step,
+                uri=storage.child(folder.name).uri,
+                verified=False,
+                bytes=manifest.total_bytes if manifest else 0,
+                problem=str(problems[0]),
+            )
+        )
+    return Found(None, None, tuple(rejected), start)
+
+
+def _shelf(storage: ObjectStorage) -> Shelf | TrainerFailure:
+    try:
+        return Shelf.of(file.name for file in storage.list())
+    except StorageError as error:
+        # Told to the other ranks, who would else wait for ever.
+        return TrainerFailure(error.exit_code, str(error))
+
+
+def _fetch(
+    attempt: AttemptFile, place: Place, storage: ObjectStorage, target: Path
+) -> tuple[Manifest | None, str | TrainerFailure | None]:
+    """Download this rank's share and return the manifest and the problem, if there is one."""
+    try:
+        manifest = read_manifest(storage)
+        problem = foreign(manifest, attempt)
+        if problem is not None:
+            return manifest, problem
+        reason = unsuitable(manifest.model_dump(by_alias=False), attempt.plan.strategy, attempt.plan.processes)
+        if reason is not None:
+            return manifest, TrainerFailure(
+                ExitCode.BAD_SPEC,
+                f"the checkpoint at {storage.uri} cannot be resumed: {reason}; set resources back, or start a new job",
+            )
+        mine = manifest.files[place.local_rank :: place.local_world_size]
+        return manifest, download_verified(storage, mine, target)
+    except StorageRefused as error:
+        if error.missing:
+            return None, f"{error.uri} is not there"
+        return None, TrainerFailure(error.exit_code, str(error))
+    except StorageError as error:
+        return None, TrainerFailure(error.exit_code, str(error))
+    except ValidationError as error:
+        return None, f"its manifest is not readable ({error.error_count()} problems)"
+
+
+def read_manifest(storage: ObjectStorage) -> Manifest:
+    """Return the manifest of a folder."""
+    return Manifest.model_validate_json(storage.read(MANIFEST_FILE))
+
+
+def foreign(manifest: Manifest, attempt: AttemptFile) -> str | None:
+    """Return why a manifest is not this job's, None when it is."""
+    if manifest.uid != attempt.uid:
+        return f"it belongs to another job ({manifest.namespace}/{manifest.job}, uid {manifest.uid})"
+    return None
+
+
+def download_verified(storage: ObjectStorage, files: tuple[FileEntry, ...], target: Path) -> str | None:
+    """Download files and compare every byte's digest with the manifest; returns the first difference."""
+
+    def fetch(entry: FileEntry) -> str | None:
+        stored = storage.download(entry.name, target / entry.name)
+        if stored.size != entry.size:
+            return f"{entry.name} has {stored.size} bytes instead of {entry.size}"
+        return None if stored.sha256 == entry.sha256 else f"{entry.name} has another SHA-256 than its manifest says"
+
+    with ThreadPoolExecutor(PARALLEL_FILES, thread_name_prefix="verify") as pool:
+        return next((problem for problem in pool.map(fetch, files) if problem), None)

@@ -1,0 +1,189 @@
+"""Checkpoints on their way to the bucket: every rank uploads its share in the background, rank 0 commits when all have.
+
+A checkpoint exists when its manifest does, which is written last and create-only. Nothing in the background talks to other ranks: at the
+end of each step the ranks agree whether all uploads are done (step_boundary.py), so that no thread of ours races with the training's own
+collectives.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Final
+
+from finetune_operator.api.constants import MANIFEST_FILE
+from finetune_operator.api.exit_codes import ExitCode
+from finetune_operator.api.manifest import FileEntry, Manifest
+from finetune_operator.api.plan import AttemptFile
+from finetune_operator.api.run_events import CheckpointEvent
+from finetune_trainer.attempt import Place
+from finetune_trainer.checkpoint_names import CheckpointFolder, Shelf, share, superfluous
+from finetune_trainer.collective import Collective
+from finetune_trainer.failures import TrainerFailure
+from finetune_trainer.storage import ObjectStorage
+from finetune_trainer.storage_errors import StorageError, StorageUnavailable
+
+PARALLEL_FILES: Final = 2
+_PACKAGES: Final = ("torch", "transformers", "trl", "peft", "accelerate", "deepspeed", "bitsandbytes")
+
+
+@dataclass(frozen=True)
+class _Pending:
+    folder: CheckpointFolder
+    staged: Path
+    started: float
+    upload: Future[tuple[FileEntry, ...]]
+
+
+class CheckpointWriter:
+    """One rank's part in writing checkpoints; at most one is on its way at any time."""
+
+    def __init__(
+        self,
+        attempt: AttemptFile,
+        place: Place,
+        storage: ObjectStorage,
+        collective: Collective,
+        *,
+        start: int,
+        verified: CheckpointFolder | None,
+        rejected: tuple[CheckpointFolder, ...] = (),
+        on_commit: Callable[[CheckpointEvent], None] = lambda event: None,
+        on_failure: Callable[[str], None] = lambda problem: None,
+    ) -> None:
+        self._attempt, self._place, self._storage, self._collective = attempt, place, storage, collective
+        self._start = start
+        self._verified = {verified} if verified else set()
+        self._rejected = rejected
+        self._on_commit, self._on_failure = on_commit, on_failure
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._files = ThreadPoolExecutor(PARALLEL_FILES, thread_name_prefix="upload")
+        self._pending: _Pending | None = None
+        self._commit: Future[None] | None = None
+
+    @property
+    def is_uploading(self) -> bool:
+        """This rank has a share that is not uploaded yet."""
+        return self._pending is not None and not self._pending.upload.done()
+
+    @property
+    def has_pending(self) -> bool:
+        """A checkpoint waits for its commit; the same on every rank."""
+        return self._pending is not None
+
+    def begin(self, step: int, staged: Path, started: float) -> None:
+        """Start to upload a staged checkpoint. Collective; the folder must be complete on every pod."""
+        names = [str(path.relative_to(staged)) for path in staged.rglob("*") if path.is_file()]
+        mine = share(self._collective.gather((self._place.pod, names)), self._place)
+        folder = CheckpointFolder(step, self._attempt.attempt, self._start)
+        upload = self._pool.submit(self._upload, folder, staged, mine)
+        self._pending = _Pending(folder, staged, started, upload)
+
+    def finish(self) -> str | None:
+        """Wait for every rank's upload and have rank 0 commit. Collective. Returns the first problem, the same on every rank."""
+        if self._pending is None:
+            return None
+        pending, self._pending = self._pending, None
+        entries: tuple[FileEntry, ...] = ()
+        problem = ""
+        try:
+            entries = pending.upload.result()
+        except (StorageError, OSError) as error:
+            problem = f"rank {self._place.rank}: {error}"
+        answers = self._collective.gather((problem, entries))
+        if self._place.is_first_of_pod:
+            shutil.rmtree(pending.staged, ignore_errors=True)
+        first = next((problem for problem, _ in answers if problem), None)
+        if first is not None:
+            self._on_failure(f"the checkpoint of step {pending.folder.step} was not uploaded: {first}")
+            return first
+        if self._place.is_first:
+            files = tuple(sorted((entry for _, part in answers for entry in part), key=lambda entry: entry.name))
+            self._commit = self._pool.submit(self._write_manifest, pending, files)
+        return None
+
+    def close(self) -> None:
+        """Finish what is on its way and wait until it is committed. Collective; a final checkpoint that fails is a TrainerFailure."""
+        problem = self.finish() or ""
+        try:
+            if self._commit is not None:
+                self._commit.result()
+        except StorageError as error:
+            problem = str(error)
+        failed = next((text for text in self._collective.gather(problem) if text), None)
+        self._pool.shutdown()
+        self._files.shutdown()
+        if failed is not None:
+            raise TrainerFailure(ExitCode.STORAGE_DOWN, f"the last checkpoint could not be saved: {failed}")
+
+    def _upload(self, folder: CheckpointFolder, staged: Path, names: tuple[str, ...]) -> tuple[FileEntry, ...]:
+        target = self._storage.child(folder.name)
+
+        def upload(name: str) -> FileEntry:
+            stored = target.upload(staged / name, name)
+            return FileEntry(name=name, size=stored.size, sha256=stored.sha256)
+
+        return tuple(self._files.map(upload, names))
+
+    def _write_manifest(self, pending: _Pending, files: tuple[FileEntry, ...]) -> None:
+        target = self._storage.child(pending.folder.name)
+        stored = {file.name: file.size for file in target.list()}
+        wrong = [entry.name for entry in files if stored.get(entry.name) != entry.size]
+        if wrong:
+            raise StorageUnavailable(
+                target.uri, f"{len(wrong)} uploaded files are not there in full, such as {wrong[0]}", "it is tried again"
+            )
+        manifest = Manifest(
+            kind="checkpoint",
+            namespace=self._attempt.namespace,
+            job=self._attempt.name,
+            uid=self._attempt.uid,
+            attempt=self._attempt.attempt,
+            step=pending.folder.step,
+            world_size=self._attempt.plan.processes,
+            strategy=self._attempt.plan.strategy,
+            created_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            versions=installed_versions(),
+            files=files,
+        )
+        target.put_small(MANIFEST_FILE, manifest.model_dump_json(by_alias=True).encode(), create_only=True)
+        self._verified.add(pending.folder)
+        self._on_commit(
+            CheckpointEvent(
+                attempt=self._attempt.attempt,
+                step=manifest.step,
+                uri=target.uri,
+                verified=True,
+                bytes=manifest.total_bytes,
+                seconds=time.monotonic() - pending.started,
+            )
+        )
+        self._delete_superfluous()
+
+    def _delete_superfluous(self) -> None:
+        try:
+            shelf = Shelf.of(file.name for file in self._storage.list())
+            keep = self._attempt.spec.checkpoint.keep
+            for folder in superfluous(shelf, verified=self._verified, rejected=self._rejected, keep=keep):
+                # The manifest first: a checkpoint whose files are half gone must not look whole.
+                self._storage.delete(f"{folder.name}/{MANIFEST_FILE}")
+                self._storage.delete_prefix(folder.name)
+        except StorageError as error:
+            print(f"old checkpoints were not deleted, which is tried again after the next one: {error}", flush=True)
+
+
+def installed_versions() -> dict[str, str]:
+    """Return the versions of the libraries that wrote the files."""
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,95 @@
+"""The training set: rows read and encoded once per pod into an Arrow file that every rank maps into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+
+from finetune_operator.api.exit_codes import ExitCode
+from finetune_operator.api.plan import AttemptFile
+from finetune_trainer.encoding import Encoded, Encoder
+from finetune_trainer.failures import TrainerFailure
+from finetune_trainer.inputs import dataset_files, model_source, only_once
+from finetune_trainer.rendering import read_rendered_rows
+from finetune_trainer.storage import open_storage
+from finetune_trainer.tokenizer_files import read_tokenizer
+
+ROWS_PER_BATCH: Final = 1000
+_SCHEMA: Final = pa.schema([("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32()))])
+
+
+def encode_dataset(attempt: AttemptFile, folder: Path) -> Path:
+    """Return the Arrow file of the encoded rows; the first rank of the pod makes it, the others wait."""
+    path = folder / "rows.arrow"
+    with only_once(folder) as needed:
+        if needed:
+            _write(path, encoded_rows(attempt))
+    return path
+
+
+def load_dataset(path: Path) -> Any:
+    """Return the encoded rows as a `datasets.Dataset`, mapped into memory."""
+    from datasets import Dataset
+
+    return Dataset.from_file(str(path))
+
+
+def _write(path: Path, rows: Iterator[Encoded]) -> None:
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, _SCHEMA) as writer:
+        batch: list[Encoded] = []
+        for row in rows:
+            batch.append(row)
+            if len(batch) == ROWS_PER_BATCH:
+                writer.write_batch(_to_arrow(batch))
+                batch = []
+        if batch:
+            writer.write_batch(_to_arrow(batch))
+
+
+def _to_arrow(rows: list[Encoded]) -> pa.RecordBatch:
+    columns = [
+        pa.array([row.tokens for row in rows], _SCHEMA.field("input_ids").type),
+        pa.array([row.labels for row in rows], _SCHEMA.field("labels").type),
+    ]
+    return pa.record_batch(columns, schema=_SCHEMA)
+
+
+def encoded_rows(attempt: AttemptFile) -> Iterator[Encoded]:
+    """Yield the rows that have something to learn, in order.
+
+    Rows without a counted token after the cut are left out. More unusable rows than `filters.maxDropped` allows are a TrainerFailure.
+    """
+    dataset, source = attempt.spec.dataset, model_source(attempt)
+    tokenizer = read_tokenizer(open_storage(source.uri, revision=source.revision))
+    encoder = Encoder(
+        tokenizer,
+        completions_only=attempt.spec.training.loss_on == "completions",
+        max_length=attempt.plan.max_length,
+    )
+    _, rows = read_rendered_rows(dataset_files(attempt).contents(), dataset, tokenizer)
+    read = dropped = kept = 0
+    first = ""
+    for row, text in rows:
+        read += 1
+        if row.value is None or text is None:
+            dropped += 1
+            first = first or f"{row.file} line {row.line}: {row.problem}"
+            continue
+        encoded = encoder.encode(row.value, text)
+        if encoded.is_trainable:
+            kept += 1
+            yield encoded
+    allowed = dataset.filters.max_dropped
+    if dropped > allowed * read:
+        raise TrainerFailure(
+            ExitCode.BAD_DATA,
+            f"{dropped} of {read} rows are unusable, more than dataset.filters.maxDropped {allowed} allows; the first is {first}",
+        )
+    if kept == 0:
+        raise TrainerFailure(
+            ExitCode.BAD_DATA,
+            f"no row of {dataset.uri} has anything to learn within training.maxLength {attempt.plan.max_length}; raise maxLength",
+        )

@@ -1,0 +1,103 @@
+"""From a row to tokens and labels: which tokens the loss counts is decided here, token by token.
+
+TRL would do it inside `datasets.map`, once per rank, and logs decoded row content when a prompt is no prefix of its row. Here it is one
+pass per pod with the tokenizer that inspect counts with, and what is said about a row is a file, a line and a reason. No torch, no
+transformers: a rank encodes while it imports those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from finetune_operator.api.exit_codes import ExitCode
+from finetune_trainer.chat_template import ChatTemplate
+from finetune_trainer.failures import TrainerFailure
+from finetune_trainer.rows import Conversation, Message, RowValue
+from finetune_trainer.tokenizer_files import TokenizerFiles
+
+IGNORED: Final = -100
+"""The label of a token that the loss does not count."""
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One row as the model sees it."""
+
+    tokens: list[int]
+    labels: list[int]
+
+    @property
+    def is_trainable(self) -> bool:
+        """Whether the loss counts any token; the first one is never predicted."""
+        return any(label != IGNORED for label in self.labels[1:])
+
+
+class Encoder:
+    """Encodes rows with one tokenizer."""
+
+    def __init__(self, files: TokenizerFiles, *, completions_only: bool, max_length: int) -> None:
+        self._files = files
+        self._completions_only = completions_only
+        self._max_length = max_length
+
+    def encode(self, value: RowValue, text: str) -> Encoded:
+        """Return the tokens and labels of a row and its rendered text, cut on the right."""
+        is_chat = isinstance(value, Conversation)
+        encoding = self._files.tokenizer.encode(text, add_special_tokens=not is_chat)
+        tokens = list(encoding.ids)
+        if not self._completions_only:
+            labels = list(tokens)
+        elif isinstance(value, Conversation):
+            labels = labels_in(tokens, encoding.offsets, self._answers(value.messages, text))
+        else:
+            prompt = self._files.tokenizer.encode(value.prompt).ids
+            # Tokens may merge across the border: the answer starts where the two differ.
+            start = next((i for i, pair in enumerate(zip(prompt, tokens, strict=False)) if pair[0] != pair[1]), len(prompt))
+            labels = [IGNORED] * min(start, len(tokens)) + tokens[start:]
+        return Encoded(tokens[: self._max_length], labels[: self._max_length])
+
+    def _answers(self, messages: Sequence[Message], text: str) -> list[Span]:
+        template = self._files.template
+        if template is None:
+            raise AssertionError("read_rendered_rows refuses conversations without a template")
+        if template.marks_generation:
+            return template.render_with_spans(messages)[1]
+        return answer_spans(messages, _renderer(template), text)
+
+
+def _renderer(template: ChatTemplate) -> Callable[[Sequence[Message], bool], str]:
+    return lambda messages, prompt: template.render(messages, add_generation_prompt=prompt)
+
+
+def labels_in(tokens: Sequence[int], offsets: Sequence[Span], spans: Sequence[Span]) -> list[int]:
+    """Return labels for tokens that start inside one of the spans of the text."""
+    return [
+        token if last > first and any(start <= first < end for start, end in spans) else IGNORED
+        for token, (first, last) in zip(tokens, offsets, strict=True)
+    ]
+
+
+def answer_spans(messages: Sequence[Message], render: Callable[[Sequence[Message], bool], str], text: str) -> list[Span]:
+    """Return where the assistant's turns lie in the rendered text, found by rendering the turns before each.
+
+    Raises:
+        TrainerFailure: The template renders earlier turns differently once later ones follow, so that nothing can be told.
+    """
+    spans = []
+    for index, message in enumerate(messages):
+        if message.role != "assistant":
+            continue
+        before = render(messages[:index], True)
+        through = text if index == len(messages) - 1 else render(messages[: index + 1], False)
+        if not (text.startswith(before) and text.startswith(through)):
+            raise TrainerFailure(
+                ExitCode.BAD_SPEC,
+                "training.lossOn: completions needs to know where answers begin, and the model's chat template renders earlier turns "
+                "differently once later ones follow; mark answers in the template with {% generation %}, or set training.lossOn: all",
+            )
+        spans.append((len(before), len(through)))
+    return spans

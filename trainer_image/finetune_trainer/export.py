@@ -1,0 +1,47 @@
+"""The whole model or adapter out of a sharded run, for the final checkpoint: with sharded state transformers saves only shards, silently."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+from finetune_operator.api.exit_codes import ExitCode
+from finetune_trainer.failures import TrainerFailure
+
+EXPORT_FOLDER: Final = "export"
+ADAPTER_FILE: Final = "adapter_model.safetensors"
+MODEL_FILES: Final = ("model.safetensors", "model.safetensors.index.json")
+
+
+def export_sharded(model: Any, tokenizer: Any, target: Path, *, is_first: bool) -> None:
+    """Gather the trained weights of an FSDP2 model on rank 0, tensor by tensor, and save them. Collective."""
+    from peft import PeftModel
+    from torch.distributed.tensor import DTensor
+
+    only_trained = isinstance(model, PeftModel)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    state: dict[str, Any] = {}
+    for name, tensor in model.state_dict().items():
+        if only_trained and name not in trained:
+            continue
+        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        if is_first:
+            state[name] = whole.detach().cpu()
+    if is_first:
+        model.save_pretrained(target, state_dict=state)
+        tokenizer.save_pretrained(target)
+        check_exported(target, adapter=only_trained)
+
+
+def exported(checkpoint: Path) -> Path:
+    """Return the folder of a checkpoint that holds the whole model or adapter."""
+    export = checkpoint / EXPORT_FOLDER
+    return export if export.is_dir() else checkpoint
+
+
+def check_exported(folder: Path, *, adapter: bool) -> None:
+    """Raise when the weights are not there: a save that writes nothing says nothing."""
+    names = (ADAPTER_FILE,) if adapter else MODEL_FILES
+    if not any((folder / name).is_file() for name in names):
+        found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        raise TrainerFailure(ExitCode.BUG, f"the final checkpoint has none of {', '.join(names)}, only {', '.join(found[:10])}")

@@ -1,0 +1,95 @@
+"""Which exit code an error means. Torch is never imported here: `launch` and the tests classify errors without it."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pydantic import ValidationError
+
+from finetune_operator.api.exit_codes import ExitCode, meaning_of
+from finetune_operator.api.reasons import Reason
+
+_LOST_PEER_TEXTS: Final = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Connection refused",
+    "Connection was likely closed",
+    "Broken pipe",
+    "Socket Timeout",
+    "Timed out waiting",
+    "Application timeout caused pair closure",
+    "NCCL communicator was aborted",
+    "ncclRemoteError",
+    "ncclSystemError",
+    "Watchdog caught collective operation timeout",
+)
+"""What gloo and NCCL say in a RuntimeError when another rank is gone (seen with torch 2.13)."""
+
+_LOST_PEER_TYPES: Final = ("DistBackendError", "DistNetworkError", "DistStoreError")
+_MESSAGE_LIMIT: Final = 600
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How a process ends: its exit code, the reason that the operator shows, and one or two sentences."""
+
+    exit_code: ExitCode
+    reason: Reason
+    message: str
+
+
+class TrainerFailure(Exception):
+    """An error that somebody can act on; its message says what, where and what to do, never the content of a row."""
+
+    def __init__(self, exit_code: ExitCode, message: str, reason: Reason | None = None) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+        self.reason = reason or meaning_of(exit_code).reason
+
+    def __reduce__(self) -> tuple[type[TrainerFailure], tuple[ExitCode, str, Reason]]:
+        """Let ranks send it to one another: an exception would else be made again from its message alone."""
+        return type(self), (self.exit_code, str(self), self.reason)
+
+
+def failure_of(error: BaseException) -> Failure:
+    """Return what an error means to the operator; an unknown one is a bug of ours."""
+    if isinstance(error, TrainerFailure):
+        return Failure(error.exit_code, error.reason, str(error))
+    code = getattr(error, "exit_code", None)
+    if isinstance(code, ExitCode):  # StorageError and the row readers' errors bring their own
+        return Failure(code, getattr(error, "reason", None) or meaning_of(code).reason, str(error))
+    if isinstance(error, ValidationError):
+        fields = ", ".join(".".join(str(part) for part in problem["loc"]) for problem in error.errors()[:5])
+        return _failure(ExitCode.BAD_SPEC, f"the plan file does not have the expected form at: {fields}")
+    names = {kind.__name__ for kind in type(error).__mro__}
+    text = str(error)
+    if "OutOfMemoryError" in names:
+        return _failure(ExitCode.GPU_OUT_OF_MEMORY, _first_sentences(text))
+    if names.intersection(_LOST_PEER_TYPES) or (
+        isinstance(error, RuntimeError | ConnectionError) and any(known in text for known in _LOST_PEER_TEXTS)
+    ):
+        return _failure(ExitCode.PEER_LOST, f"another rank went away: {_first_sentences(text)}")
+    if isinstance(error, MemoryError):
+        return Failure(ExitCode.KILLED, Reason.HOST_OUT_OF_MEMORY, "the process could not get more host memory")
+    return _failure(ExitCode.BUG, f"{type(error).__name__}{_where(error)}: {_first_sentences(text)}")
+
+
+def _failure(code: ExitCode, message: str) -> Failure:
+    return Failure(code, meaning_of(code).reason, message)
+
+
+def _first_sentences(text: str) -> str:
+    words = " ".join(text.split())
+    return words if len(words) <= _MESSAGE_LIMIT else f"{words[:_MESSAGE_LIMIT]} […]"
+
+
+def _where(error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames:
+        return ""
+    ours = [frame for frame in frames if "finetune_trainer" in frame.filename]
+    frame = (ours or frames)[-1]
+    return f" at {Path(frame.filename).name}:{frame.lineno}"

@@ -1,0 +1,97 @@
+"""The files a run starts from: compared with what was inspected, and made local once per pod.
+
+The plan holds only for the inputs that were inspected. A model or data set that changed since then ends the attempt before any work is done.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from finetune_operator.api.exit_codes import ExitCode
+from finetune_operator.api.inspection import InputFile
+from finetune_operator.api.plan import AttemptFile
+from finetune_operator.api.spec import ModelSource
+from finetune_trainer.dataset_files import DatasetFiles, find_files
+from finetune_trainer.failures import TrainerFailure
+from finetune_trainer.model_files import local_model
+from finetune_trainer.storage import Storage, open_storage
+from finetune_trainer.storage_errors import StorageRefused
+
+
+def model_source(attempt: AttemptFile) -> ModelSource:
+    """Return the model at the commit that was inspected."""
+    revision = attempt.inspection.model.revision or attempt.spec.model.revision
+    return attempt.spec.model.model_copy(update={"revision": revision})
+
+
+def check_inputs(attempt: AttemptFile) -> None:
+    """Raise when the model or the data set is not what was inspected."""
+    source = model_source(attempt)
+    model = open_storage(source.uri, revision=source.revision)
+    check_unchanged("the model", attempt.inspection.model.files, _look(model, attempt.inspection.model.files))
+    check_unchanged("the data set", attempt.inspection.dataset.files, dataset_files(attempt).inputs)
+
+
+def dataset_files(attempt: AttemptFile) -> DatasetFiles:
+    """Return the data set's files."""
+    return find_files(attempt.spec.dataset.uri)
+
+
+def _look(storage: Storage, inspected: Iterable[InputFile]) -> Iterator[InputFile]:
+    for file in inspected:
+        try:
+            found = storage.head(file.uri.rsplit("/", 1)[-1])
+        except StorageRefused as error:
+            if not error.missing:
+                raise
+            continue
+        yield InputFile(uri=found.uri, size=found.size, etag=found.etag)
+
+
+def check_unchanged(what: str, inspected: Iterable[InputFile], found: Iterable[InputFile]) -> None:
+    """Raise when a file that was inspected is gone or another one now, or when there are more than were inspected."""
+    before = {file.uri: file for file in inspected}
+    now = {file.uri: file for file in found}
+    for uri, file in before.items():
+        current = now.get(uri)
+        if current is None:
+            raise TrainerFailure(ExitCode.INPUTS_CHANGED, f"{what} changed after the inspection: {uri} is gone")
+        etags_differ = file.etag is not None and current.etag is not None and file.etag != current.etag
+        if current.size != file.size or etags_differ:
+            raise TrainerFailure(
+                ExitCode.INPUTS_CHANGED,
+                f"{what} changed after the inspection: {uri} has {current.size} bytes now, {file.size} then"
+                + (", and another ETag" if etags_differ else ""),
+            )
+    added = sorted(now.keys() - before.keys())
+    if added:
+        raise TrainerFailure(ExitCode.INPUTS_CHANGED, f"{what} changed after the inspection: {added[0]} is new")
+
+
+def fetch_model(attempt: AttemptFile, target: Path) -> Path:
+    """Return the base model's local folder, downloaded by the first rank of the pod while the others wait."""
+    with locked(target.with_name(f".{target.name}.lock")):
+        return local_model(model_source(attempt), target)
+
+
+@contextmanager
+def only_once(folder: Path) -> Iterator[bool]:
+    """Hold the folder's lock and yield whether its content is still to be made; the other ranks of the pod wait here."""
+    done = folder / ".complete"
+    with locked(folder / ".lock"):
+        needed = not done.exists()
+        yield needed
+        if needed:
+            done.touch()
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock that all processes of the pod share; it is free again when its holder dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

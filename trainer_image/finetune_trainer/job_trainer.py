@@ -1,0 +1,117 @@
+"""TRL's SFTTrainer with our checkpoints, our measurements and our proof of sharding."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+import transformers
+from trl import SFTTrainer
+
+from finetune_operator.api.compatibility import Strategy
+from finetune_operator.api.exit_codes import ExitCode
+from finetune_operator.api.plan import AttemptFile
+from finetune_trainer.attempt import Place
+from finetune_trainer.checkpoint_writer import CheckpointWriter
+from finetune_trainer.collective import Collective
+from finetune_trainer.export import EXPORT_FOLDER, export_sharded
+from finetune_trainer.failures import TrainerFailure
+from finetune_trainer.measure import device_memory
+from finetune_trainer.stopping import Stop
+from finetune_trainer.telemetry import StepRecord, Telemetry
+from finetune_trainer.wrapping import check_wrapping
+
+LOG_ENTRIES_KEPT: Final = 200
+"""transformers keeps every step's log in trainer_state.json; the run events have them all."""
+
+
+@dataclass(frozen=True)
+class JobContext:
+    """What the trainer needs beside transformers' own arguments."""
+
+    attempt: AttemptFile
+    place: Place
+    collective: Collective
+    telemetry: Telemetry
+    writer: CheckpointWriter
+    stop: Stop
+
+
+class JobTrainer(SFTTrainer):  # type: ignore[misc]
+    """One rank's trainer."""
+
+    def __init__(self, context: JobContext, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        # SFTTrainer's own loss divides by the tokens of all ranks and accumulation steps; models whose forward takes no such number
+        # would switch it off and average averages.
+        self.model_accepts_loss_kwargs = True
+        self.context = context
+        self._step_started = time.monotonic()
+        self._data_wait = 0.0
+        self._tokens_before = 0.0
+
+    def _prepare_for_training(self, *arguments: Any, **others: Any) -> Any:
+        prepared = super()._prepare_for_training(*arguments, **others)
+        attempt, place = self.context.attempt, self.context.place
+        said = check_wrapping(attempt.plan.strategy, self.model_wrapped, self.optimizer, place.world_size)
+        print(f"rank {place.rank}: {said}", flush=True)
+        # From here on SIGTERM waits for the end of a step.
+        self.context.stop.is_training = True
+        self._step_started = time.monotonic()
+        return prepared
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
+        """Measure how long the step waits for its batches (counting their tokens over all ranks is in it)."""
+        started = time.monotonic()
+        samples = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._data_wait = time.monotonic() - started
+        return samples
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Hear what each step was like; a loss or gradient that is not finite ends the run before it is saved."""
+        super().log(logs, start_time)
+        del self.state.log_history[:-LOG_ENTRIES_KEPT]
+        if "loss" not in logs:
+            return
+        now = time.monotonic()
+        norm = logs.get("grad_norm")
+        record = StepRecord(
+            step=self.state.global_step,
+            loss=logs["loss"],
+            learning_rate=logs.get("learning_rate", 0.0),
+            gradient_norm=norm,
+            tokens=round(logs.get("num_tokens", 0.0) - self._tokens_before),
+            seconds=now - self._step_started,
+            data_wait_seconds=self._data_wait,
+        )
+        if not math.isfinite(record.loss) or (norm is not None and not math.isfinite(norm)):
+            what = "loss" if not math.isfinite(record.loss) else "gradient norm"
+            raise TrainerFailure(
+                ExitCode.DIVERGED,
+                f"the {what} of step {record.step} is not finite; lower training.learningRate (now "
+                f"{self.context.attempt.spec.learning_rate:g}) or raise training.warmup",
+            )
+        self.context.telemetry.on_step(record, device_memory(torch))
+        self._tokens_before = logs.get("num_tokens", 0.0)
+        self._step_started = now
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        context, started = self.context, time.monotonic()
+        # At most one upload at a time: a second would double what is staged.
+        context.writer.finish()
+        # Not SFTTrainer's own, which writes a model card of TRL's into each checkpoint.
+        transformers.Trainer._save_checkpoint(self, model, trial)
+        folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
+        if self.state.global_step >= context.attempt.plan.total_steps and context.attempt.plan.strategy is Strategy.FSDP:
+            export_sharded(self.model, self.processing_class, folder / EXPORT_FOLDER, is_first=context.place.is_first)
+        # A pickle of all arguments that nothing reads, with local paths in it.
+        (folder / "training_args.bin").unlink(missing_ok=True)
+        context.collective.barrier()
+        context.writer.begin(self.state.global_step, folder, started)
+        seconds = time.monotonic() - started
+        context.telemetry.metrics.badput("checkpoint", seconds)
+        self._step_started += seconds

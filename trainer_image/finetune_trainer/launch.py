@@ -1,0 +1,224 @@
+"""The process of a training pod: starts the ranks, passes SIGTERM on, and says afterwards how they ended and why.
+
+torchrun exits 1 whatever a rank said. So this process reads what the ranks and their parent wrote, takes the first cause in time, keeps the
+last lines of every rank's log in the bucket, writes one JSON line to the termination log and exits with the cause's code. It imports no torch.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from finetune_operator.api.constants import TERMINATION_LOG, TERMINATION_LOG_VARIABLE
+from finetune_operator.api.exit_codes import ExitCode
+from finetune_operator.api.plan import AttemptFile
+from finetune_operator.api.progress import TerminationMessage
+from finetune_operator.api.reasons import Reason
+from finetune_trainer.attempt import Workplace, read_attempt
+from finetune_trainer.causes import Cause, first_cause
+from finetune_trainer.failures import TrainerFailure, failure_of
+from finetune_trainer.kept_logs import keep_logs
+from finetune_trainer.rank_files import RUN_DIRECTORY_VARIABLE, RankDeath
+
+INDEX_VARIABLE: Final = "JOB_COMPLETION_INDEX"
+RESOLVE_SECONDS: Final = 600
+"""How long the first pod's name may be unknown: it is published when that pod starts, which waits for nodes and image pulls."""
+RENDEZVOUS_SECONDS: Final = 900
+_MEMORY_EVENTS: Final = Path("/sys/fs/cgroup/memory.events")
+
+
+def launch(plan_path: Path) -> int:
+    """Run one pod's ranks of the attempt and return the exit code of the pod."""
+    stop = _Stop()
+    try:
+        attempt = read_attempt(plan_path)
+    except TrainerFailure as error:
+        return _conclude(Cause(error.exit_code, error.reason, str(error)))
+    place = Workplace.of(attempt)
+    shutil.rmtree(place.run.path, ignore_errors=True)
+    place.run.logs.mkdir(parents=True)
+    index = int(os.environ.get(INDEX_VARIABLE, "0"))
+    killed_before = _killed_for_memory()
+    try:
+        if attempt.plan.pods > 1:
+            wait_for_host(attempt.rendezvous_host, RESOLVE_SECONDS, stopped=lambda: stop.requested)
+        status = _run_ranks(attempt, plan_path, place, index, stop)
+    except (TrainerFailure, OSError) as error:
+        failure = failure_of(error)
+        return _conclude(Cause(failure.exit_code, failure.reason, failure.message))
+    if status == 0:
+        cause = Cause(ExitCode.OK, Reason.SUCCEEDED, "every rank has finished")
+    else:
+        deaths = list(place.run.read_deaths())
+        if attempt.plan.processes == 1:
+            deaths.append(RankDeath(rank=0, time=time.time(), status=status))
+        cause = first_cause(
+            place.run.errors(),
+            deaths,
+            terminated=stop.requested,
+            host_out_of_memory=_killed_for_memory() > killed_before,
+        )
+    log_uri = keep_logs(attempt, place.run, index, cause) if cause.exit_code is not ExitCode.OK else None
+    return _conclude(cause, attempt, place, log_uri)
+
+
+def wait_for_host(
+    host: str,
+    seconds: float,
+    *,
+    stopped: Callable[[], bool],
+    resolve: Callable[[str], object] = lambda host: socket.getaddrinfo(host, None),
+    pause: Callable[[float], object] = time.sleep,
+) -> None:
+    """Wait until `host` has an address: a headless Service's name exists only after its pod does."""
+    waited = 0.0
+    while True:
+        if stopped():
+            raise TrainerFailure(ExitCode.TERMINATED, f"stopped from outside while waiting for {host}")
+        try:
+            resolve(host)
+            return
+        except OSError as error:
+            if waited >= seconds:
+                raise TrainerFailure(
+                    ExitCode.PEER_LOST,
+                    f"the first pod's host name {host} was not known after {seconds:.0f} s; is that pod running, and the Service there?",
+                ) from error
+        delay = min(2.0, 0.2 + waited / 10)
+        pause(delay)
+        waited += delay
+
+
+class _Stop:
+    """SIGTERM and SIGINT, passed on to the ranks: they agree on a step, save and exit."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._process: subprocess.Popen[bytes] | None = None
+        self._rank_processes: Callable[[], list[int]] = list
+        self._ranks = 1
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def watch(self, process: subprocess.Popen[bytes], ranks: int, rank_processes: Callable[[], list[int]]) -> None:
+        self._process, self._ranks, self._rank_processes = process, ranks, rank_processes
+        if self.requested:
+            process.terminate()
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        self.requested = True
+        if self._process is None or self._process.poll() is not None:
+            return
+        known = self._rank_processes()
+        for process in known:
+            # Straight to the ranks: torchrun would end them by SIGKILL 30 s later, in the middle of a save.
+            try:
+                os.kill(process, signal.SIGTERM)
+            except ProcessLookupError:
+                continue
+        if len(known) < self._ranks:
+            self._process.terminate()
+
+
+def _run_ranks(attempt: AttemptFile, plan_path: Path, place: Workplace, index: int, stop: _Stop) -> int:
+    environment = {
+        **os.environ,
+        RUN_DIRECTORY_VARIABLE: str(place.run.path),
+        "PYTHONUNBUFFERED": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+        "TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE": "[rank ${rank}] ",
+    }
+    threads = max(1, (os.cpu_count() or 1) // attempt.plan.processes_per_pod)
+    environment.setdefault("OMP_NUM_THREADS", str(threads))
+    command = [sys.executable, "-m", "finetune_trainer"]
+    train = ["train", "--plan", str(plan_path)]
+    if attempt.plan.processes == 1:
+        process = subprocess.Popen([*command, *train], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        copier = threading.Thread(target=_copy, args=(process, place.run.logs / "rank-0.log"), daemon=True)
+        copier.start()
+    else:
+        agent = [*command, "agent", *torchrun_arguments(attempt, index, place.run.logs), "-m", "finetune_trainer", *train]
+        process = subprocess.Popen(agent, env=environment)
+        copier = None
+    stop.watch(process, attempt.plan.processes_per_pod, lambda: [state.process for state in place.run.states()])
+    status = process.wait()
+    if copier is not None:
+        copier.join(timeout=5)
+    return status
+
+
+def torchrun_arguments(attempt: AttemptFile, index: int, logs: Path) -> list[str]:
+    """Return torchrun's options: a static rendezvous at the first pod, no restart in place (a restart is a new attempt)."""
+    return [
+        f"--nnodes={attempt.plan.pods}",
+        f"--node-rank={index}",
+        f"--nproc-per-node={attempt.plan.processes_per_pod}",
+        f"--master-addr={attempt.rendezvous_host}",
+        f"--master-port={attempt.rendezvous_port}",
+        f"--rdzv-conf=timeout={RENDEZVOUS_SECONDS}",
+        "--max-restarts=0",
+        f"--log-dir={logs}",
+        "--tee=3",
+    ]
+
+
+def _copy(process: subprocess.Popen[bytes], path: Path) -> None:
+    with path.open("wb") as file:
+        for line in process.stdout or ():
+            file.write(line)
+            file.flush()
+            sys.stdout.buffer.write(line)
+            sys.stdout.flush()
+
+
+def _killed_for_memory() -> int:
+    """Return how many processes of this container the kernel has killed for memory."""
+    try:
+        lines = _MEMORY_EVENTS.read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+
+
+def _conclude(
+    cause: Cause, attempt: AttemptFile | None = None, place: Workplace | None = None, log_uri: str | None = None
+) -> int:
+    states = place.run.states() if place else ()
+    steps = [state.step for state in states if state.step is not None]
+    saved = [state.checkpoint_step for state in states if state.checkpoint_step is not None]
+    peaks = [state.peak_memory_bytes for state in states if state.peak_memory_bytes is not None]
+    message = TerminationMessage(
+        reason=cause.reason,
+        exit_code=cause.exit_code,
+        message=cause.message,
+        step=cause.step if cause.step is not None else max(steps, default=None),
+        rank=cause.rank,
+        checkpoint_step=max(saved, default=None),
+        peak_memory_bytes=max(peaks, default=None),
+        log_uri=log_uri,
+    )
+    write_termination(message)
+    return int(cause.exit_code)
+
+
+def write_termination(message: TerminationMessage) -> None:
+    """Write the line that the kubelet shows as the container's last word, and to the log as well."""
+    line = message.to_line()
+    print(line, flush=True)
+    path = Path(os.environ.get(TERMINATION_LOG_VARIABLE, TERMINATION_LOG))
+    try:
+        path.write_text(line + "\n")
+    except OSError as error:
+        print(f"the termination log {path} cannot be written: {error.strerror}", file=sys.stderr, flush=True)

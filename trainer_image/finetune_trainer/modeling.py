@@ -1,0 +1,73 @@
+"""The base model and the tokenizer from local files, in the precision that the spec means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from finetune_operator.api.exit_codes import ExitCode
+from finetune_operator.api.plan import AttemptFile
+from finetune_trainer.arguments import lora_settings, quantization_settings, weights_dtype
+from finetune_trainer.failures import TrainerFailure
+
+
+def load_tokenizer(attempt: AttemptFile, folder: Path) -> Any:
+    """Return the model's tokenizer; one without a padding token pads with its end token (labels mask it)."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=attempt.spec.model.trust_remote_code
+    )
+    if tokenizer.eos_token is None and tokenizer.pad_token is None:
+        raise TrainerFailure(
+            ExitCode.BAD_DATA, f"the tokenizer of {attempt.spec.model.uri} has no end token; set eos_token in tokenizer_config.json"
+        )
+    return tokenizer
+
+
+def load_base_model(attempt: AttemptFile, folder: Path, *, dtype: str | None = None, quantized: bool = True) -> Any:
+    """Return the base model; publish asks for another dtype and never for 4 bits."""
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    settings = quantization_settings(attempt) if quantized else None
+    arguments: dict[str, Any] = {}
+    if settings is not None:
+        arguments["quantization_config"] = BitsAndBytesConfig(**settings)
+        if attempt.plan.accelerator == "gpu":
+            arguments["device_map"] = {"": torch.cuda.current_device()}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=getattr(torch, dtype or weights_dtype(attempt)),
+            local_files_only=True,
+            trust_remote_code=attempt.spec.model.trust_remote_code,
+            **arguments,
+        )
+    except (OSError, ValueError) as error:
+        raise TrainerFailure(
+            ExitCode.BAD_DATA, f"the model at {attempt.spec.model.uri} cannot be loaded: {' '.join(str(error).split())[:400]}"
+        ) from error
+    model.config.use_cache = False
+    return model
+
+
+def lora_config(attempt: AttemptFile) -> Any:
+    """Return PEFT's LoraConfig, None where every weight is trained."""
+    settings = lora_settings(attempt)
+    if settings is None:
+        return None
+    from peft import LoraConfig
+
+    return LoraConfig(**settings)
+
+
+def restore_float_masters(model: Any, precision: str) -> None:
+    """Make trained weights float32 again: TRL casts a QLoRA's adapters to bfloat16, in which small updates are lost."""
+    import torch
+
+    if precision != "bf16":
+        return
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.dtype is not torch.float32:
+            parameter.data = parameter.data.to(torch.float32)

@@ -1,0 +1,126 @@
+"""The small files by which ranks tell `launch` how far they are and how they ended.
+
+`launch` cannot wait for ranks itself: they are children of torchrun, which exits 1 whatever a rank said. Files also outlive a SIGKILL.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from finetune_operator.api.exit_codes import ExitCode
+from finetune_operator.api.reasons import Reason
+
+_T = TypeVar("_T", bound=BaseModel)
+
+RUN_DIRECTORY_VARIABLE: Final = "FINETUNE_RUN_DIRECTORY"
+
+
+class RankState(BaseModel):
+    """How far a rank is; written at its start, at most once a second while it trains, and at its end."""
+
+    model_config = ConfigDict(frozen=True)
+
+    rank: int
+    process: int
+    """Its process id, so that `launch` can pass SIGTERM on."""
+    step: int | None = None
+    checkpoint_step: int | None = None
+    peak_memory_bytes: int | None = None
+
+
+class RankError(BaseModel):
+    """How a rank failed, in its own words."""
+
+    model_config = ConfigDict(frozen=True)
+
+    rank: int
+    time: float
+    """Seconds since the epoch."""
+    exit_code: ExitCode
+    reason: Reason
+    message: str
+    step: int | None = None
+
+
+class RankDeath(BaseModel):
+    """How a rank ended as its parent saw it: the only trace of one that was killed."""
+
+    model_config = ConfigDict(frozen=True)
+
+    rank: int
+    time: float
+    status: int
+    """The exit code; negative, the number of the signal."""
+
+
+class Deaths(BaseModel):
+    """Every rank of this pod whose end the parent saw first."""
+
+    model_config = ConfigDict(frozen=True)
+
+    deaths: tuple[RankDeath, ...] = ()
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The folder of one attempt in one pod."""
+
+    path: Path
+
+    @property
+    def logs(self) -> Path:
+        """Where torchrun writes each rank's output."""
+        return self.path / "logs"
+
+    @property
+    def deaths(self) -> Path:
+        """Where the parent of the ranks writes how they ended."""
+        return self.path / "deaths.json"
+
+    def write_state(self, state: RankState) -> None:
+        """Replace a rank's state."""
+        _write(self.path / f"rank-{state.rank}.state.json", state)
+
+    def write_error(self, error: RankError) -> None:
+        """Write a rank's error."""
+        _write(self.path / f"rank-{error.rank}.error.json", error)
+
+    def write_deaths(self, deaths: Deaths) -> None:
+        """Write how the ranks ended."""
+        _write(self.deaths, deaths)
+
+    def states(self) -> tuple[RankState, ...]:
+        """Return the ranks' states, in the order of ranks."""
+        return tuple(sorted(_read_all(self.path, "rank-*.state.json", RankState), key=lambda state: state.rank))
+
+    def errors(self) -> tuple[RankError, ...]:
+        """Return the errors that ranks wrote."""
+        return tuple(_read_all(self.path, "rank-*.error.json", RankError))
+
+    def read_deaths(self) -> tuple[RankDeath, ...]:
+        """Return how ranks ended, as their parent saw it."""
+        found = list(_read_all(self.path, self.deaths.name, Deaths))
+        return found[0].deaths if found else ()
+
+
+def _write(path: Path, value: BaseModel) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(value.model_dump_json())
+    partial.replace(path)
+
+
+def _read_all(folder: Path, pattern: str, kind: type[_T]) -> list[_T]:
+    found = []
+    for path in sorted(folder.glob(pattern)):
+        try:
+            found.append(kind.model_validate_json(path.read_bytes()))
+        except ValidationError as error:
+            # Files appear by rename, so that a broken one is a disk that ran full: the others still tell something.
+            print(f"{path.name} is unreadable: {error.error_count()} problems", flush=True)
+    return found

@@ -1,0 +1,68 @@
+"""What all ranks agree on at the end of every step: to stop, to save, to commit. One small all_reduce, so that no rank waits for another.
+
+transformers' own handling of SIGTERM saves where each rank happens to be: with two ranks it hung or resumed inexactly.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import TrainerCallback
+
+from finetune_operator.api.durations import Interval
+from finetune_trainer.checkpoint_writer import CheckpointWriter
+from finetune_trainer.collective import Collective
+from finetune_trainer.stopping import Stop
+
+
+@dataclass
+class SaveSchedule:
+    """When the next checkpoint is due; time is measured on rank 0 alone."""
+
+    interval: Interval
+    last_time: float
+    last_step: int
+
+    def is_due(self, step: int, now: float) -> bool:
+        """Whether a checkpoint should be written after this step."""
+        if self.interval.steps is not None:
+            return step - self.last_step >= self.interval.steps
+        return self.interval.seconds is not None and now - self.last_time >= self.interval.seconds
+
+    def saved(self, step: int, now: float) -> None:
+        """Remember a save, from which the next interval counts."""
+        self.last_step, self.last_time = step, now
+
+
+@dataclass
+class StepBoundary(TrainerCallback):  # type: ignore[misc]
+    """Decides at the end of each step, for all ranks at once."""
+
+    schedule: SaveSchedule
+    total_steps: int
+    stop: Stop
+    writer: CheckpointWriter
+    collective: Collective
+    is_first: bool
+    clock: Callable[[], float] = time.monotonic
+    stopped_at: int | None = field(default=None, init=False)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> Any:
+        """Agree, then set transformers' own flags: it logs and saves after this callback."""
+        step = state.global_step
+        due = self.is_first and self.schedule.is_due(step, self.clock())
+        stop, save, uploading = self.collective.maxima(
+            (self.stop.requested, due, self.writer.is_uploading), args.device
+        )
+        if self.writer.has_pending and not uploading:
+            self.writer.finish()
+        if stop and step < self.total_steps:
+            self.stopped_at = step
+            control.should_training_stop = True
+        if stop or save or step >= self.total_steps:
+            control.should_save = True
+            self.schedule.saved(step, self.clock())
+        return control

@@ -1,0 +1,186 @@
+"""One place that hears what a rank does and tells it on: metrics, run events, progress reports, and the state file that `launch` reads."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from finetune_operator.api.plan import AttemptFile
+from finetune_operator.api.run_events import CheckpointEvent, MemoryEvent, ResumeEvent, StepEvent
+from finetune_trainer.attempt import Place
+from finetune_trainer.events import EventLog
+from finetune_trainer.measure import Memory, flops_per_token
+from finetune_trainer.metrics import RankMetrics
+from finetune_trainer.rank_files import RankState, RunDirectory
+from finetune_trainer.report import Reporter, https_sender, trainer_status
+
+STATE_SECONDS: Final = 1.0
+_SMOOTHING: Final = 0.8
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What one optimizer step was like."""
+
+    step: int
+    loss: float
+    learning_rate: float
+    gradient_norm: float | None
+    tokens: int
+    seconds: float
+    data_wait_seconds: float
+
+
+class Telemetry:
+    """The voice of one rank; only rank 0 writes events and reports."""
+
+    def __init__(self, attempt: AttemptFile, place: Place, run: RunDirectory, *, started: float) -> None:
+        self.metrics = RankMetrics(attempt, place.rank)
+        self._attempt = attempt
+        self._place = place
+        self._run = run
+        self._started = started
+        self._events = EventLog() if place.is_first else EventLog({})
+        send = https_sender(attempt) if place.is_first else None
+        self._reporter = Reporter(send, failed=lambda: self.metrics.count("report_failures")) if send else None
+        self._lock = threading.Lock()
+        self._state = RankState(rank=place.rank, process=os.getpid())
+        self._written = 0.0
+        self._first_step = True
+        self._last: StepRecord | None = None
+        self._pace: float | None = None
+        self._rejected = 0
+        self._peak_flops: float | None = None
+        self.metrics.set("total_steps", attempt.plan.total_steps)
+        self._write_state()
+
+    @property
+    def step(self) -> int | None:
+        """The last finished step."""
+        return self._state.step
+
+    def set_device(self, peak_flops: float | None) -> None:
+        """Remember how fast the GPU could be."""
+        self._peak_flops = peak_flops
+
+    def on_step(self, record: StepRecord, memory: Memory) -> None:
+        """Tell that a step was finished."""
+        metrics, plan = self.metrics, self._attempt.plan
+        per_second = record.tokens / record.seconds if record.seconds > 0 else 0.0
+        for name, value in (
+            ("step", record.step),
+            ("loss", record.loss),
+            ("learning_rate", record.learning_rate),
+            ("gradient_norm", record.gradient_norm),
+            ("step_seconds", record.seconds),
+            ("data_wait_seconds", record.data_wait_seconds),
+            ("tokens_per_second", per_second),
+        ):
+            if value is not None:
+                metrics.set(name, value)
+        if self._peak_flops is not None:
+            work = per_second * flops_per_token(plan.total_parameters, plan.trainable_parameters)
+            metrics.set("model_flops_utilization", work / (self._peak_flops * plan.processes))
+        metrics.count("tokens", record.tokens)
+        metrics.badput("data", record.data_wait_seconds)
+        metrics.set_memory(memory)
+        if self._first_step:
+            metrics.set("start_seconds", time.monotonic() - self._started)
+        self._pace = (
+            record.seconds
+            if self._pace is None
+            else _SMOOTHING * self._pace + (1 - _SMOOTHING) * record.seconds
+        )
+        self._last = record
+        self._events.write(
+            StepEvent(
+                attempt=self._attempt.attempt,
+                step=record.step,
+                total_steps=plan.total_steps,
+                loss=record.loss,
+                learning_rate=record.learning_rate,
+                gradient_norm=record.gradient_norm,
+                tokens=record.tokens,
+                seconds=record.seconds,
+            )
+        )
+        with self._lock:
+            self._state = self._state.model_copy(update={"step": record.step, "peak_memory_bytes": memory.peak})
+        if self._first_step or time.monotonic() - self._written >= STATE_SECONDS:
+            self._write_state()
+        self._report(urgent=self._first_step)
+        self._first_step = False
+
+    def on_commit(self, event: CheckpointEvent) -> None:
+        """Tell that a checkpoint was committed; called from the upload thread."""
+        self._events.write(event)
+        self.metrics.count("checkpoints")
+        self.metrics.set("checkpoint_step", event.step)
+        self.metrics.set("checkpoint_seconds", event.seconds)
+        self.metrics.set("checkpoint_bytes", event.bytes)
+        print(f"checkpoint of step {event.step}: {event.bytes} bytes at {event.uri} in {event.seconds:.2f} s", flush=True)
+        with self._lock:
+            self._state = self._state.model_copy(update={"checkpoint_step": event.step})
+        self._write_state()
+        self._report(urgent=True)
+
+    def on_rejected(self, event: CheckpointEvent) -> None:
+        """Tell that a checkpoint did not verify."""
+        self._rejected += 1
+        self._events.write(event)
+        self.metrics.count("checkpoints_rejected")
+        print(f"checkpoint of step {event.step} at {event.uri} is not used: {event.problem}", flush=True)
+        self._report(urgent=True)
+
+    def on_resume(self, event: ResumeEvent) -> None:
+        """Tell which checkpoint the attempt goes on from."""
+        self._events.write(event)
+        print(f"resuming after step {event.step} from {event.uri}", flush=True)
+        with self._lock:
+            self._state = self._state.model_copy(update={"step": event.step, "checkpoint_step": event.step})
+        self._write_state()
+
+    def on_memory(self, rank: int, peak: int) -> None:
+        """Tell the peak of any rank at the end."""
+        self._events.write(MemoryEvent(attempt=self._attempt.attempt, rank=rank, bytes=peak))
+
+    def close(self, memory: Memory | None = None) -> None:
+        """Write the last state and send the last report."""
+        if memory is not None:
+            with self._lock:
+                self._state = self._state.model_copy(update={"peak_memory_bytes": memory.peak})
+        self._write_state()
+        self._report(urgent=True)
+        if self._reporter is not None:
+            self._reporter.close()
+
+    def _write_state(self) -> None:
+        with self._lock:
+            self._written = time.monotonic()
+            self._run.write_state(self._state)
+
+    def _report(self, *, urgent: bool) -> None:
+        if self._reporter is None:
+            return
+        state, last, plan = self._state, self._last, self._attempt.plan
+        step = state.step or 0
+        self._reporter.update(
+            trainer_status(
+                now=datetime.now(UTC),
+                attempt=self._attempt.attempt,
+                step=step,
+                total_steps=plan.total_steps,
+                loss=last.loss if last else None,
+                tokens_per_second=last.tokens / last.seconds if last and last.seconds > 0 else None,
+                remaining_seconds=None if self._pace is None else self._pace * (plan.total_steps - step),
+                peak_memory_bytes=state.peak_memory_bytes,
+                checkpoint_step=state.checkpoint_step,
+                checkpoints_rejected=self._rejected,
+            ),
+            urgent=urgent,
+        )
+

@@ -1,0 +1,221 @@
+"""One rank of a training run, from its start to its exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NoReturn
+
+from finetune_operator.api.compatibility import Method
+from finetune_operator.api.durations import parse_interval
+from finetune_operator.api.exit_codes import ExitCode
+from finetune_operator.api.plan import AttemptFile
+from finetune_operator.api.run_events import ResumeEvent
+from finetune_trainer.arguments import training_arguments
+from finetune_trainer.attempt import Place, Workplace, read_attempt
+from finetune_trainer.collective import Collective
+from finetune_trainer.failures import TrainerFailure, failure_of
+from finetune_trainer.rank_files import RankError
+from finetune_trainer.stopping import Stop
+from finetune_trainer.storage import open_writable
+from finetune_trainer.telemetry import Telemetry
+
+
+def train(plan_path: Path) -> NoReturn:
+    """Run one rank and leave the process with its exit code.
+
+    It leaves without Python's own shutdown: threads and communicators of a rank whose peers are gone may never join.
+    """
+    code = run_rank(plan_path)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def run_rank(plan_path: Path) -> int:
+    """Run one rank; an error is written where `launch` finds it, and returned as its exit code."""
+    started = time.monotonic()
+    place = Place.of()
+    os.dup2(sys.stdout.fileno(), sys.stderr.fileno())  # one log per rank, in order
+    run = None
+    telemetry: Telemetry | None = None
+    try:
+        attempt = read_attempt(plan_path)
+        workplace = Workplace.of(attempt)
+        run = workplace.run
+        stop = Stop(place.rank, run)
+        stop.install()
+        telemetry = Telemetry(attempt, place, run, started=started)
+        telemetry.metrics.serve(attempt.metrics_port + place.local_rank)
+        _Rank(attempt, place, workplace, telemetry, stop).run()
+    except BaseException as error:  # every end of a rank must be told, also KeyboardInterrupt and SystemExit
+        failure = failure_of(error)
+        if run is not None:
+            run.write_error(
+                RankError(
+                    rank=place.rank,
+                    time=time.time(),
+                    exit_code=failure.exit_code,
+                    reason=failure.reason,
+                    message=failure.message,
+                    step=telemetry.step if telemetry else None,
+                )
+            )
+        if not isinstance(error, TrainerFailure):
+            traceback.print_exc()
+        print(f"rank {place.rank} ends with {failure.exit_code}: {failure.message}", flush=True)
+        if telemetry is not None:
+            telemetry.close()
+        return int(failure.exit_code)
+    return int(ExitCode.OK)
+
+
+class _Rank:
+    """The steps of a rank's life, in order."""
+
+    def __init__(self, attempt: AttemptFile, place: Place, workplace: Workplace, telemetry: Telemetry, stop: Stop) -> None:
+        self._attempt, self._place, self._workplace = attempt, place, workplace
+        self._telemetry, self._stop = telemetry, stop
+        self._collective = Collective(place.world_size)
+
+    def run(self) -> None:
+        """Fetch, import, load, resume, train, save."""
+        with ThreadPoolExecutor(1, thread_name_prefix="inputs") as pool:
+            # Downloads and encoding need no torch: they go on while it is imported, which takes 15 s and more.
+            inputs = pool.submit(self._inputs)
+            with self._badput("import"):
+                self._import(inputs)
+            with self._badput("load"):
+                model_folder, rows = inputs.result()
+        with self._badput("load"):
+            trainer_parts = self._load(model_folder, rows)
+        self._train(*trainer_parts)
+
+    def _inputs(self) -> tuple[Path, Path]:
+        from finetune_trainer.dataset import encode_dataset
+        from finetune_trainer.inputs import check_inputs, fetch_model
+
+        if self._place.is_first:
+            check_inputs(self._attempt)
+        model = fetch_model(self._attempt, self._workplace.model)
+        return model, encode_dataset(self._attempt, self._workplace.data)
+
+    def _import(self, inputs: Future[tuple[Path, Path]]) -> None:
+        plan = self._attempt.plan
+        if plan.accelerator == "cpu" and plan.processes > 1:
+            from finetune_trainer.cpu_backend import install
+
+            install()
+        import transformers
+
+        transformers.logging.set_verbosity_warning()
+        import finetune_trainer.job_trainer  # noqa: F401 - imported here to measure it
+
+        if inputs.done():
+            inputs.result()  # a bad input ends the run before ranks meet
+
+    def _load(self, model_folder: Path, rows: Path) -> tuple[Any, Any, Any]:
+        import torch
+        from trl import SFTConfig
+
+        from finetune_trainer.dataset import load_dataset
+        from finetune_trainer.measure import peak_flops
+        from finetune_trainer.modeling import load_base_model, load_tokenizer
+
+        config = SFTConfig(**training_arguments(self._attempt, self._workplace.staging))
+        if torch.cuda.is_available():
+            self._telemetry.set_device(peak_flops(torch.cuda.get_device_name()))
+        tokenizer = load_tokenizer(self._attempt, model_folder)
+        model = load_base_model(self._attempt, model_folder)
+        return config, (model, tokenizer), load_dataset(rows)
+
+    def _train(self, config: Any, loaded: tuple[Any, Any], rows: Any) -> None:
+        from finetune_trainer.checkpoint_reader import find_checkpoint
+        from finetune_trainer.checkpoint_writer import CheckpointWriter
+        from finetune_trainer.job_trainer import JobContext, JobTrainer
+        from finetune_trainer.modeling import lora_config, restore_float_masters
+        from finetune_trainer.step_boundary import SaveSchedule, StepBoundary
+
+        attempt, place, telemetry = self._attempt, self._place, self._telemetry
+        storage = open_writable(attempt.checkpoint_uri)
+        with self._badput("resume"):
+            found = find_checkpoint(
+                attempt, place, storage, self._collective, self._workplace.resume, on_rejected=telemetry.on_rejected
+            )
+        step = found.manifest.step if found.manifest else 0
+        if found.folder is not None:
+            telemetry.on_resume(
+                ResumeEvent(attempt=attempt.attempt, step=step, uri=storage.child(found.folder.name).uri)
+            )
+        writer = CheckpointWriter(
+            attempt,
+            place,
+            storage,
+            self._collective,
+            start=found.start,
+            verified=found.folder,
+            rejected=found.rejected,
+            on_commit=telemetry.on_commit,
+            on_failure=lambda problem: self._checkpoint_failed(problem),
+        )
+        if step >= attempt.plan.total_steps:
+            print(f"all {step} steps are done and saved already", flush=True)
+            return
+        boundary = StepBoundary(
+            schedule=SaveSchedule(parse_interval(attempt.spec.checkpoint.every), time.monotonic(), step),
+            total_steps=attempt.plan.total_steps,
+            stop=self._stop,
+            writer=writer,
+            collective=self._collective,
+            is_first=place.is_first,
+        )
+        model, tokenizer = loaded
+        trainer = JobTrainer(
+            JobContext(attempt, place, self._collective, telemetry, writer, self._stop),
+            model=model,
+            args=config,
+            train_dataset=rows,
+            processing_class=tokenizer,
+            peft_config=lora_config(attempt),
+            callbacks=[boundary],
+        )
+        if attempt.spec.tuning.method is not Method.FULL:
+            restore_float_masters(trainer.model, attempt.spec.training.precision)
+        trainer.train(resume_from_checkpoint=str(self._workplace.resume) if found.folder else None)
+        with self._badput("checkpoint"):
+            writer.close()
+        self._finish(boundary.stopped_at)
+
+    def _finish(self, stopped_at: int | None) -> None:
+        import torch
+
+        from finetune_trainer.measure import device_memory
+
+        memory = device_memory(torch)
+        for rank, peak in enumerate(self._collective.gather(memory.peak)):
+            self._telemetry.on_memory(rank, peak)
+        if stopped_at is not None:
+            raise TrainerFailure(
+                ExitCode.TERMINATED, f"stopped from outside after step {stopped_at}, which was saved; it goes on from there"
+            )
+        self._telemetry.close(memory)
+        # Ranks leave together: torchrun takes one that is gone early for a reason to stop the others.
+        self._collective.barrier()
+
+    def _checkpoint_failed(self, problem: str) -> None:
+        self._telemetry.metrics.count("checkpoint_failures")
+        print(problem, flush=True)
+
+    @contextlib.contextmanager
+    def _badput(self, cause: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        seconds = time.monotonic() - started
+        self._telemetry.metrics.badput(cause, seconds)
+        print(f"rank {self._place.rank}: {cause} {seconds:.1f} s", flush=True)

@@ -1,0 +1,90 @@
+"""Every run proves that it is sharded the way it was planned: accelerate gives plain DDP without a word when it dislikes a setting."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from finetune_operator.api.compatibility import Strategy
+from finetune_operator.api.exit_codes import ExitCode
+from finetune_trainer.failures import TrainerFailure
+
+
+def check_wrapping(strategy: Strategy, model: Any, optimizer: Any, world_size: int) -> str:
+    """Return a sentence on what is sharded how.
+
+    Raises:
+        TrainerFailure: The model is wrapped in something else, or a rank holds as much as all of them together.
+    """
+    if strategy is Strategy.FSDP:
+        return _check_fsdp(model, world_size)
+    if strategy is Strategy.ZERO2:
+        return _check_zero2(model, world_size)
+    from torch.nn.parallel import DistributedDataParallel
+
+    is_ddp = isinstance(model, DistributedDataParallel)
+    if strategy is Strategy.DDP and world_size > 1:
+        if not is_ddp:
+            raise _wrong("ddp", f"the model is a {type(model).__name__}, not DistributedDataParallel")
+        _refuse_sharded(strategy, model.parameters())
+        return f"ddp: {world_size} ranks with whole copies of {_count(model.parameters())} parameters"
+    if is_ddp or world_size > 1 and strategy is Strategy.SINGLE:
+        raise _wrong(strategy, f"there are {world_size} ranks and the model is a {type(model).__name__}")
+    _refuse_sharded(strategy, model.parameters())
+    return f"{strategy}: one process with {_count(model.parameters())} parameters"
+
+
+def _check_fsdp(model: Any, world_size: int) -> str:
+    from torch.distributed.fsdp import FSDPModule
+
+    if not isinstance(model, FSDPModule):
+        raise _wrong("fsdp", f"the model is a {type(model).__name__}, not an FSDP2 module")
+    whole = local = 0
+    copies = []
+    for name, parameter in model.named_parameters():
+        whole += parameter.numel()
+        if not _is_sharded(parameter):
+            copies.append(name)
+        local += parameter.to_local().numel() if _is_sharded(parameter) else parameter.numel()
+    if copies:
+        raise _wrong("fsdp", f"{len(copies)} parameters are whole on every rank, such as {copies[0]}")
+    # A parameter whose first dimension does not divide leaves some ranks a row more.
+    if world_size > 1 and local > 0.75 * whole:
+        raise _wrong("fsdp", f"this rank holds {local} of {whole} parameters")
+    return f"fsdp: this rank holds {local} of {whole} parameters"
+
+
+def _check_zero2(model: Any, world_size: int) -> str:
+    from deepspeed import DeepSpeedEngine
+
+    if not isinstance(model, DeepSpeedEngine):
+        raise _wrong("zero2", f"the model is a {type(model).__name__}, not a DeepSpeedEngine")
+    stage = model.zero_optimization_stage()
+    if stage != 2:
+        raise _wrong("zero2", f"DeepSpeed runs ZeRO stage {stage}")
+    whole = sum(parameter.numel() for parameter in model.module.parameters() if parameter.requires_grad)
+    local = sum(partition.numel() for partition in model.optimizer.single_partition_of_fp32_groups)
+    if world_size > 1 and local > 0.75 * whole:
+        raise _wrong("zero2", f"this rank holds optimizer states of {local} of {whole} trained parameters")
+    return f"zero2: this rank holds optimizer states of {local} of {whole} trained parameters"
+
+
+def _refuse_sharded(strategy: Strategy, parameters: Iterable[Any]) -> None:
+    if any(_is_sharded(parameter) for parameter in parameters):
+        raise _wrong(strategy, "parameters are sharded")
+
+
+def _is_sharded(parameter: Any) -> bool:
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(parameter, DTensor)
+
+
+def _count(parameters: Iterable[Any]) -> int:
+    return sum(parameter.numel() for parameter in parameters)
+
+
+def _wrong(strategy: str, what: str) -> TrainerFailure:
+    return TrainerFailure(
+        ExitCode.BUG, f"the plan says strategy {strategy}, but {what}; the run is stopped because it would need other memory than planned"
+    )
