@@ -1,0 +1,201 @@
+"""The estimate itself: the memory of one process at every point of a step, by component; the peak is the highest point, never a sum.
+
+Points of the backward phase are computed separately and the highest one stands for the phase: inside the loss (forward and backward),
+where all activations and the head's tiles exist, and inside the layers' backward, where the head's tiles are gone and gradients of
+activations exist instead.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from finetune_operator.api.compatibility import Checkpointing, Method
+from finetune_operator.api.plan import GIB, Component, MemoryEstimate, Phase, PhaseMemory
+from finetune_operator.memory.activations import checkpoint_bytes_per_layer, layer_activation_bytes
+from finetune_operator.memory.architecture import Architecture
+from finetune_operator.memory.loss import chunked_loss_backward_bytes, chunked_loss_forward_bytes, full_logits_bytes
+from finetune_operator.memory.runtime import communication_bytes, runtime_bytes
+from finetune_operator.memory.states import States, states_of
+from finetune_operator.memory.workload import LossKind, Workload
+
+LAYER_GRADIENTS: Final = 0.36
+"""Gradients of activations inside one layer's backward, as a share of that layer's activations: 1.36 in all, from fake-tensor traces of Llama layers."""
+
+UPPER_MARGIN: Final = {Method.FULL: 0.12, Method.LORA: 0.12, Method.QLORA: 0.15}
+"""upper = expected + this share of what the allocator holds: fragmentation (reserved / allocated was 1.06 in PEFT's MetaMathQA runs on L40S and
+1.11 in full fine-tuning there) and what the closed form misses (docs/explanation/memory.md has the errors against published runs)."""
+
+CPU_MARGIN: Final = 0.12
+"""On the CPU there is no caching allocator; malloc's arenas, oneDNN's scratch and the data pipeline vary instead."""
+
+CPU_UPPER_CONSTANT: Final = GIB // 8
+
+Components = dict[Component, int]
+
+
+def estimate(architecture: Architecture, workload: Workload) -> MemoryEstimate:
+    """Return the peak memory of one process in bytes: of its GPU (device memory, CUDA context included), or its resident set on the CPU.
+
+    Formula: max over {load, backward, end of backward, optimizer step} of the sum of components; see states.py, activations.py, loss.py and
+    runtime.py for each term with its source.
+    """
+    states = states_of(architecture, workload)
+    phases = (
+        PhaseMemory(phase=Phase.LOAD, components=_load(architecture, workload, states)),
+        PhaseMemory(phase=Phase.BACKWARD, components=_backward(architecture, workload, states)),
+        PhaseMemory(phase=Phase.BACKWARD_END, components=_backward_end(architecture, workload, states)),
+        PhaseMemory(phase=Phase.OPTIMIZER_STEP, components=_optimizer_step(workload, states)),
+    )
+    peak = max(phases, key=lambda phase: phase.total)
+    return MemoryEstimate(
+        expected_bytes=peak.total,
+        upper_bytes=max(_upper(workload, phase) for phase in phases),
+        phases=phases,
+        peak_phase=peak.phase,
+    )
+
+
+def allocated_bytes(memory: MemoryEstimate) -> int:
+    """Return the expected peak without the runtime: what torch.cuda.max_memory_allocated() shows."""
+    return max(phase.total - phase.components[Component.RUNTIME] for phase in memory.phases)
+
+
+def _upper(workload: Workload, phase: PhaseMemory) -> int:
+    held = phase.total - phase.components[Component.RUNTIME]
+    if workload.accelerator == "cpu":
+        return phase.total + round(CPU_MARGIN * held) + CPU_UPPER_CONSTANT
+    return phase.total + round(UPPER_MARGIN[workload.method] * held)
+
+
+def _components(workload: Workload, **parts: int) -> Components:
+    found = {component: parts.get(component.value, 0) for component in Component}
+    found[Component.RUNTIME] = runtime_bytes(workload)
+    found[Component.COMMUNICATION] += communication_bytes(workload)
+    return found
+
+
+def _load(architecture: Architecture, workload: Workload, states: States) -> Components:
+    """Weights arrive tensor by tensor: the loaded ones, and the largest one twice (as stored, and cast or quantised)."""
+    staged = architecture.largest_tensor * workload.numerics.base
+    return _components(workload, weights=states.loaded_weights, temporaries=staged)
+
+
+def _backward(architecture: Architecture, workload: Workload, states: States) -> Components:
+    points = (
+        _in_loss_forward(architecture, workload, states),
+        _in_loss_backward(architecture, workload, states),
+        _in_layer_backward(architecture, workload, states),
+    )
+    return max(points, key=lambda components: sum(components.values()))
+
+
+def _held_gradients(workload: Workload, states: States) -> int:
+    """Gradients of earlier micro-batches; with one micro-batch per step there are none when the loss is computed."""
+    return states.gradients if workload.accumulation > 1 else 0
+
+
+def _kept_activations(architecture: Architecture, workload: Workload) -> int:
+    """What all layers keep, and the last norm: its input in float32 and its output, which the head reads."""
+    per_layer = (
+        layer_activation_bytes(architecture, workload)
+        if workload.checkpointing is Checkpointing.NONE
+        else checkpoint_bytes_per_layer(architecture, workload)
+    )
+    last_norm = (4 + workload.numerics.compute) * architecture.hidden
+    return workload.tokens * (per_layer * architecture.layers + last_norm)
+
+
+def _in_loss_forward(architecture: Architecture, workload: Workload, states: States) -> Components:
+    logits = 0
+    if workload.loss is LossKind.CHUNKED:
+        logits = chunked_loss_forward_bytes(architecture, workload)
+    return _components(
+        workload,
+        weights=states.resident_weights + states.root_weights + states.layer_weights + states.cast_weights,
+        gradients=_held_gradients(workload, states),
+        optimizer=states.optimizer,
+        activations=_kept_activations(architecture, workload),
+        logits=logits,
+        communication=states.buckets,
+    )
+
+
+def _in_loss_backward(architecture: Architecture, workload: Workload, states: States) -> Components:
+    casts = states.cast_weights if workload.checkpointing is Checkpointing.NONE else 0
+    head_gradient = 0
+    if workload.loss is LossKind.CHUNKED:
+        logits = chunked_loss_backward_bytes(architecture, workload)
+        head_gradient = 4 * architecture.vocabulary * architecture.hidden if workload.method is Method.FULL else 0
+    else:
+        logits = full_logits_bytes(architecture, workload)
+    return _components(
+        workload,
+        weights=states.resident_weights + states.root_weights + states.layer_weights + casts,
+        gradients=_held_gradients(workload, states),
+        optimizer=states.optimizer,
+        activations=_kept_activations(architecture, workload),
+        logits=logits,
+        temporaries=head_gradient,
+        communication=states.buckets,
+    )
+
+
+def _in_layer_backward(architecture: Architecture, workload: Workload, states: States) -> Components:
+    """The last layer's backward: its activations (computed again with checkpointing), their gradients, and the head's gradient."""
+    layer = layer_activation_bytes(architecture, workload) * workload.tokens
+    again = layer if workload.checkpointing is Checkpointing.FULL else 0
+    casts = (
+        states.cast_weights
+        if workload.checkpointing is Checkpointing.NONE
+        else states.cast_weights // architecture.layers
+    )
+    return _components(
+        workload,
+        weights=states.resident_weights + states.root_weights + 2 * states.layer_weights + casts,
+        gradients=_held_gradients(workload, states) or _head_gradient(architecture, workload),
+        optimizer=states.optimizer,
+        activations=_kept_activations(architecture, workload) + again,
+        temporaries=round(LAYER_GRADIENTS * layer) + _dequantised(architecture, workload),
+        communication=states.buckets + states.layer_reduction,
+    )
+
+
+def _head_gradient(architecture: Architecture, workload: Workload) -> int:
+    if workload.method is not Method.FULL:
+        return 0
+    per_element = workload.numerics.trained if workload.shards == 1 else workload.numerics.compute
+    return per_element * architecture.vocabulary * architecture.hidden
+
+
+def _dequantised(architecture: Architecture, workload: Workload) -> int:
+    """QLoRA: bitsandbytes widens one linear weight at a time to the compute type."""
+    return architecture.largest_linear * workload.numerics.compute if workload.method is Method.QLORA else 0
+
+
+def _backward_end(architecture: Architecture, workload: Workload, states: States) -> Components:
+    """All gradients exist; before the embedding's and the first layer's do, that layer's activations are there instead."""
+    layer = layer_activation_bytes(architecture, workload) * workload.tokens
+    first = round((1 + LAYER_GRADIENTS) * layer) + _dequantised(architecture, workload)
+    missing = 0
+    if workload.method is Method.FULL:
+        late = architecture.layer_parameters + architecture.vocabulary * architecture.hidden
+        missing = states.gradients * late // architecture.parameters
+    return _components(
+        workload,
+        weights=states.resident_weights,
+        gradients=states.gradients,
+        optimizer=states.optimizer,
+        temporaries=max(0, first - missing),
+        communication=states.buckets + states.root_reduction,
+    )
+
+
+def _optimizer_step(workload: Workload, states: States) -> Components:
+    """Fused AdamW (transformers' default) works in place: no temporaries."""
+    return _components(
+        workload,
+        weights=states.resident_weights,
+        gradients=states.gradients,
+        optimizer=states.optimizer,
+        communication=states.buckets,
+    )

@@ -1,0 +1,144 @@
+"""Every way to run a job that keeps its global batch and that the trainer can start, before memory is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from finetune_operator.api.compatibility import (
+    LAUNCHABLE_STRATEGIES,
+    Checkpointing,
+    Method,
+    Strategy,
+    impossibility,
+)
+from finetune_operator.api.plan import PlanError
+from finetune_operator.api.reasons import Reason
+from finetune_operator.api.spec import FineTuneJobSpec
+
+DEFAULT_MOST_GPUS: Final = 8
+MOST_TOKENS_PER_MICRO_BATCH: Final = 65_536
+"""Larger micro-batches win no speed on any GPU of the catalogue; a single sequence may be longer."""
+
+SIMPLICITY: Final = (Strategy.SINGLE, Strategy.DDP, Strategy.FSDP, Strategy.ZERO2)
+"""From the simplest strategy on: among equally good plans the earlier one is taken."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """One way to split the work: over processes, into micro-batches, with or without checkpointing."""
+
+    processes: int
+    strategy: Strategy
+    micro_batch: int
+    accumulation: int
+    checkpointing: Checkpointing
+
+
+def process_counts(spec: FineTuneJobSpec) -> tuple[int, ...] | PlanError:
+    """Return the numbers of processes that the spec allows and that divide the global batch, or why there is none."""
+    resources, batch = spec.resources, spec.training.global_batch_size
+    if resources.accelerator == "cpu":
+        wanted, field = [resources.processes or 1], "resources.processes"
+    elif resources.gpus is not None:
+        wanted, field = [resources.gpus], "resources.gpus"
+    else:
+        least = resources.min_gpus or 1
+        most = resources.max_gpus or max(least, DEFAULT_MOST_GPUS)
+        wanted, field = list(range(least, most + 1)), "resources.minGPUs to maxGPUs"
+    fitting = tuple(count for count in wanted if batch % count == 0)
+    if resources.pods is not None:
+        fitting = tuple(count for count in fitting if count % resources.pods == 0)
+    if fitting:
+        return fitting
+    shown = str(wanted[0]) if len(wanted) == 1 else f"{wanted[0]} to {wanted[-1]}"
+    near = [count for count in divisors(batch) if resources.pods is None or count % resources.pods == 0]
+    nearest = sorted(near, key=lambda count: (abs(count - wanted[0]), count))[:3]
+    pods = f" and are a multiple of resources.pods: {resources.pods}" if resources.pods is not None else ""
+    advice = f"use one of {', '.join(map(str, sorted(nearest)))}" if nearest else "change resources.pods"
+    rounded = -(-batch // wanted[0]) * wanted[0]
+    return PlanError(
+        reason=Reason.INVALID_SPEC,
+        message=(
+            f"{field}: {shown} cannot share training.globalBatchSize: {batch} evenly; counts must divide {batch}{pods}: {advice}, "
+            f"or set training.globalBatchSize to a multiple of {wanted[0]} such as {rounded}"
+        ),
+    )
+
+
+def check_micro_batch(spec: FineTuneJobSpec, counts: tuple[int, ...]) -> PlanError | None:
+    """Return why the spec's own micro-batch cannot make up the global batch with any of these process counts, or None."""
+    micro_batch, batch = spec.resources.micro_batch_size, spec.training.global_batch_size
+    if micro_batch is None or any(batch % (count * micro_batch) == 0 for count in counts):
+        return None
+    per_process = sorted({batch // count for count in counts}, reverse=True)
+    allowed = sorted({size for share in per_process for size in divisors(share)})
+    shown = ", ".join(map(str, allowed[:8])) + (", …" if len(allowed) > 8 else "")
+    return PlanError(
+        reason=Reason.INVALID_SPEC,
+        message=(
+            f"resources.microBatchSize: {micro_batch} × processes does not divide training.globalBatchSize: {batch}; "
+            f"use one of {shown}, or remove it and let it be planned"
+        ),
+    )
+
+
+def strategies(spec: FineTuneJobSpec, processes: int) -> tuple[Strategy, ...]:
+    """Return the strategies that are possible with so many processes, from the simplest on."""
+    wanted = spec.resources.strategy
+    if wanted == "auto":
+        candidates = [strategy for strategy in SIMPLICITY if strategy in LAUNCHABLE_STRATEGIES]
+    else:
+        candidates = [Strategy(wanted)]
+    if processes == 1:
+        # Every strategy with one process is that one process, but a sharded one that was asked for is obeyed.
+        candidates = [s for s in candidates if s is Strategy.SINGLE] or ([] if wanted == "auto" else candidates)
+    else:
+        candidates = [s for s in candidates if s is not Strategy.SINGLE]
+    method, accelerator = spec.tuning.method, spec.resources.accelerator
+    return tuple(s for s in candidates if impossibility(method, s, accelerator) is None)
+
+
+def forbidden_strategy(spec: FineTuneJobSpec) -> PlanError | None:
+    """Return why the spec's own strategy does not work with its method, or None."""
+    if spec.resources.strategy == "auto":
+        return None
+    row = impossibility(spec.tuning.method, Strategy(spec.resources.strategy), spec.resources.accelerator)
+    if row is None:
+        return None
+    return PlanError(
+        reason=Reason.UNSUPPORTED_COMBINATION,
+        message=f"resources.strategy: {spec.resources.strategy} with tuning.method: {spec.tuning.method}: {row.why}; {row.remedy}",
+    )
+
+
+def splits(spec: FineTuneJobSpec, processes: int, sequence_length: int) -> Iterator[Split]:
+    """Yield every way to run the job with so many processes."""
+    share = spec.training.global_batch_size // processes
+    wanted = spec.resources.micro_batch_size
+    sizes = [wanted] if wanted is not None else divisors(share)
+    sizes = [size for size in sizes if share % size == 0]
+    if wanted is None:
+        sizes = [size for size in sizes if size == 1 or size * sequence_length <= MOST_TOKENS_PER_MICRO_BATCH]
+    for strategy in strategies(spec, processes):
+        for checkpointing in checkpointings(spec):
+            for size in sizes:
+                yield Split(processes, strategy, size, share // size, checkpointing)
+
+
+def checkpointings(spec: FineTuneJobSpec) -> tuple[Checkpointing, ...]:
+    """Return the kinds of gradient checkpointing that the spec allows."""
+    wanted = spec.resources.gradient_checkpointing
+    return (Checkpointing.NONE, Checkpointing.FULL) if wanted == "auto" else (Checkpointing(wanted),)
+
+
+def divisors(number: int) -> list[int]:
+    """Return all divisors of a positive number in ascending order."""
+    small = [value for value in range(1, int(number**0.5) + 1) if number % value == 0]
+    return sorted({*small, *(number // value for value in small)})
+
+
+def prefers_sharding(method: Method, accelerator: str) -> bool:
+    """Whether several processes shard rather than copy where speed says nothing: full training on CPUs, where memory is what lacks."""
+    return accelerator == "cpu" and method is Method.FULL

@@ -1,0 +1,126 @@
+"""The plan in words: why this one, what else would have done, what was binding; and why there is none."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from finetune_operator.api.durations import format_duration
+from finetune_operator.api.plan import PlanError
+from finetune_operator.api.reasons import Reason
+from finetune_operator.api.spec import FineTuneJobSpec
+from finetune_operator.planner.catalogue import UNKNOWN
+from finetune_operator.planner.remedies import remedies
+from finetune_operator.planner.search import Candidate, Pool, Task, gib
+
+ALTERNATIVES_SHOWN: Final = 3
+
+
+def reasons_of(task: Task, chosen: Candidate, candidates: list[Candidate]) -> tuple[str, ...]:
+    """Return why `chosen` was taken: itself, up to three alternatives, what was binding, and what to know of its hardware."""
+    objective = task.spec.resources.objective_of_plan
+    sentences = [f"chosen, {objective} of what fits: {chosen.title} ({_figures(chosen)})"]
+    sentences += [
+        f"would also fit: {other.title} ({_figures(other)})" for other in _alternatives(chosen, candidates, objective)
+    ]
+    sentences.append(_binding(chosen, candidates, objective))
+    sentences += _remarks(task, chosen)
+    return tuple(sentences)
+
+
+def _figures(candidate: Candidate) -> str:
+    memory = f"{gib(candidate.memory.expected_bytes)} GiB expected, {gib(candidate.memory.upper_bytes)} at most"
+    if candidate.pool.product is None:
+        return f"{memory} per process"
+    return f"{memory} per GPU, about {_seconds(candidate.seconds)} per step"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.2g} s" if seconds < 60 else format_duration(seconds)
+
+
+def _alternatives(chosen: Candidate, candidates: list[Candidate], objective: str) -> list[Candidate]:
+    """The best plan of each other GPU type; where there is only one type, of each other (count, strategy)."""
+    types = {candidate.pool.product for candidate in candidates if not candidate.obstacle}
+
+    def kind(candidate: Candidate) -> tuple[object, ...]:
+        if len(types) > 1:
+            return (candidate.pool.product,)
+        return candidate.split.processes, candidate.split.strategy
+
+    best: dict[tuple[object, ...], Candidate] = {}
+    for candidate in sorted(
+        (c for c in candidates if not c.obstacle), key=lambda c: (c.score(objective), c.memory.upper_bytes, c.title)
+    ):
+        best.setdefault(kind(candidate), candidate)
+    return [candidate for key, candidate in best.items() if key != kind(chosen)][:ALTERNATIVES_SHOWN]
+
+
+def _binding(chosen: Candidate, candidates: list[Candidate], objective: str) -> str:
+    better = [c for c in candidates if c.obstacle and c.score(objective) < chosen.score(objective)]
+    if not better:
+        return "binding: nothing; no better plan was ruled out"
+    best = min(better, key=lambda c: (c.score(objective), c.memory.upper_bytes, c.title))
+    return f"binding: {best.obstacle} for {best.title}"
+
+
+def _remarks(task: Task, chosen: Candidate) -> list[str]:
+    remarks = []
+    if chosen.pool.product is not None and chosen.pool.gpu is UNKNOWN:
+        remarks.append(
+            f"the catalogue lacks {chosen.pool.product}: its speed is guessed; name types in resources.gpuProduct to choose yourself"
+        )
+    if chosen.pool.product is not None and not chosen.pool.gpu.has_bf16 and task.spec.training.precision == "bf16":
+        remarks.append(
+            f"{chosen.pool.product} has no bfloat16 arithmetic: training.precision: bf16 is emulated there, slowly"
+        )
+    positions = task.architecture.max_positions
+    if 0 < positions < task.spec.training.max_length:
+        remarks.append(
+            f"training.maxLength: {task.spec.training.max_length} is more than the {positions} positions that the model was made for"
+        )
+    return remarks
+
+
+def no_capacity(spec: FineTuneJobSpec, pools: tuple[Pool, ...], counts: tuple[int, ...]) -> PlanError:
+    """Return that nodes are missing; time can help."""
+    resources = spec.resources
+    if resources.accelerator == "cpu":
+        pods = f" that take {resources.pods} pods" if resources.pods is not None else ""
+        message = f"there are no ready CPU nodes{pods}; add nodes, or wait until some are ready"
+    elif resources.gpu_product and not any(pool.product in resources.gpu_product for pool in pools):
+        there = ", ".join(sorted({pool.product or "" for pool in pools}))
+        message = f"resources.gpuProduct: no ready node has {' or '.join(resources.gpu_product)}; " + (
+            f"there are {there}: name one of them, or remove gpuProduct"
+            if there
+            else "there are no GPU nodes at all: add some"
+        )
+    elif pools and all(pool.shared for pool in pools):
+        message = (
+            f"all {' and '.join(sorted({pool.product or '' for pool in pools}))} are shared (MIG or time-slicing), which only training "
+            "on one GPU can use; set resources.gpus: 1, or add nodes with whole GPUs"
+        )
+    elif pools:
+        there = ", ".join(f"{pool.nodes} × {pool.per_node} {pool.product}" for pool in pools)
+        wanted = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+        pods = f" in {resources.pods} pods" if resources.pods is not None else ""
+        message = f"no kind of node offers {wanted} GPUs{pods}; there are (nodes × GPUs) {there}: lower resources.gpus or minGPUs, or add nodes"
+    else:
+        message = "there are no ready GPU nodes; add some, or set resources.accelerator: cpu for a small model"
+    return PlanError(reason=Reason.NO_CAPACITY, message=message, waits=True)
+
+
+def does_not_fit(
+    task: Task,
+    candidates: list[Candidate],
+    pools: tuple[Pool, ...],
+    all_pools: tuple[Pool, ...],
+    counts: tuple[int, ...],
+) -> PlanError:
+    """Return that no candidate fits, how near the nearest came, and the smallest change that would help."""
+    nearest = min(candidates, key=lambda c: (c.memory.upper_bytes / c.pool.usable_bytes, c.cost, c.title))
+    model = f"{task.architecture.model_type} with {task.architecture.parameters / 1e9:.3g} billion parameters"
+    situation = f"{task.spec.tuning.method} training of this {model} does not fit; the nearest is {nearest.title}: {nearest.obstacle}"
+    help_text = remedies(task, pools, all_pools, counts)
+    if not help_text:
+        help_text = "nothing here would help: add larger nodes, or use a smaller model or a shorter training.maxLength"
+    return PlanError(reason=Reason.DOES_NOT_FIT, message=f"{situation}; {help_text}")

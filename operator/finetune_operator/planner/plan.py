@@ -1,0 +1,156 @@
+"""`make_plan`: from what the user wants, what was inspected and what the cluster has, to one plan or the reason why there is none.
+
+Pure and deterministic: equal inputs give equal plans, in the operator and in `finetune plan`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import ceil
+
+from pydantic import JsonValue
+
+from finetune_operator.api.compatibility import Method
+from finetune_operator.api.inspection import InspectionReport
+from finetune_operator.api.plan import Plan, PlanError
+from finetune_operator.api.reasons import Reason
+from finetune_operator.api.spec import FineTuneJobSpec
+from finetune_operator.memory.architecture import ALL_LINEAR, Architecture, architecture_of
+from finetune_operator.planner.candidates import check_micro_batch, forbidden_strategy, process_counts
+from finetune_operator.planner.explanation import does_not_fit, no_capacity, reasons_of
+from finetune_operator.planner.inventory import Inventory
+from finetune_operator.planner.search import Candidate, Pool, Task, choose, cpu_pool, gpu_pool, search
+
+STORED_BYTES_PER_PARAMETER = 2
+"""Assumed size of downloaded weights where nothing was inspected: bfloat16."""
+
+
+def make_plan(
+    spec: FineTuneJobSpec,
+    inspection: InspectionReport | None,
+    inventory: Inventory,
+    *,
+    config: Mapping[str, JsonValue] | None = None,
+    rows: int = 0,
+    assumptions: tuple[str, ...] = (),
+) -> Plan | PlanError:
+    """Return the plan of a job.
+
+    Args:
+        spec: What the user wants.
+        inspection: What was learned about model and data; None in `finetune plan` without an inspection.
+        inventory: What the cluster has.
+        config: The model's config.json, where there is no inspection.
+        rows: Usable rows, where there is no inspection and they are known; 0 leaves the steps open unless training.maxSteps is set.
+        assumptions: What the caller assumed, to be shown with the plan.
+    """
+    config = inspection.model.config if inspection is not None else config
+    if config is None:
+        return PlanError(
+            reason=Reason.UNKNOWN_ARCHITECTURE,
+            message=f"nothing is known about {spec.model.uri}; give an inspection, or a local folder with its config.json",
+        )
+    architecture = architecture_of(config)
+    if isinstance(architecture, PlanError):
+        return architecture
+    counts = process_counts(spec)
+    if isinstance(counts, PlanError):
+        return counts
+    refusal = forbidden_strategy(spec) or check_micro_batch(spec, counts) or _check_targets(spec, architecture)
+    if refusal is not None:
+        return refusal
+    task = Task(
+        spec=spec,
+        architecture=architecture,
+        sequence_length=_longest_sequence(spec, inspection),
+        weight_bytes=(
+            inspection.model.weight_bytes
+            if inspection is not None
+            else architecture.parameters * STORED_BYTES_PER_PARAMETER
+        ),
+    )
+    pools, all_pools = _pools(spec, inventory)
+    if not pools:
+        return no_capacity(spec, all_pools, counts)
+    candidates = search(task, pools, counts)
+    if not candidates:
+        return no_capacity(spec, pools, counts)
+    chosen = choose(task, candidates)
+    if chosen is None:
+        return does_not_fit(task, candidates, pools, all_pools, counts)
+    return _plan(task, chosen, candidates, rows if inspection is None else inspection.dataset.rows, assumptions)
+
+
+def total_steps(spec: FineTuneJobSpec, rows: int) -> int:
+    """Return the optimizer steps of the whole job: training.maxSteps, or epochs × rows / global batch, rounded up; 0 when rows are unknown."""
+    if spec.training.max_steps is not None:
+        return spec.training.max_steps
+    # Rounded first: 0.1 × 30 is 3.0000000000000004 in floating point, and must not become an extra step.
+    return ceil(round(spec.training.epochs_or_default * rows / spec.training.global_batch_size, 9))
+
+
+def _longest_sequence(spec: FineTuneJobSpec, inspection: InspectionReport | None) -> int:
+    """Longer rows are cut, shorter data sets need no more than their longest row."""
+    if inspection is None or inspection.dataset.tokens.maximum < 1:
+        return spec.training.max_length
+    return min(spec.training.max_length, inspection.dataset.tokens.maximum)
+
+
+def _check_targets(spec: FineTuneJobSpec, architecture: Architecture) -> PlanError | None:
+    targets = tuple(spec.tuning.adapter.targets)
+    if spec.tuning.method is Method.FULL or targets == (ALL_LINEAR,):
+        return None
+    names = architecture.linear_names()
+    unknown = [target for target in targets if target not in names]
+    if not unknown:
+        return None
+    return PlanError(
+        reason=Reason.INVALID_SPEC,
+        message=(
+            f"tuning.lora.targets: {', '.join(unknown)} is no linear layer of a {architecture.model_type} model; "
+            f"use some of {', '.join(names)}, or all-linear"
+        ),
+    )
+
+
+def _pools(spec: FineTuneJobSpec, inventory: Inventory) -> tuple[tuple[Pool, ...], tuple[Pool, ...]]:
+    """The pools that the spec allows, and all of that kind, in a fixed order."""
+    if spec.resources.accelerator == "cpu":
+        found = tuple(cpu_pool(nodes) for nodes in inventory.cpu_nodes if nodes.nodes > 0)
+        found = tuple(sorted(found, key=lambda pool: (pool.capacity_bytes, pool.millicores, pool.nodes)))
+        return found, found
+    everything = tuple(gpu_pool(nodes) for nodes in inventory.gpu_nodes if nodes.nodes > 0 and nodes.gpus_per_node > 0)
+    everything = tuple(
+        sorted(everything, key=lambda pool: (pool.product or "", pool.capacity_bytes, pool.per_node, pool.nodes))
+    )
+    wanted = spec.resources.gpu_product
+    return tuple(pool for pool in everything if not wanted or pool.product in wanted), everything
+
+
+def _plan(task: Task, chosen: Candidate, candidates: list[Candidate], rows: int, assumptions: tuple[str, ...]) -> Plan:
+    spec, split, architecture = task.spec, chosen.split, task.architecture
+    is_gpu = chosen.pool.product is not None
+    adapters = 0 if spec.tuning.method is Method.FULL else chosen.states.trainable
+    return Plan(
+        accelerator=spec.resources.accelerator,
+        gpu_product=chosen.pool.product,
+        gpu_memory_bytes=chosen.pool.capacity_bytes if is_gpu else None,
+        processes=split.processes,
+        pods=chosen.pods,
+        processes_per_pod=chosen.per_pod,
+        strategy=split.strategy,
+        micro_batch_size=split.micro_batch,
+        gradient_accumulation=split.accumulation,
+        global_batch_size=spec.training.global_batch_size,
+        gradient_checkpointing=split.checkpointing,
+        max_length=spec.training.max_length,
+        rows=rows,
+        steps_per_epoch=ceil(rows / spec.training.global_batch_size),
+        total_steps=total_steps(spec, rows),
+        trainable_parameters=chosen.states.trainable,
+        total_parameters=architecture.parameters + adapters,
+        memory=chosen.memory,
+        resources=chosen.resources,
+        reasons=reasons_of(task, chosen, candidates),
+        assumptions=assumptions,
+    )
