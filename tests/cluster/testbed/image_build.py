@@ -1,7 +1,7 @@
 """The project's own images, from its own Dockerfiles, built anew only when something in them changed.
 
-An image's tag is a hash of all that goes into it, so a tag that exists is up to date. The dependencies are an image of their own
-(`finetune-trainer-dependencies:…`), from which buildah's layer cache goes on: a change of our code costs 5 s, not minutes.
+An image's tag is a hash of all that goes into it, so a tag that exists is up to date. The stages before our code are tagged too
+(`finetune-trainer-dependencies:…`), so that buildah's layer cache goes on from them: a change of our code costs seconds, not minutes.
 
     image      size      dependencies (warm package cache)   code
     operator   MEASURED
@@ -33,6 +33,8 @@ class Image:
 
     dockerfile: str
     requirements: tuple[str, ...]
+    stages: tuple[str, ...]
+    """What is kept of a build besides its result: all stages that a change of our code does not touch."""
     gib: float
     """Free disk that building and loading the dependencies needs at once."""
     minutes: float
@@ -42,12 +44,14 @@ class Image:
         return (self.dockerfile, *self.requirements)
 
 
+SMALL = ("uv", "install", "dependencies")
 IMAGES = {
-    "operator": Image("operator/Dockerfile", ("requirements/operator.txt",), gib=2, minutes=0.5),
-    "inspect": Image("trainer_image/Dockerfile.inspect", ("requirements/inspect.txt",), gib=2, minutes=0.5),
+    "operator": Image("operator/Dockerfile", ("requirements/operator.txt",), SMALL, gib=2, minutes=0.5),
+    "inspect": Image("trainer_image/Dockerfile.inspect", ("requirements/inspect.txt",), SMALL, gib=2, minutes=0.5),
     "trainer": Image(
         "trainer_image/Dockerfile",
         ("requirements/trainer.txt", "trainer_image/build_shm_op.py"),
+        ("uv", "dependencies"),
         gib=20,  # 6 built, 6 unpacked for the node, and 6 on the way between them
         minutes=4,
     ),
@@ -68,19 +72,21 @@ def build_one(name: str, base: str) -> str:
     image = IMAGES[name]
     repository = f"localhost/finetune-{name}"
     foundation = content_hash([*image.dependency_files()], base)
-    dependencies = f"{repository}-dependencies:{foundation}"
+    stages = {stage: f"{repository}-{stage}:{foundation}" for stage in image.stages}
     reference = f"{repository}:{content_hash([*image.dependency_files(), '.dockerignore', *CODE], base)}"
     if exists(reference):
         return reference
     start = time.monotonic()
-    if not exists(dependencies):
-        delete(tags(repository) + tags(f"{repository}-dependencies"))  # first: both at once may not fit on the disk
+    if not all(exists(stage) for stage in stages.values()):
+        # First: an outdated one and a new one at once may not fit on the disk.
+        delete([tag for kept in (repository, *(f"{repository}-{stage}" for stage in stages)) for tag in tags(kept)])
         require_space(image.gib, f"building and loading the {name} image with its dependencies")
         print(f"building the dependencies of the {name} image (about {image.minutes:g} min, once)…", flush=True)
-        build_stage(image, base, dependencies, "--target=dependencies")
+        for stage, tag in stages.items():
+            build_stage(image, base, tag, f"--target={stage}")
     require_space(1, f"building the {name} image")
     build_stage(image, base, reference)
-    delete([other for other in tags(repository) if other != reference])
+    delete([tag for tag in tags(repository) if tag != reference])
     print(f"built {reference} in {time.monotonic() - start:.0f} s", flush=True)
     return reference
 

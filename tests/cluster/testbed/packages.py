@@ -35,7 +35,11 @@ NODE = (
     Package("gcc", "cc"),  # the sandbox image's one static program
     Package("libc6-dev", "/usr/include/stdlib.h"),
 )
-IMAGES = (Package("buildah", "buildah"), Package("debootstrap", "debootstrap"))
+IMAGES = (
+    Package("buildah", "buildah"),
+    Package("debootstrap", "debootstrap"),
+    Package("debian-archive-keyring", "/usr/share/keyrings/debian-archive-keyring.gpg"),
+)
 
 
 def require(*packages: Package) -> None:
