@@ -92,7 +92,7 @@ def test_a_list_drops_what_the_watch_never_told_was_deleted() -> None:
     cache.put_child(None, stored(indexed_job()))
     assert cache.relist("FineTuneJob", [], cache.snapshot("FineTuneJob")) == {KEY}
     assert cache.relist("Job", [], cache.snapshot("Job")) == {KEY}
-    assert (cache.keys(), cache.children(KEY)) == ((), ())
+    assert (cache.job_keys(), cache.children(KEY)) == ((), ())
 
 
 def test_a_list_does_not_drop_what_came_while_it_was_under_way() -> None:
@@ -100,7 +100,7 @@ def test_a_list_does_not_drop_what_came_while_it_was_under_way() -> None:
     before = cache.snapshot("FineTuneJob")
     cache.put_job("ADDED", stored(finetune_job()))
     assert cache.relist("FineTuneJob", [], before) == set()
-    assert cache.keys() == (KEY,)
+    assert cache.job_keys() == (KEY,)
 
 
 def test_the_kind_of_every_event_and_list_is_told() -> None:

@@ -587,5 +587,5 @@ async def test_listing_finds_jobs_and_children_of_the_named_namespaces_only() ->
     harness.api.seed(finetune_job("other", "elsewhere"))
     harness.api.seed(indexed_job())
     await relist(harness.api, harness.cache, ("team",))
-    assert harness.cache.keys() == (KEY,)
+    assert harness.cache.job_keys() == (KEY,)
     assert [child.job.name for child in harness.cache.children(KEY)] == ["tune-1"]

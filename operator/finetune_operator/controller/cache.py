@@ -85,7 +85,7 @@ class Cache:
         """Return the batch Jobs that bear the job's label, by name; whose they are is for the reader to check."""
         return tuple(child for _, child in sorted(self._children.get(key, {}).items()))
 
-    def keys(self) -> tuple[JobKey, ...]:
+    def job_keys(self) -> tuple[JobKey, ...]:
         """Return the keys of all jobs."""
         return tuple(self._jobs)
 

@@ -11,6 +11,7 @@ from finetune_operator.api.constants import JOB_LABEL
 from finetune_operator.controller.cache import Cache, JobKey
 from finetune_operator.controller.clock import Clock
 from finetune_operator.controller.kube import FINETUNE_JOBS, JOBS, Api, ApiError, TooManyRequests
+from finetune_operator.controller.logs import describe
 from finetune_operator.controller.reconcile import Outcome
 from finetune_operator.controller.workqueue import QueueClosed, WorkQueue
 
@@ -70,17 +71,6 @@ async def _reconcile(queue: WorkQueue[JobKey], reconciler: Reconciles, key: JobK
     return outcome.result
 
 
-def describe(error: BaseException) -> str:
-    """Return an error's type and the line of ours that raised it, without its text."""
-    places = []
-    traceback = error.__traceback__
-    while traceback is not None:
-        code = traceback.tb_frame.f_code
-        places.append(f"{code.co_filename.rpartition('finetune_operator')[2].lstrip('/')}:{traceback.tb_lineno}")
-        traceback = traceback.tb_next
-    return f"{type(error).__name__} at {' < '.join(reversed(places[-4:]))}"
-
-
 async def resync(
     api: Api,
     cache: Cache,
@@ -106,7 +96,7 @@ async def resync(
         reconciler.distrust()
         for key in vanished:
             queue.add(key)
-        keys = cache.keys()
+        keys = cache.job_keys()
         for number, key in enumerate(keys):
             queue.add_after(key, every_seconds * (number + 1) / (len(keys) + 1))
 
