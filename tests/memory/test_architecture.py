@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+
 from finetune_operator.api.plan import PlanError
 from finetune_operator.api.reasons import Reason
 from finetune_operator.memory.architecture import Architecture, architecture_of, lora_parameters

@@ -88,10 +88,7 @@ def _inputs_of_linears(architecture: Architecture, workload: Workload) -> int:
     for readers in (architecture.attention_inputs, architecture.mlp_inputs):
         if architecture.experts and readers is architecture.mlp_inputs:
             continue
-        if workload.method is Method.FULL:
-            keeping = len(readers)
-        else:
-            keeping = sum(_is_adapted(workload, name) for name in readers)
+        keeping = sum(workload.method is Method.FULL or _is_adapted(workload, name) for name in readers)
         copies = keeping if workload.autocasts or workload.dropout > 0 else min(keeping, 1)
         total += copies * compute * hidden
         total += keeping * hidden if workload.dropout > 0 else 0

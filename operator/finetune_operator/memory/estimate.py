@@ -19,7 +19,7 @@ from finetune_operator.memory.states import States, states_of
 from finetune_operator.memory.workload import LossKind, Workload
 
 LAYER_GRADIENTS: Final = 0.36
-"""Gradients of activations inside one layer's backward, as a share of that layer's activations: 1.36 in all, from fake-tensor traces of Llama layers."""
+"""Gradients of activations inside one layer's backward, as a share of that layer's activations (fake-tensor traces of Llama layers: 1.36 in all)."""
 
 UPPER_MARGIN: Final = {Method.FULL: 0.12, Method.LORA: 0.12, Method.QLORA: 0.15}
 """upper = expected + this share of what the allocator holds: fragmentation (reserved / allocated was 1.06 in PEFT's MetaMathQA runs on L40S and

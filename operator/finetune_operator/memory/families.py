@@ -65,13 +65,9 @@ def _norm(name: str, width: int, copies: int, *, bias: bool = False) -> tuple[Te
     return (weight, weight) if bias else (weight,)
 
 
-def _embeddings(vocabulary: int, hidden: int, *, tied: bool, head_bias: bool = False) -> tuple[Tensor, ...]:
-    tensors = (Tensor(EMBEDDING_NAME, TensorClass.EMBEDDING, (vocabulary, hidden), 1),)
-    if not tied:
-        tensors += (Tensor("lm_head", TensorClass.HEAD, (vocabulary, hidden), 1),)
-    if head_bias:
-        tensors += (Tensor("lm_head", TensorClass.HEAD, (vocabulary,), 1),)
-    return tensors
+def _embeddings(vocabulary: int, hidden: int, *, tied: bool) -> tuple[Tensor, ...]:
+    embedding = Tensor(EMBEDDING_NAME, TensorClass.EMBEDDING, (vocabulary, hidden), 1)
+    return (embedding,) if tied else (embedding, Tensor("lm_head", TensorClass.HEAD, (vocabulary, hidden), 1))
 
 
 @dataclass(frozen=True)
@@ -164,7 +160,6 @@ def _assemble(
     residual_dropout: bool = False,
     experts: int = 0,
     experts_per_token: int = 0,
-    head_bias: bool = False,
 ) -> Architecture:
     return Architecture(
         model_type=model_type,
@@ -176,7 +171,7 @@ def _assemble(
         intermediate=shape.intermediate,
         vocabulary=shape.vocabulary,
         tied_embeddings=shape.tied,
-        tensors=(*_embeddings(shape.vocabulary, shape.hidden, tied=shape.tied, head_bias=head_bias), *tensors),
+        tensors=(*_embeddings(shape.vocabulary, shape.hidden, tied=shape.tied), *tensors),
         norm=norm,
         sandwich_norms=sandwich_norms,
         post_norms=post_norms,

@@ -10,7 +10,7 @@ from finetune_operator.memory.architecture import Architecture, lora_parameters
 from finetune_operator.memory.workload import Workload
 
 NF4_BITS: Final = 4 + 8 / 64 + 32 / (64 * 256)
-"""Bits per weight of NF4 with double quantisation: 4, an 8-bit scale per block of 64, a float32 per 256 of those = 4.127 (QLoRA, arXiv 2305.14314, §3)."""
+"""4.127 bits per weight of NF4 with double quantisation: 4, an 8-bit scale per 64 weights, a float32 per 256 scales (QLoRA, arXiv 2305.14314)."""
 
 ZERO_BUCKET_ELEMENTS: Final = 500_000_000
 """DeepSpeed's default reduce_bucket_size, in elements."""

@@ -87,10 +87,7 @@ def check_micro_batch(spec: FineTuneJobSpec, counts: tuple[int, ...]) -> PlanErr
 def strategies(spec: FineTuneJobSpec, processes: int) -> tuple[Strategy, ...]:
     """Return the strategies that are possible with so many processes, from the simplest on."""
     wanted = spec.resources.strategy
-    if wanted == "auto":
-        candidates = [strategy for strategy in SIMPLICITY if strategy in LAUNCHABLE_STRATEGIES]
-    else:
-        candidates = [Strategy(wanted)]
+    candidates: list[Strategy] = [s for s in SIMPLICITY if s in LAUNCHABLE_STRATEGIES and wanted in ("auto", s)]
     if processes == 1:
         # Every strategy with one process is that one process, but a sharded one that was asked for is obeyed.
         candidates = [s for s in candidates if s is Strategy.SINGLE] or ([] if wanted == "auto" else candidates)

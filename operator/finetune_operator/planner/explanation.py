@@ -10,7 +10,7 @@ from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.planner.catalogue import UNKNOWN
 from finetune_operator.planner.remedies import remedies
-from finetune_operator.planner.search import Candidate, Pool, Task, gib
+from finetune_operator.planner.search import TIE, Candidate, Pool, Task, gib
 
 ALTERNATIVES_SHOWN: Final = 3
 
@@ -56,11 +56,13 @@ def _alternatives(chosen: Candidate, candidates: list[Candidate], objective: str
 
 
 def _binding(chosen: Candidate, candidates: list[Candidate], objective: str) -> str:
-    better = [c for c in candidates if c.obstacle and c.score(objective) < chosen.score(objective)]
+    """The plan nearest to fitting among those that would have been clearly better."""
+    limit = chosen.score(objective) * (1 - TIE)
+    better = [c for c in candidates if c.obstacle and c.score(objective) < limit]
     if not better:
-        return "binding: nothing; no better plan was ruled out"
-    best = min(better, key=lambda c: (c.score(objective), c.memory.upper_bytes, c.title))
-    return f"binding: {best.obstacle} for {best.title}"
+        return "binding: nothing; no clearly better plan was ruled out"
+    nearest = min(better, key=lambda c: (c.memory.upper_bytes / c.pool.usable_bytes, c.score(objective), c.title))
+    return f"binding: {nearest.obstacle} for {nearest.title}"
 
 
 def _remarks(task: Task, chosen: Candidate) -> list[str]:

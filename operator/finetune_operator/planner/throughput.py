@@ -25,8 +25,10 @@ CPU_TFLOPS: Final = 0.05
 
 
 def flops_per_token(architecture: Architecture, workload: Workload) -> float:
-    """Return the arithmetic of one token: 2 per active weight forward, 2 backward to inputs, 2 to weights where they are trained, 2 again with
-    checkpointing; causal attention 6 × layers × query width × length (12 halved), or 8 with checkpointing.
+    """Return the arithmetic of one token.
+
+    Per active weight: 2 forward, 2 backward to inputs, 2 to weights where they are trained, 2 again with checkpointing. Causal attention:
+    6 × layers × query width × length (12 halved), 8 with checkpointing.
     """
     passes = 6 if workload.method is Method.FULL else 4
     attention = 6

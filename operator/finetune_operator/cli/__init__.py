@@ -1,0 +1,1 @@
+"""The command line: `finetune` and `kubectl finetune`."""

@@ -1,0 +1,171 @@
+"""`finetune plan`: the plan of a job without a cluster, a network or torch, in less than a second."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+from pydantic import BaseModel, JsonValue, ValidationError
+
+from finetune_operator.api.inspection import InspectionReport
+from finetune_operator.api.plan import PlanError
+from finetune_operator.api.spec import FineTuneJobSpec
+from finetune_operator.cli.manifest_file import UnreadableManifest, read_job, with_absolute_locations
+from finetune_operator.planner.catalogue import catalogue_inventory
+from finetune_operator.planner.inventory import CpuNodes, Inventory
+from finetune_operator.planner.known_models import KNOWN_MODELS
+from finetune_operator.planner.plan import make_plan
+
+EXIT_BAD_INPUT = 2
+EXIT_PLAN_ERROR = 3
+GIB = 2**30
+
+Read = TypeVar("Read", bound=BaseModel)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `finetune plan`."""
+    parser.add_argument(
+        "-f", "--filename", required=True, metavar="FILE", help="the job's manifest; - reads standard input"
+    )
+    parser.add_argument(
+        "--inspection",
+        type=Path,
+        metavar="FILE",
+        help="an inspection report (JSON); without one, data is not looked at",
+    )
+    parser.add_argument(
+        "--inventory",
+        type=Path,
+        metavar="FILE",
+        help="the nodes to plan for (YAML or JSON: gpuNodes, cpuNodes); without one, nodes with eight GPUs of each known type",
+    )
+    parser.add_argument(
+        "-o", "--output", choices=("table", "json"), default="table", help="how the plan is printed (default: table)"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the plan. Return 0 with a plan, 2 when a file cannot be used, 3 when there is no plan (message and remedy on stderr)."""
+    try:
+        job = read_job(options.filename)
+        spec = with_absolute_locations(job.spec, Path.cwd())
+        inspection = _read(options.inspection, InspectionReport) if options.inspection else None
+        given = _read(options.inventory, Inventory) if options.inventory else None
+        knowledge = _Knowledge() if inspection is not None else _look_up(spec)
+    except UnreadableManifest as error:
+        print(f"finetune plan: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    inventory, inventory_assumption = (given, ()) if given is not None else _assumed_inventory(spec)
+    plan = make_plan(
+        spec,
+        inspection,
+        inventory,
+        config=knowledge.config,
+        rows=knowledge.rows,
+        assumptions=(*knowledge.assumptions, *inventory_assumption),
+    )
+    if isinstance(plan, PlanError):
+        if options.output == "json":
+            print(json.dumps(plan.to_json_dict(), indent=2))
+        print(f"finetune plan: {plan.reason}: {plan.message}", file=sys.stderr)
+        return EXIT_PLAN_ERROR
+    if options.output == "json":
+        print(json.dumps(plan.to_json_dict(), indent=2))
+        return 0
+    # rich costs 60 ms; JSON does without it.
+    from rich.console import Console
+
+    from finetune_operator.cli.tables import plan_table
+
+    Console(highlight=False).print(plan_table(plan))
+    return 0
+
+
+@dataclass(frozen=True)
+class _Knowledge:
+    """What stands in for an inspection."""
+
+    config: dict[str, JsonValue] | None = None
+    rows: int = 0
+    assumptions: tuple[str, ...] = ()
+
+
+def _look_up(spec: FineTuneJobSpec) -> _Knowledge:
+    """Read a local model's config.json, or the table of known models; count a local data set's lines."""
+    config, model_assumption = _model_config(spec.model.uri)
+    rows, data_assumption = _row_count(spec)
+    return _Knowledge(config, rows, (model_assumption, data_assumption))
+
+
+def _model_config(uri: str) -> tuple[dict[str, JsonValue], str]:
+    if uri.startswith("file://"):
+        path = Path(uri.removeprefix("file://")) / "config.json"
+        try:
+            config = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise UnreadableManifest(
+                f"model.uri: {path} cannot be read: {error}; give a folder with a config.json"
+            ) from error
+        if not isinstance(config, dict):
+            raise UnreadableManifest(f"model.uri: {path} holds no JSON object; give a model's config.json")
+        return config, f"model: read from {path.name} in the model's folder; its weights were not looked at"
+    name = uri.removeprefix("hf://")
+    if uri.startswith("hf://") and name in KNOWN_MODELS:
+        return dict(
+            KNOWN_MODELS[name]
+        ), f"model: the numbers of {name} that finetune-operator ships; revisions may differ"
+    raise UnreadableManifest(
+        f"model.uri: {uri} was not inspected and is none of the {len(KNOWN_MODELS)} models whose numbers are shipped; give --inspection FILE "
+        "(ConfigMap <job>-inspection of an earlier job), or model.uri: file://FOLDER with the model's config.json"
+    )
+
+
+def _row_count(spec: FineTuneJobSpec) -> tuple[int, str]:
+    """Count lines of a local file: an upper bound of its usable rows."""
+    length = f"rows may be as long as training.maxLength: {spec.training.max_length}"
+    uri = spec.dataset.uri
+    path = Path(uri.removeprefix("file://"))
+    if uri.startswith("file://") and path.is_file():
+        with path.open("rb") as lines:
+            rows = sum(1 for line in lines if line.strip())
+        return rows, f"data: not inspected; every one of {rows:,} lines is a usable row, and {length}"
+    return 0, f"data: not inspected; the number of rows is unknown, and {length}"
+
+
+def _assumed_inventory(spec: FineTuneJobSpec) -> tuple[Inventory, tuple[str, ...]]:
+    if spec.resources.accelerator == "cpu":
+        node = CpuNodes(nodes=8, cpu_millicores=16_000, memory_bytes=64 * GIB, ephemeral_storage_bytes=256 * GIB)
+        return Inventory(cpu_nodes=(node,)), (
+            "nodes: no inventory given; nodes with 16 CPUs, 64 GiB memory and 256 GiB disk",
+        )
+    products = tuple(spec.resources.gpu_product)
+    which = " or ".join(products) if products else "each NVIDIA type that the catalogue knows"
+    return catalogue_inventory(products), (f"nodes: no inventory given; eight nodes with eight GPUs of {which}",)
+
+
+def _read(path: Path, kind: type[Read]) -> Read:
+    """Read a JSON or YAML file as `kind`.
+
+    Raises:
+        UnreadableManifest: the file is missing or does not hold such a thing.
+    """
+    try:
+        text = path.read_text()
+        # JSON first: it is what programs write, and PyYAML takes 100 times as long for it.
+        content = json.loads(text) if text.lstrip().startswith("{") else yaml.safe_load(text)
+        return kind.model_validate(content)
+    except (OSError, UnicodeDecodeError, ValueError, yaml.YAMLError) as error:
+        problem = error
+        if isinstance(error, ValidationError):
+            first = error.errors(include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            problem = ValueError(f"{where}: {first['msg']}")
+        raise UnreadableManifest(
+            f"{path}: is no {kind.__name__}: {problem}; see docs/reference for its fields"
+        ) from error

@@ -1,0 +1,136 @@
+"""Plans, inspections and measurements as tables for people; programs use `-o json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from finetune_operator.api.inspection import InspectionReport
+from finetune_operator.api.plan import GIB, Component, Plan
+from finetune_operator.planner.search import gib
+
+
+def _facts(title: str, rows: list[tuple[str, str]]) -> Table:
+    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column()
+    for name, value in rows:
+        table.add_row(name, value)
+    return table
+
+
+def plan_table(plan: Plan) -> RenderableType:
+    """Return a plan as people read it: what runs, its memory by phase and component, what pods ask for, why, and what was assumed."""
+    parts: list[RenderableType] = [_facts("Plan", _plan_rows(plan)), Text(), memory_table(plan)]
+    parts += _sentences("Why", plan.reasons) + _sentences("Assumed", plan.assumptions)
+    return Group(*parts)
+
+
+def _plan_rows(plan: Plan) -> list[tuple[str, str]]:
+    if plan.accelerator == "gpu":
+        memory = f" ({gib(plan.gpu_memory_bytes)} GiB each)" if plan.gpu_memory_bytes else ""
+        devices = f"{plan.gpus} × {plan.gpu_product}{memory}"
+    else:
+        devices = f"CPU, {_count(plan.processes, 'process', 'processes')}"
+    resources = plan.resources
+    asks = [f"{resources.cpu_millicores / 1000:g} CPU", f"{gib(resources.memory_bytes)} GiB memory"]
+    asks += [
+        f"{gib(resources.shared_memory_bytes)} of it /dev/shm",
+        f"{gib(resources.ephemeral_storage_bytes)} GiB disk",
+    ]
+    if resources.gpus:
+        asks.insert(0, _count(resources.gpus, "GPU", "GPUs"))
+    share = 100 * plan.trainable_parameters / plan.total_parameters
+    return [
+        ("Devices", devices),
+        ("Pods", f"{plan.pods}, {_count(plan.processes_per_pod, 'process', 'processes')} each"),
+        ("Strategy", f"{plan.strategy}, gradient checkpointing {plan.gradient_checkpointing}"),
+        (
+            "Batch",
+            f"{plan.global_batch_size} = {plan.micro_batch_size} per process × {plan.gradient_accumulation} accumulated × "
+            f"{_count(plan.processes, 'process', 'processes')}; up to {plan.max_length} tokens each",
+        ),
+        ("Steps", _steps(plan)),
+        ("Trained", f"{plan.trainable_parameters:,} of {plan.total_parameters:,} parameters ({share:.4g} %)"),
+        ("Each pod", ", ".join(asks)),
+    ]
+
+
+def _count(number: int, singular: str, plural: str) -> str:
+    return f"{number} {singular if number == 1 else plural}"
+
+
+def _steps(plan: Plan) -> str:
+    if plan.rows:
+        return f"{plan.total_steps:,} in all, {plan.steps_per_epoch:,} per epoch of {plan.rows:,} rows"
+    return f"{plan.total_steps:,} in all" if plan.total_steps else "unknown until the data is inspected"
+
+
+def memory_table(plan: Plan) -> Table:
+    """Return the memory of one process by phase and component, in GiB; the peak is the highest phase."""
+    memory = plan.memory
+    what = "GPU memory" if plan.accelerator == "gpu" else "Resident memory"
+    title = f"{what} per process, GiB: {gib(memory.expected_bytes)} expected, {gib(memory.upper_bytes)} at most"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table.add_column("")
+    for phase in memory.phases:
+        peak = phase.phase == memory.peak_phase
+        table.add_column(phase.phase.value + (" ◀" if peak else ""), justify="right", style="bold" if peak else None)
+    for component in Component:
+        sizes = [phase.components.get(component, 0) for phase in memory.phases]
+        if any(sizes):
+            table.add_row(component.value, *(f"{size / GIB:.2f}" if size else "" for size in sizes))
+    table.add_section()
+    table.add_row("sum", *(f"{phase.total / GIB:.2f}" for phase in memory.phases))
+    return table
+
+
+def _sentences(title: str, sentences: tuple[str, ...]) -> list[RenderableType]:
+    if not sentences:
+        return []
+    return [Text(), Text(title, style="italic"), *(Text(f"  {sentence}") for sentence in sentences)]
+
+
+def inspection_table(inspection: InspectionReport) -> RenderableType:
+    """Return what was learned about model and data; never the content of a row."""
+    model, dataset = inspection.model, inspection.dataset
+    tokens = dataset.tokens
+    rows = [
+        ("Model", f"{model.uri}{f' @ {model.revision[:12]}' if model.revision else ''}"),
+        (
+            "Architecture",
+            f"{model.architecture}, {model.parameters:,} parameters, {gib(model.weight_bytes)} GiB stored",
+        ),
+        ("Data", f"{dataset.uri} ({dataset.format})"),
+        (
+            "Rows",
+            f"{dataset.rows:,} usable, {dataset.dropped:,} dropped, {dataset.duplicates:,} equal to an earlier one",
+        ),
+        (
+            "Tokens",
+            f"{tokens.total:,} in all; a row has {tokens.minimum} to {tokens.maximum}, median {tokens.median}, 99 % up to "
+            f"{tokens.percentile_99}; {dataset.truncated:,} rows are cut",
+        ),
+    ]
+    rows += [(f"  {problem.file}:{problem.line}", problem.reason) for problem in dataset.problems[:5]]
+    return _facts("Inspection", rows)
+
+
+def memory_comparison_table(plan: Plan, peaks: Mapping[int, int]) -> RenderableType:
+    """Return the predicted and the measured peak of every rank; `peaks` holds bytes by rank."""
+    memory = plan.memory
+    table = Table(title="Peak memory, GiB", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for name in ("rank", "expected", "at most", "measured", "measured / expected"):
+        table.add_column(name, justify="right")
+    for rank, measured in sorted(peaks.items()):
+        table.add_row(
+            str(rank),
+            f"{memory.expected_bytes / GIB:.2f}",
+            f"{memory.upper_bytes / GIB:.2f}",
+            f"{measured / GIB:.2f}",
+            f"{measured / memory.expected_bytes:.2f}",
+        )
+    return table
