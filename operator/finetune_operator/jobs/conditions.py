@@ -36,6 +36,9 @@ _FAILURES: Final = frozenset(
         Reason.DEADLINE_EXCEEDED,
         Reason.GPU_OUT_OF_MEMORY,
         Reason.DIVERGED,
+        Reason.UNSUPPORTED_COMBINATION,
+        Reason.UNKNOWN_ARCHITECTURE,
+        Reason.TRAINER_ERROR,
     }
 )
 _PROBLEMS_OF_A_RUN: Final = frozenset(
@@ -51,6 +54,8 @@ _PROBLEMS_OF_A_RUN: Final = frozenset(
         Reason.RANK_KILLED,
         Reason.TERMINATED,
         Reason.DISRUPTED,
+        Reason.UNSUPPORTED_COMBINATION,
+        Reason.UNKNOWN_ARCHITECTURE,
     }
 )
 
@@ -100,7 +105,13 @@ REASONS_OF: Final[Mapping[ConditionType, frozenset[Reason]]] = MappingProxyType(
         )
         | _FAILURES,
         ConditionType.PUBLISHED: frozenset(
-            {Reason.WAITING_FOR_TRAINING, Reason.PUBLISHING, Reason.PUBLISHED, Reason.PUBLICATION_FAILED}
+            {
+                Reason.WAITING_FOR_TRAINING,
+                Reason.PUBLISHING,
+                Reason.PUBLISHED,
+                Reason.PUBLICATION_FAILED,
+                Reason.SUSPENDED_BY_USER,
+            }
         )
         | _PROBLEMS_OF_A_RUN,
         ConditionType.COMPLETE: frozenset({Reason.IN_PROGRESS, Reason.SUCCEEDED}) | _FAILURES,
@@ -126,6 +137,11 @@ _INITIAL: Final = (
     Finding(ConditionType.DEGRADED, "False", Reason.HEALTHY),
 )
 """Every known condition is there from the first status on: absence could not be told from an old operator."""
+
+
+def fitting(kind: ConditionType, reason: Reason) -> Reason:
+    """Return the reason, or TrainerError for one that this condition cannot have: pods may run a newer image or a user's own."""
+    return reason if reason in REASONS_OF[kind] else Reason.TRAINER_ERROR
 
 
 def set_condition(previous: Condition | None, finding: Finding, generation: int, now: datetime) -> Condition:

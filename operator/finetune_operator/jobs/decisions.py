@@ -54,7 +54,7 @@ class JobEvent:
 class Desired:
     """Objects to apply in this order, objects to delete, and the one status write.
 
-    Of a batch Job that exists only `spec.suspend` is carried over: its template is immutable, and an operator of a newer version may render another one.
+    Of a batch Job that exists only `spec.suspend` is carried over: its template is immutable, and a newer operator may render another one.
     """
 
     status: FineTuneJobStatus

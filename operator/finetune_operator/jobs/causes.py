@@ -1,0 +1,149 @@
+"""Why pods ended: the first cause in time among an attempt's pods, told apart from its symptoms.
+
+When one rank dies the others lose it within a second and say so, and Kubernetes stops the rest: of all the endings of an attempt one is the cause.
+`PeerLost` and `Terminated` are symptoms, and taken as the cause only when nothing else is named for ten seconds. Evicted pods may be gone by then;
+the batch Job's own condition still names pod and exit code.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Final
+
+from finetune_operator.api.exit_codes import ExitCode, ExitMeaning, meaning_of
+from finetune_operator.api.reasons import Reason
+from finetune_operator.jobs.observed import ChildCondition, ChildJob, PodReport
+from finetune_operator.jobs.retry import Cause, cause_of_message
+from finetune_operator.jobs.times import seconds_since
+
+PATIENCE_SECONDS: Final = 10.0
+"""How long a symptom waits for another pod's cause."""
+SIGTERM_EXIT_CODE: Final = 143
+
+_OUT_OF_MEMORY: Final = "OOMKilled"
+_SYMPTOMS: Final = frozenset({Reason.PEER_LOST, Reason.TERMINATED})
+_STOPPED_CODES: Final = frozenset(
+    {None, ExitCode.OK, ExitCode.BUG, ExitCode.TERMINATED, ExitCode.PEER_LOST, ExitCode.KILLED, SIGTERM_EXIT_CODE}
+)
+"""How a pod can end that was taken away; any other code names a cause of its own."""
+_KILLABLE_CODES: Final = frozenset({ExitCode.BUG, ExitCode.PEER_LOST, ExitCode.KILLED, SIGTERM_EXIT_CODE})
+"""With these the kubelet's OOMKilled is believed; it also stands where only a child of the container was killed (cgroup v1: exit code 1)."""
+_EXIT_CODE_IN_MESSAGE: Final = re.compile(r"failed with exit code (\d+)")
+_LAST: Final = datetime.max.replace(tzinfo=UTC)
+
+
+def failing(child: ChildJob) -> ChildCondition | None:
+    """Return the condition by which a batch Job fails; FailureTarget comes at once, Failed when the last pod has ended."""
+    return child.condition("FailureTarget") or child.condition("Failed")
+
+
+def cause_of_pod(pod: PodReport) -> Cause | None:
+    """Return why a pod ended, or None when it has not failed."""
+    code = pod.exit_code
+    if pod.disrupted and code in _STOPPED_CODES:
+        return Cause(
+            Reason.DISRUPTED, f"pod {pod.name}: {pod.disrupted}", code, retry=True, charged=False, step=_step(pod)
+        )
+    if code in (None, ExitCode.OK):
+        return None
+    if pod.container_reason == _OUT_OF_MEMORY and code in _KILLABLE_CODES:
+        said = "exceeded its host memory (OOMKilled)"
+        return _told_by_kubelet(pod, Reason.HOST_OUT_OF_MEMORY, said, meaning_of(ExitCode.KILLED))
+    if pod.termination is not None and pod.termination.exit_code == code:
+        return cause_of_message(pod.termination)
+    if code == ExitCode.KILLED:
+        return _told_by_kubelet(pod, Reason.RANK_KILLED, "was killed, and not for memory", meaning_of(ExitCode.KILLED))
+    if code == SIGTERM_EXIT_CODE:
+        return _told_by_kubelet(
+            pod, Reason.TERMINATED, "was stopped from outside before it could save", meaning_of(ExitCode.TERMINATED)
+        )
+    meaning = meaning_of(code)
+    return _told_by_kubelet(pod, meaning.reason, f"ended without a word: {meaning.meaning}", meaning)
+
+
+def first_cause(pods: Iterable[PodReport]) -> Cause | None:
+    """Return the first cause in time among pods; a symptom only when there is nothing else, PeerLost last of all."""
+    ended = [(pod, cause) for pod in pods if (cause := cause_of_pod(pod)) is not None]
+    if not ended:
+        return None
+    return min(ended, key=lambda pair: (*_rank(pair[1]), pair[0].finished or _LAST, pair[0].index or 0, pair[0].name))[
+        1
+    ]
+
+
+def latest_cause(pods: Iterable[PodReport]) -> Cause | None:
+    """Return why the newest failed pod failed: of repeated tries the last one tells how things are now."""
+    ended = [(pod, cause) for pod in pods if (cause := cause_of_pod(pod)) is not None]
+    return max(ended, key=lambda pair: (pair[0].created, pair[0].name))[1] if ended else None
+
+
+def cause_of_attempt(child: ChildJob, pods: tuple[PodReport, ...], now: datetime) -> Cause | None:
+    """Return the first cause of a failing attempt, or None while another pod may still name it."""
+    condition = failing(child)
+    if condition is None:
+        return None
+    since = condition.last_transition_time
+    patience_is_over = since is None or seconds_since(since, now) >= PATIENCE_SECONDS
+    cause = first_cause(pods) or _cause_in_condition(condition)
+    if cause is not None and cause.reason not in _SYMPTOMS:
+        return cause
+    if child.suspended:
+        # Stopped pods of a suspension, seen by the Job controller before they were gone; nobody has failed.
+        return Cause(
+            Reason.TERMINATED, "stopped by the suspension", ExitCode.TERMINATED.value, retry=True, charged=False
+        )
+    if not patience_is_over:
+        return None
+    return cause or Cause(
+        Reason.TRAINER_ERROR,
+        f"the pods are gone and left no word; Kubernetes says: {condition.message or condition.reason or 'nothing'}",
+        None,
+        retry=True,
+        charged=True,
+    )
+
+
+def seconds_until_cause(child: ChildJob, now: datetime) -> float:
+    """Return when an attempt without a known cause must be looked at again."""
+    condition = failing(child)
+    if condition is None or condition.last_transition_time is None:
+        return PATIENCE_SECONDS
+    return max(1.0, PATIENCE_SECONDS - seconds_since(condition.last_transition_time, now))
+
+
+def _rank(cause: Cause) -> tuple[int]:
+    if cause.reason is Reason.PEER_LOST:
+        return (2,)
+    return (1,) if cause.reason is Reason.TERMINATED else (0,)
+
+
+def _told_by_kubelet(pod: PodReport, reason: Reason, said: str, meaning: ExitMeaning) -> Cause:
+    code = "" if pod.exit_code is None else f" (exit code {pod.exit_code})"
+    return Cause(
+        reason,
+        f"pod {pod.name} {said}{code}.",
+        pod.exit_code,
+        retry=meaning.retry,
+        charged=meaning.charged,
+        step=_step(pod),
+        log_uri=pod.termination.log_uri if pod.termination else None,
+    )
+
+
+def _step(pod: PodReport) -> int | None:
+    return pod.termination.step if pod.termination else None
+
+
+def _cause_in_condition(condition: ChildCondition) -> Cause | None:
+    if "has condition DisruptionTarget" in condition.message:
+        return Cause(Reason.DISRUPTED, f"{condition.message}.", None, retry=True, charged=False)
+    found = _EXIT_CODE_IN_MESSAGE.search(condition.message)
+    if found is None:
+        return None
+    code = int(found.group(1))
+    meaning = meaning_of(ExitCode.TERMINATED) if code == SIGTERM_EXIT_CODE else meaning_of(code)
+    # Without the pod nobody can say OOMKilled.
+    reason = Reason.RANK_KILLED if code == ExitCode.KILLED else meaning.reason
+    return Cause(reason, f"{condition.message}.", code, retry=meaning.retry, charged=meaning.charged)

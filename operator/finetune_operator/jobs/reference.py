@@ -1,0 +1,137 @@
+"""The reference pages that are generated from the tables, so that they cannot lie.
+
+python -m finetune_operator.jobs.reference docs/reference     write conditions.md and exit-codes.md
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+from finetune_operator.api.exit_codes import EXIT_MEANINGS, ExitCode, ExitMeaning
+from finetune_operator.api.reasons import REASON_MEANINGS, ConditionType, JobState
+from finetune_operator.jobs.conditions import REASONS_OF
+from finetune_operator.jobs.retry import Cause, GiveUp, judge
+
+_GENERATED: Final = "<!-- Generated: python -m finetune_operator.jobs.reference docs/reference -->"
+
+CONDITION_MEANINGS: Final = {
+    ConditionType.ACCEPTED: "The spec is valid, and no name of a child is taken by an object of someone else.",
+    ConditionType.INSPECTED: "Model and data set were read and are usable. Unknown while the inspect pod works.",
+    ConditionType.PLANNED: "There is a plan; `status.plan` shows it before any GPU is taken.",
+    ConditionType.QUOTA_RESERVED: "Not written yet: there is no queue.",
+    ConditionType.PODS_SCHEDULED: "Every training pod has a node; else the message has the scheduler's words.",
+    ConditionType.RUNNING: "The current attempt has made its first step.",
+    ConditionType.PUBLISHED: "The finished model is at `output.uri`, its manifest written last.",
+    ConditionType.COMPLETE: "The job is done. Terminal.",
+    ConditionType.FAILED: "The job has failed for good. Terminal; delete it and create it anew.",
+    ConditionType.SUSPENDED: "`run.suspend` is true.",
+    ConditionType.STALLED: "The job waits for what does not move by itself. It is tried again all the same.",
+    ConditionType.DEGRADED: "The job goes on, but something was worked around.",
+}
+STATE_MEANINGS: Final = {
+    JobState.PENDING: "not begun, refused, or without a plan: see `status.message`",
+    JobState.INSPECTING: "a CPU pod reads model and data",
+    JobState.PLANNED: "the plan is made, the first attempt's pods are being created",
+    JobState.QUEUED: "not used yet: there is no queue",
+    JobState.STARTING: "an attempt's pods are created, scheduled, started, or replaced after a failure",
+    JobState.RUNNING: "steps are being made",
+    JobState.PUBLISHING: "the training is done, its result is being published",
+    JobState.SUSPENDED: "`run.suspend` is true",
+    JobState.COMPLETE: "the model is published",
+    JobState.FAILED: "failed for good",
+}
+
+
+def conditions_page() -> str:
+    """Return docs/reference/conditions.md."""
+    types = ((f"`{kind}`", CONDITION_MEANINGS[kind], _listed(REASONS_OF[kind])) for kind in ConditionType)
+    reasons = ((f"`{reason}`", row.meaning, row.remedy) for reason, row in REASON_MEANINGS.items())
+    states = ((f"`{state}`", STATE_MEANINGS[state]) for state in JobState)
+    return "\n".join(
+        (
+            "# Conditions and reasons",
+            "",
+            _GENERATED,
+            "",
+            "Types and reasons are API: programs may rely on them. Messages are for people. `kubectl wait --for=condition=Complete ftj/NAME` waits for the end;",
+            "`kubectl get ftj NAME -o jsonpath='{.status.message}'` answers why a job does not run now.",
+            "",
+            "## Condition types",
+            "",
+            *_table(("type", "true means", "reasons"), types),
+            "",
+            "## Reasons",
+            "",
+            *_table(("reason", "what has happened", "what to do"), reasons),
+            "",
+            "## States",
+            "",
+            "`status.state` is derived from the conditions, for people and print columns only.",
+            "",
+            *_table(("state", "meaning"), states),
+            "",
+        )
+    )
+
+
+def exit_codes_page() -> str:
+    """Return docs/reference/exit-codes.md."""
+    rows = (
+        (f"{int(code)}", f"`{code.name}`", f"`{row.reason}`", row.meaning, _after(code, row))
+        for code, row in EXIT_MEANINGS.items()
+    )
+    return "\n".join(
+        (
+            "# Exit codes",
+            "",
+            _GENERATED,
+            "",
+            "How a container of a job ends is an API between pods and operator. One JSON line in `/dev/termination-log` says more; the code alone is enough.",
+            "137 is `HostOutOfMemory` when the kubelet says OOMKilled, else `RankKilled`. A code that is not in the table counts as 1.",
+            "",
+            *_table(("code", "name", "reason", "meaning", "then"), rows),
+            "",
+            "- A pod that Kubernetes took away (condition DisruptionTarget) is `Disrupted`: tried again, not charged, whatever its code.",
+            "- Charged attempts count against `run.retries`; the others are followed by another attempt in any case.",
+            "- The first failure is followed at once. Attempts that fail within two minutes, several in a row, are followed after 10, 20, 40 … 300 s.",
+            "- `GPUOutOfMemory` ends the job for now; a replan with the measured memory comes with a later version.",
+            "- In the inspect and publish pods 40 and 41 are final, and every other code is tried again without end.",
+            "",
+        )
+    )
+
+
+def _after(code: ExitCode, row: ExitMeaning) -> str:
+    if code is ExitCode.OK:
+        return "the next stage"
+    cause = Cause(row.reason, "", int(code), retry=row.retry, charged=row.charged)
+    if isinstance(judge(cause, charged=0, retries=1), GiveUp):
+        return "the job ends"
+    return "tried again, charged" if row.charged else "tried again, not charged"
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in sorted(names)) or "none"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write both pages into the folder that is named."""
+    if len(arguments) != 1:
+        print("usage: python -m finetune_operator.jobs.reference FOLDER", file=sys.stderr)
+        return 2
+    folder = Path(arguments[0])
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "conditions.md").write_text(conditions_page())
+    (folder / "exit-codes.md").write_text(exit_codes_page())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,127 @@
+"""The one status write: what a stage decided, laid over what was known before, with the Events that tell of the difference."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from finetune_operator.api.job import FineTuneJob
+from finetune_operator.api.plan import GIB
+from finetune_operator.api.progress import METRIC_CHECKPOINTS_REJECTED
+from finetune_operator.api.reasons import ConditionType, Reason
+from finetune_operator.api.status import Condition, FineTuneJobStatus, PlanStatus, ResultStatus
+from finetune_operator.jobs.attempts import Attempts
+from finetune_operator.jobs.conditions import Finding, merge, shortened
+from finetune_operator.jobs.decisions import JobEvent
+from finetune_operator.jobs.observed import Observed
+from finetune_operator.jobs.stage import Stage
+from finetune_operator.jobs.times import text_of
+
+_TOLD_WHEN_TRUE: Final = {
+    ConditionType.ACCEPTED: "Normal",
+    ConditionType.INSPECTED: "Normal",
+    ConditionType.PLANNED: "Normal",
+    ConditionType.RUNNING: "Normal",
+    ConditionType.PUBLISHED: "Normal",
+    ConditionType.COMPLETE: "Normal",
+    ConditionType.SUSPENDED: "Normal",
+    ConditionType.FAILED: "Warning",
+    ConditionType.STALLED: "Warning",
+    ConditionType.DEGRADED: "Warning",
+}
+_TOLD_WHEN_FALSE: Final = frozenset({ConditionType.ACCEPTED, ConditionType.INSPECTED, ConditionType.PLANNED})
+_TOLD_REASONS: Final = frozenset(
+    {Reason.UNSCHEDULABLE, Reason.IMAGE_PULL_FAILED, Reason.CONTAINER_CANNOT_START, Reason.PUBLICATION_FAILED}
+)
+
+
+def status_after(job: FineTuneJob, observed: Observed, attempts: Attempts, stage: Stage) -> FineTuneJobStatus:
+    """Return the status that a stage makes of the stored one; `progress` is absent, it has another writer."""
+    before, now = job.status, observed.now
+    generation = job.metadata.generation
+    suspended, degraded = _suspended(job), _degraded(job)
+    plan = stage.plan or before.plan
+    return FineTuneJobStatus(
+        observed_generation=generation,
+        state=stage.state,
+        message=shortened(stage.message),
+        start_time=before.start_time or (text_of(now) if stage.started else None),
+        completion_time=before.completion_time or (text_of(now) if stage.ended else None),
+        conditions=merge(before.conditions, (suspended, degraded, *stage.findings), generation, now),
+        inspection=stage.inspection or before.inspection,
+        plan=_measured(plan, before.plan, observed) if plan else None,
+        attempts=attempts.shown,
+        result=ResultStatus(uri=stage.result_uri) if stage.result_uri else before.result,
+    )
+
+
+def events_between(before: FineTuneJobStatus, after: FineTuneJobStatus) -> tuple[JobEvent, ...]:
+    """Return what is worth telling of the difference between two statuses."""
+    known = {record.number for record in before.attempts if record.result == "Failed"}
+    events = [
+        JobEvent(
+            "Warning",
+            record.reason or Reason.TRAINER_ERROR,
+            f"attempt {record.number} failed{_at(record.last_step)}: {record.message}",
+        )
+        for record in after.attempts
+        if record.result == "Failed" and record.number not in known
+    ]
+    for condition in after.conditions:
+        old = before.condition(condition.type)
+        if old is None or (old.status, old.reason) != (condition.status, condition.reason):
+            # One trouble often shows in two conditions (Inspected and Stalled); it is told once.
+            said = {event.message for event in events}
+            events.extend(event for event in _told(old, condition) if event.message not in said)
+    return tuple(events)
+
+
+def _told(old: Condition | None, condition: Condition) -> list[JobEvent]:
+    text = condition.message or f"{condition.type} is {condition.status}"
+    if condition.status == "True" and condition.type in _TOLD_WHEN_TRUE:
+        kind = _TOLD_WHEN_TRUE[condition.type]
+        return [JobEvent("Warning" if kind == "Warning" else "Normal", condition.reason, text)]
+    if condition.status == "False" and (condition.type in _TOLD_WHEN_FALSE or condition.reason in _TOLD_REASONS):
+        return [JobEvent("Warning", condition.reason, text)]
+    if condition.type is ConditionType.SUSPENDED and old is not None and old.status == "True":
+        return [JobEvent("Normal", Reason.RESUMED, "the job goes on")]
+    return []
+
+
+def _at(step: int | None) -> str:
+    return "" if step is None else f" after step {step}"
+
+
+def _suspended(job: FineTuneJob) -> Finding:
+    if job.spec.run.suspend:
+        return Finding(ConditionType.SUSPENDED, "True", Reason.SUSPENDED_BY_USER, "run.suspend is true")
+    old = job.status.condition(ConditionType.SUSPENDED)
+    resumed = old is not None and (old.status == "True" or old.reason is Reason.RESUMED)
+    return Finding(ConditionType.SUSPENDED, "False", Reason.RESUMED if resumed else Reason.NOT_SUSPENDED)
+
+
+def _degraded(job: FineTuneJob) -> Finding:
+    metrics = job.status.progress.metrics if job.status.progress else []
+    rejected = next((metric.value for metric in metrics if metric.name == METRIC_CHECKPOINTS_REJECTED), "0")
+    old = job.status.condition(ConditionType.DEGRADED)
+    if rejected in ("0", "0.0", ""):
+        # Each attempt counts from 0: what an earlier one has found stays true of the job.
+        if old is not None and old.status == "True":
+            return Finding(old.type, old.status, old.reason, old.message)
+        return Finding(ConditionType.DEGRADED, "False", Reason.HEALTHY)
+    text = (
+        f"{rejected} checkpoints did not verify and were passed over for older ones; look at the bucket and its rules"
+    )
+    return Finding(ConditionType.DEGRADED, "True", Reason.CHECKPOINT_REJECTED, text)
+
+
+def _measured(plan: PlanStatus, before: PlanStatus | None, observed: Observed) -> PlanStatus:
+    """Return the plan with the highest peak seen so far; pods and their words go, the number stays."""
+    peaks = [
+        pod.termination.peak_memory_bytes / GIB
+        for pod in observed.pods
+        if pod.component == "train" and pod.termination and pod.termination.peak_memory_bytes
+    ]
+    known = plan.measured_gib or (before.measured_gib if before else None)
+    if known is not None:
+        peaks.append(float(known))
+    return plan.model_copy(update={"measured_gib": f"{max(peaks):.2f}" if peaks else None})

@@ -1,0 +1,56 @@
+"""Why pods do not run: the one answer that people look for, from the scheduler's and the kubelet's own words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from finetune_operator.api.reasons import Reason
+from finetune_operator.jobs.observed import PodReport
+
+_IMAGE: Final = frozenset(
+    {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
+)
+_ENDED: Final = frozenset({"Succeeded", "Failed"})
+
+
+@dataclass(frozen=True)
+class Wait:
+    """What pods wait for."""
+
+    reason: Reason
+    message: str
+    scheduled: bool
+    """Every pod has a node."""
+    needs_people: bool = False
+    """It will hardly mend itself."""
+
+
+def why_waiting(pods: Sequence[PodReport], expected: int) -> Wait | None:
+    """Return why not all `expected` pods run, or None when they do. The worst of several reasons is named."""
+    alive = [pod for pod in pods if pod.phase not in _ENDED]
+    unscheduled = [pod for pod in alive if not pod.scheduled]
+    if refused := next((pod for pod in unscheduled if pod.unschedulable), None):
+        text = f"{_count(len(unscheduled), expected)} cannot be scheduled: {refused.unschedulable}"
+        return Wait(Reason.UNSCHEDULABLE, text, scheduled=False)
+    scheduled = not unscheduled and len(alive) >= expected
+    for pod in alive:
+        if pod.waiting_reason:
+            reason = Reason.IMAGE_PULL_FAILED if pod.waiting_reason in _IMAGE else Reason.CONTAINER_CANNOT_START
+            said = f": {pod.waiting_message}" if pod.waiting_message else ""
+            text = f"pod {pod.name} cannot start: {pod.waiting_reason}{said}"
+            return Wait(reason, text, scheduled=scheduled, needs_people=True)
+    if len(alive) < expected or unscheduled:
+        text = f"{expected - len(alive) + len(unscheduled)} of {expected} pods not created or not scheduled yet"
+        return Wait(Reason.CREATING_PODS, text, scheduled=False)
+    running = sum(pod.running for pod in alive)
+    if running == 0:
+        return Wait(Reason.WAITING_FOR_PODS, "the pods have nodes, their containers are being created", scheduled=True)
+    if running < expected:
+        return Wait(Reason.RENDEZVOUS, f"{running} of {expected} pods run; ranks wait for the others", scheduled=True)
+    return None
+
+
+def _count(number: int, expected: int) -> str:
+    return "the pod" if expected == 1 else f"{number} of {expected} pods"
