@@ -347,7 +347,7 @@ async def test_a_job_created_again_does_not_get_the_status_of_its_predecessor() 
     harness.watching = False
     await harness.api.delete(FINETUNE_JOBS, "team", "tune")
     harness.submit()
-    with pytest.raises(Conflict, match="uid"):
+    with pytest.raises(Conflict, match="modified"):
         await harness.reconcile()
     successor = harness.api.find(FINETUNE_JOBS, "team", "tune")
     assert successor is not None

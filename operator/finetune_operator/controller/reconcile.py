@@ -214,7 +214,9 @@ class Reconciler:
         wanted = {name: value for name, value in status.items() if name != "progress" and value != []}
         if comparable(wanted) == comparable(body.get("status") or {}):
             return True
-        metadata = {"name": key.name, "namespace": key.namespace, "uid": body["metadata"]["uid"]}
+        # The version fences off a successor of that name (a uid in an applied status is ignored), and stale decisions.
+        version = body["metadata"]["resourceVersion"]
+        metadata = {"name": key.name, "namespace": key.namespace, "resourceVersion": version}
         whole = {"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "status": wanted}
         try:
             self._cache.put_job(None, await self._api.apply(whole, subresource="status"))

@@ -106,7 +106,7 @@ def config_map(
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": {"name": name, "namespace": namespace, "labels": labels or {}},
+        "metadata": {"name": name, "namespace": namespace, **({"labels": labels} if labels else {})},
         "immutable": immutable,
         "data": data,
     }

@@ -229,7 +229,8 @@ class FakeApi:
         if stored is None and subresource:
             raise NotFound(404, "NotFound", f'{resource_of(config).plural} "{key[2]}" not found')
         live = stored.body if stored else _identity(config)
-        _check_preconditions(config, live if stored else None)
+        metadata = {name: value for name, value in config["metadata"].items() if name != "uid" or not subresource}
+        _check_preconditions({"metadata": metadata}, live if stored else None)
         part = _part(config, subresource)
         schema = self._schema(key[0])
         who: ManagerKey = (manager, "Apply", subresource)
@@ -291,6 +292,9 @@ class FakeApi:
         old = self._objects.get(key)
         body = deepcopy(body)
         metadata = body["metadata"]
+        for name in ("labels", "annotations"):
+            if metadata.get(name) == {}:
+                del metadata[name]
         if old is None:
             metadata.update(
                 uid=f"00000000-0000-4000-8000-{next(self._uids):012d}", creationTimestamp=timestamp(self.clock.now())
@@ -369,16 +373,18 @@ def _comparable(body: Body) -> Body:
 
 
 def _check_preconditions(body: Body, live: Body | None) -> None:
+    """Refuse a write that is meant for another object or for an older version, as the real server does.
+
+    A real server ignores the uid in a status that is applied; only the resourceVersion fences it.
+    """
     uid, version = body["metadata"].get("uid"), body["metadata"].get("resourceVersion")
-    found = live["metadata"] if live else {}
-    if uid and uid != found.get("uid"):
-        raise Conflict(409, "Conflict", f"uid mismatch: the provided object specified uid {uid}")
-    if version and version != found.get("resourceVersion"):
-        raise Conflict(
-            409,
-            "Conflict",
-            "the object has been modified; please apply your changes to the latest version and try again",
-        )
+    if live is None:
+        if uid or version:
+            raise Conflict(409, "Conflict", f"uid mismatch: the provided object specified uid {uid}, and there is none")
+    elif version and version != live["metadata"]["resourceVersion"]:
+        raise Conflict(409, "Conflict", "the object has been modified; please apply your changes to the latest version")
+    elif uid and uid != live["metadata"]["uid"]:
+        raise Invalid(422, "Invalid", "metadata.uid: Invalid value: field is immutable")
 
 
 def _check_immutable(old: Body, new: Body) -> None:
