@@ -28,6 +28,7 @@ class Command:
 COMMANDS: Final[Mapping[str, Command]] = MappingProxyType(
     {
         "plan": Command("finetune_operator.cli.plan_command", "show how a job would run, without a cluster"),
+        "run": Command("finetune_operator.cli.run_command", "run a job on this machine: inspect, plan, train, publish"),
     }
 )
 

@@ -23,13 +23,14 @@ from finetune_operator.api.plan import AttemptFile, Plan, PlanError, checkpoint_
 from finetune_operator.api.progress import TerminationMessage
 from finetune_operator.api.run_events import CheckpointEvent, ResumeEvent, RunEvent, StepEvent
 from finetune_operator.cli.local_machine import inventory_of_this_machine
-from finetune_operator.cli.manifest_file import read_job, with_absolute_locations
+from finetune_operator.cli.manifest_file import UnreadableManifest, read_job, with_absolute_locations
 from finetune_operator.cli.run_report import RunRecord
 from finetune_operator.cli.tables import inspection_table, memory_comparison_table, plan_table
 from finetune_operator.cli.trainer_process import Ending, TrainerProcess
 from finetune_operator.jobs.retry import GiveUp, next_after_failure
 from finetune_operator.planner.plan import make_plan
 
+EXIT_BAD_INPUT = 2
 EXIT_PLAN_ERROR = 3
 
 
@@ -60,7 +61,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the job and return the process's exit code."""
     console = Console(highlight=False)
-    job = read_job(options.filename)
+    try:
+        job = read_job(options.filename)
+    except UnreadableManifest as error:
+        print(f"finetune run: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
     job = job.model_copy(update={"spec": with_absolute_locations(job.spec, Path.cwd())})
     local_run = LocalRun(job, options.folder, console)
     try:
