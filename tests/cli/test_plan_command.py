@@ -1,0 +1,160 @@
+"""`finetune plan` as a user meets it: exit codes, words and speed."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from finetune_operator.api.plan import Plan, PlanError
+from finetune_operator.cli.main import main
+
+MANIFEST = """
+apiVersion: finetune-operator.dev/v1alpha1
+kind: FineTuneJob
+metadata: {{name: tune}}
+spec:
+  model: {{uri: "{model}"}}
+  dataset: {{uri: "{dataset}"}}
+  tuning: {{method: {method}}}
+  resources: {resources}
+  output: {{uri: "s3://models/tune"}}
+"""
+
+TINY = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 160,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": 512,
+}
+
+
+def write_job(
+    folder: Path,
+    *,
+    model: str = "hf://meta-llama/Meta-Llama-3-8B",
+    dataset: str = "s3://data/rows.jsonl",
+    method: str = "lora",
+    resources: str = "{}",
+) -> str:
+    path = folder / "job.yaml"
+    path.write_text(MANIFEST.format(model=model, dataset=dataset, method=method, resources=resources))
+    return str(path)
+
+
+def write_model(folder: Path) -> str:
+    (folder / "model").mkdir()
+    (folder / "model" / "config.json").write_text(json.dumps(TINY))
+    return f"file://{folder / 'model'}"
+
+
+def test_a_plan_is_printed_as_a_table_that_says_what_was_assumed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", "-f", write_job(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    for word in ("Strategy", "backward", "weights", "chosen, cheapest", "no inventory given", "not inspected"):
+        assert word in printed
+
+
+def test_json_output_is_a_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "-f", write_job(tmp_path), "-o", "json"]) == 0
+    plan = Plan.model_validate(json.loads(capsys.readouterr().out))
+    assert plan.trainable_parameters == 41_943_040
+
+
+def test_the_manifest_may_come_from_standard_input(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(Path(write_job(tmp_path)).read_text()))
+    assert main(["plan", "-f", "-", "-o", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["accelerator"] == "gpu"
+
+
+def test_a_local_model_and_data_set_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "a", "completion": "b"}\n' * 130)
+    job = write_job(
+        tmp_path,
+        model=write_model(tmp_path),
+        dataset=f"file://{rows}",
+        method="full",
+        resources="{accelerator: cpu, processes: 2}",
+    )
+    assert main(["plan", "-f", job, "-o", "json"]) == 0
+    plan = Plan.model_validate(json.loads(capsys.readouterr().out))
+    assert (plan.rows, plan.steps_per_epoch, plan.total_steps) == (130, 3, 7)
+    assert (plan.accelerator, plan.processes, plan.strategy) == ("cpu", 2, "fsdp")
+    assert any("130 lines" in assumption for assumption in plan.assumptions)
+
+
+def test_an_inventory_file_decides_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    inventory = tmp_path / "nodes.yaml"
+    inventory.write_text(
+        "gpuNodes:\n- {product: NVIDIA-L4, memoryBytes: 24152899584, gpusPerNode: 1, nodes: 2, cpuMillicores: 8000, hostMemoryBytes: 34359738368}\n"
+    )
+    assert main(["plan", "-f", write_job(tmp_path, method="qlora"), "--inventory", str(inventory), "-o", "json"]) == 0
+    plan = Plan.model_validate(json.loads(capsys.readouterr().out))
+    assert plan.gpu_product == "NVIDIA-L4"
+    assert not any("inventory" in assumption for assumption in plan.assumptions)
+
+
+def test_a_job_that_does_not_fit_ends_with_3_and_a_remedy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    job = write_job(tmp_path, method="full", resources="{gpuProduct: [Tesla-T4], gpus: 1}")
+    assert main(["plan", "-f", job, "-o", "json"]) == 3
+    captured = capsys.readouterr()
+    assert PlanError.model_validate(json.loads(captured.out)).reason == "DoesNotFit"
+    assert "DoesNotFit" in captured.err
+    assert "qlora" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model": "hf://nobody/unheard-of"}, ("hf://nobody/unheard-of", "--inspection")),
+        ({"model": "file:///does/not/exist"}, ("config.json", "cannot be read")),
+        ({"method": "magic"}, ("tuning.method", "magic")),
+    ],
+)
+def test_what_cannot_be_used_ends_with_2_and_names_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: dict[str, str], words: tuple[str, ...]
+) -> None:
+    assert main(["plan", "-f", write_job(tmp_path, **change)]) == 2
+    error = capsys.readouterr().err
+    assert all(word in error for word in words)
+
+
+def test_a_missing_manifest_ends_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "-f", "/does/not/exist.yaml"]) == 2
+    assert "/does/not/exist.yaml" in capsys.readouterr().err
+
+
+def test_an_inventory_that_is_none_ends_with_2_and_names_the_field(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inventory = tmp_path / "nodes.json"
+    inventory.write_text('{"gpuNodes": [{"product": "NVIDIA-L4"}]}')
+    assert main(["plan", "-f", write_job(tmp_path), "--inventory", str(inventory)]) == 2
+    assert "gpuNodes.0.memoryBytes" in capsys.readouterr().err
+
+
+def test_planning_imports_neither_torch_nor_the_kubernetes_client(tmp_path: Path) -> None:
+    """Imports are what a second is made of; the time itself is measured by bench/plan_start.py."""
+    program = (
+        "import sys; from finetune_operator.cli.main import main; code = main(sys.argv[1:]); "
+        "print(sorted({name.split('.')[0] for name in sys.modules} & {'torch', 'transformers', 'kubernetes', 'kopf', 'numpy'})); sys.exit(code)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program, "plan", "-f", write_job(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert result.stdout.strip().splitlines()[-1] == "[]"
