@@ -24,6 +24,8 @@ SIGTERM_EXIT_CODE: Final = 143
 
 _OUT_OF_MEMORY: Final = "OOMKilled"
 _SYMPTOMS: Final = frozenset({Reason.PEER_LOST, Reason.TERMINATED})
+_STOPPED: Final = _SYMPTOMS | {Reason.RANK_KILLED}
+"""How pods end that a suspension stops; killed are those that need longer than their grace period."""
 _STOPPED_CODES: Final = frozenset(
     {None, ExitCode.OK, ExitCode.BUG, ExitCode.TERMINATED, ExitCode.PEER_LOST, ExitCode.KILLED, SIGTERM_EXIT_CODE}
 )
@@ -87,13 +89,13 @@ def cause_of_attempt(child: ChildJob, pods: tuple[PodReport, ...], now: datetime
     since = condition.last_transition_time
     patience_is_over = since is None or seconds_since(since, now) >= PATIENCE_SECONDS
     cause = first_cause(pods) or _cause_in_condition(condition)
-    if cause is not None and cause.reason not in _SYMPTOMS:
-        return cause
-    if child.suspended:
+    if child.suspended and (cause is None or cause.reason in _STOPPED):
         # Stopped pods of a suspension, seen by the Job controller before they were gone; nobody has failed.
         return Cause(
             Reason.TERMINATED, "stopped by the suspension", ExitCode.TERMINATED.value, retry=True, charged=False
         )
+    if cause is not None and cause.reason not in _SYMPTOMS:
+        return cause
     if not patience_is_over:
         return None
     return cause or Cause(

@@ -113,7 +113,7 @@ def inspecting(job: FineTuneJob, observed: Observed, settings: RenderSettings, a
     wanted = inspect_job(job, settings)
     pods = tuple(pod for pod in observed.pods if pod.component == COMPONENT_INSPECT)
     if child is None:
-        return _in_work("creating the inspect pod", objects=(wanted,))
+        return _in_work("creating the inspect pod", objects=(wanted,), requeue_after=5.0)
     if child.deleting:
         return _in_work("the inspect Job is being replaced", requeue_after=5.0)
     if _is_outdated(child, spec_hash(wanted), attempts, observed):

@@ -1,0 +1,180 @@
+"""The rendered children: golden files for the eye, and the rules that every pod obeys.
+
+Write the golden files anew with: REGENERATE_GOLDEN=1 pytest tests/jobs/test_children.py
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_operator.api.constants import JOB_LABEL, MAXIMUM_NAME_LENGTH, SPEC_HASH_ANNOTATION
+from finetune_operator.api.inspection import InspectionRequest
+from finetune_operator.api.job import FineTuneJob
+from finetune_operator.api.plan import AttemptFile, Plan, checkpoint_uri
+from finetune_operator.jobs.children import attempt_objects, inspect_job, inspection_config_map, publish_job
+from finetune_operator.jobs.names import rendezvous_host
+from finetune_operator.jobs.testing import SETTINGS, make_job, make_plan, make_report
+
+GOLDEN = Path(__file__).parent / "golden"
+RICH = {
+    "credentials": {"model": {"secret": "hf"}, "storage": {"secret": "s3"}, "serviceAccount": "tuner"},
+    "scheduling": {"priorityClass": "high"},
+    "pod": {
+        "labels": {"team": "a", JOB_LABEL: "stolen"},
+        "annotations": {"note": "b"},
+        "nodeSelector": {"zone": "z1", "nvidia.com/gpu.product": "other"},
+        "tolerations": [{"key": "spot", "operator": "Exists"}],
+        "env": [{"name": "HF_HOME", "value": "/work/hub"}, {"name": "FINETUNE_WORK_DIRECTORY", "value": "/elsewhere"}],
+    },
+}
+
+
+def make_file(job: FineTuneJob, plan: Plan, attempt: int = 1) -> AttemptFile:
+    meta = job.metadata
+    return AttemptFile(
+        namespace=meta.namespace,
+        name=meta.name,
+        uid=meta.uid,
+        attempt=attempt,
+        spec=job.spec,
+        inspection=make_report(job),
+        plan=plan,
+        checkpoint_uri=checkpoint_uri(job.spec, meta.name, meta.uid),
+        rendezvous_host=rendezvous_host(meta.name, attempt, plan.pods),
+        progress=SETTINGS.progress,
+    )
+
+
+def attempt(job: FineTuneJob, plan: Plan) -> list[dict[str, Any]]:
+    return list(attempt_objects(job, make_file(job, plan), SETTINGS))
+
+
+def rendered() -> dict[str, list[dict[str, Any]]]:
+    job, rich = make_job(), make_job(**RICH)
+    return {
+        "inspect": [inspect_job(job, SETTINGS), inspection_config_map(job, make_report(job))],
+        "attempt-cpu-one-pod": attempt(job, make_plan(processes=2)),
+        "attempt-gpu-two-pods": attempt(rich, make_plan(pods=2, processes=16, accelerator="gpu")),
+        "publish": [publish_job(job, make_file(job, make_plan()), SETTINGS)],
+    }
+
+
+@pytest.mark.parametrize("name", rendered())
+def test_the_children_are_rendered_as_in_the_golden_file(name: str) -> None:
+    path = GOLDEN / f"{name}.json"
+    text = json.dumps(rendered()[name], indent=1) + "\n"
+    if os.environ.get("REGENERATE_GOLDEN"):
+        path.write_text(text)
+    assert text == path.read_text()
+
+
+def jobs() -> list[dict[str, Any]]:
+    return [body for bodies in rendered().values() for body in bodies if body["kind"] == "Job"]
+
+
+def everything() -> list[dict[str, Any]]:
+    return [body for bodies in rendered().values() for body in bodies]
+
+
+@pytest.mark.parametrize("body", jobs(), ids=lambda body: body["metadata"]["name"])
+def test_every_pod_obeys_the_restricted_pod_security_standard(body: dict[str, Any]) -> None:
+    pod = body["spec"]["template"]["spec"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert pod["automountServiceAccountToken"] is False
+    for container in pod["containers"]:
+        security = container["securityContext"]
+        assert security["allowPrivilegeEscalation"] is False
+        assert security["capabilities"] == {"drop": ["ALL"]}
+        assert security["readOnlyRootFilesystem"] is True
+    assert {next(iter(volume.keys() - {"name"})) for volume in pod["volumes"]} <= {
+        "emptyDir",
+        "projected",
+        "configMap",
+        "downwardAPI",
+    }
+
+
+@pytest.mark.parametrize("body", everything(), ids=lambda body: f"{body['kind']}-{body['metadata']['name']}")
+def test_every_child_is_owned_labelled_and_carries_its_digest(body: dict[str, Any]) -> None:
+    (owner,) = body["metadata"]["ownerReferences"]
+    assert (owner["kind"], owner["controller"], owner["blockOwnerDeletion"]) == ("FineTuneJob", True, False)
+    assert body["metadata"]["labels"][JOB_LABEL] == "tune"
+    assert len(body["metadata"]["annotations"][SPEC_HASH_ANNOTATION]) == 16
+    if body["kind"] == "Job":
+        template = body["spec"]["template"]["metadata"]["labels"]
+        assert body["metadata"]["labels"].items() <= template.items()
+
+
+def trainer(body: dict[str, Any]) -> dict[str, Any]:
+    return body["spec"]["template"]["spec"]["containers"][0]
+
+
+def test_a_user_adds_to_pods_but_cannot_take_their_marks() -> None:
+    *_, body = rendered()["attempt-gpu-two-pods"]
+    template = body["spec"]["template"]
+    environment = {variable["name"]: variable["value"] for variable in trainer(body)["env"]}
+    assert template["metadata"]["labels"][JOB_LABEL] == "tune"
+    assert template["metadata"]["labels"]["team"] == "a"
+    assert template["spec"]["nodeSelector"] == {"zone": "z1", "nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}
+    assert environment["HF_HOME"] == "/work/hub"
+    assert environment["FINETUNE_WORK_DIRECTORY"] == "/work"
+
+
+def test_no_environment_variable_or_mount_stands_twice() -> None:
+    for body in jobs():
+        container = trainer(body)
+        for entries, key in ((container["env"], "name"), (container["volumeMounts"], "mountPath")):
+            values = [entry[key] for entry in entries]
+            assert len(values) == len(set(values)), "server-side apply refuses a list map with equal keys"
+
+
+def test_the_inspect_pod_reads_its_request_from_its_own_annotation() -> None:
+    body = rendered()["inspect"][0]
+    annotations = body["spec"]["template"]["metadata"]["annotations"]
+    (name, text) = next(iter(annotations.items()))
+    assert InspectionRequest.model_validate_json(text).spec == make_job().spec
+    (volume,) = (v for v in body["spec"]["template"]["spec"]["volumes"] if "downwardAPI" in v)
+    assert volume["downwardAPI"]["items"] == [
+        {"path": "request.json", "fieldRef": {"fieldPath": f"metadata.annotations['{name}']"}}
+    ]
+
+
+def test_only_several_pods_get_a_service_and_a_subdomain() -> None:
+    one, several = rendered()["attempt-cpu-one-pod"], rendered()["attempt-gpu-two-pods"]
+    assert [body["kind"] for body in one] == ["ConfigMap", "Job"]
+    assert [body["kind"] for body in several] == ["ConfigMap", "Service", "Job"]
+    assert "subdomain" not in one[-1]["spec"]["template"]["spec"]
+    assert several[-1]["spec"]["template"]["spec"]["subdomain"] == several[1]["metadata"]["name"]
+    assert AttemptFile.model_validate_json(several[0]["data"]["plan.json"]).rendezvous_host == "tune-1-0.tune-1"
+
+
+def test_a_stopped_pod_is_counted_and_every_other_failure_fails_the_job() -> None:
+    *_, body = rendered()["attempt-cpu-one-pod"]
+    rules = body["spec"]["podFailurePolicy"]["rules"]
+    assert [rule["action"] for rule in rules] == ["FailJob", "Count", "FailJob"]
+    assert rules[1]["onExitCodes"]["values"] == [49, 143]
+    assert rules[2]["onExitCodes"] == {"containerName": "trainer", "operator": "NotIn", "values": [0]}
+
+
+def test_one_secret_for_model_and_storage_is_named_once() -> None:
+    job = make_job(credentials={"model": {"secret": "both"}, "storage": {"secret": "both"}})
+    assert trainer(inspect_job(job, SETTINGS))["envFrom"] == [{"secretRef": {"name": "both"}}]
+
+
+def test_host_names_of_the_longest_job_name_fit() -> None:
+    job = make_job("a" * MAXIMUM_NAME_LENGTH)
+    _, service, body = attempt(job, make_plan(pods=2))
+    assert len(f"{body['metadata']['name']}-1023") <= 63
+    assert len(service["metadata"]["name"]) <= 63
+
+
+def test_a_merge_gets_memory_for_three_copies_of_the_model() -> None:
+    job = make_job(output={"uri": "s3://models/tune", "merge": False})
+    merging = publish_job(make_job(), make_file(make_job(), make_plan()), SETTINGS)
+    copying = publish_job(job, make_file(job, make_plan()), SETTINGS)
+    assert trainer(merging)["resources"]["limits"]["memory"] == "2054Mi"
+    assert trainer(copying)["resources"]["limits"]["memory"] == "2048Mi"

@@ -1,0 +1,349 @@
+"""What follows a failure: which cause counts, whether another attempt comes, and what people are told."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from finetune_operator.api.progress import TerminationMessage
+from finetune_operator.api.reasons import ConditionType, JobState, Reason
+from finetune_operator.jobs.retry import GiveUp, Retry, delay_before_next, next_after_failure
+from finetune_operator.jobs.testing import START, FixedPlanner, World, ended_pod, make_job, make_plan, make_pod
+
+
+def running(pods: int = 2, **spec: object) -> World:
+    """A world whose first attempt trains on so many pods."""
+    world = World(make_job(**spec), FixedPlanner(make_plan(pods=pods)))
+    world.settle()
+    world.inspect()
+    world.settle()
+    world.train_to(3)
+    world.settle()
+    world.advance(300)
+    return world
+
+
+def condition(world: World, kind: ConditionType) -> tuple[str, Reason]:
+    found = world.status.condition(kind)
+    assert found is not None
+    return found.status, found.reason
+
+
+def later(seconds: float):
+    return START + timedelta(seconds=seconds)
+
+
+CAUSES = {
+    "the earliest real cause wins over a later one": (
+        [ended_pod(45, finished=later(9)), ended_pod(1, index=1, finished=later(8))],
+        (Reason.TRAINER_ERROR, 1, True),
+    ),
+    "a lost peer is a symptom even when it is first": (
+        [ended_pod(48, finished=later(1)), ended_pod(47, index=1, finished=later(5))],
+        (Reason.HANG, 47, True),
+    ),
+    "a stopped pod is a symptom": (
+        [ended_pod(49, finished=later(1)), ended_pod(44, index=1, finished=later(5))],
+        (Reason.STORAGE_UNAVAILABLE, 44, True),
+    ),
+    "killed for memory is another reason than killed": (
+        [ended_pod(137, container_reason="OOMKilled", silent=True)],
+        (Reason.HOST_OUT_OF_MEMORY, 137, True),
+    ),
+    "a child killed for memory shows as exit code 1 with OOMKilled": (
+        [ended_pod(1, container_reason="OOMKilled")],
+        (Reason.HOST_OUT_OF_MEMORY, 1, True),
+    ),
+    "killed without OOMKilled is a killed rank": ([ended_pod(137, silent=True)], (Reason.RANK_KILLED, 137, True)),
+    "a rank killed inside the pod is named by the trainer": (
+        [ended_pod(137, reason=Reason.RANK_KILLED)],
+        (Reason.RANK_KILLED, 137, True),
+    ),
+    "a pod taken away is not charged": (
+        [ended_pod(143, silent=True, disrupted="evicted by the API")],
+        (Reason.DISRUPTED, 143, False),
+    ),
+    "a pod taken away that had failed before keeps its cause": (
+        [ended_pod(44, disrupted="evicted by the API")],
+        (Reason.STORAGE_UNAVAILABLE, 44, True),
+    ),
+    "an unknown code is an error nobody foresaw": ([ended_pod(7, silent=True)], (Reason.TRAINER_ERROR, 7, True)),
+    "a code that disagrees with the last words wins": (
+        [replace(ended_pod(45), exit_code=137)],
+        (Reason.RANK_KILLED, 137, True),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CAUSES)
+def test_the_first_cause_is_recorded_and_the_next_attempt_follows(case: str) -> None:
+    pods, expected = CAUSES[case]
+    world = running()
+    world.fail("tune-1", *pods)
+    world.settle()
+    first, second = world.status.attempts
+    assert (first.reason, first.exit_code, first.charged) == expected
+    assert (second.number, second.result) == (2, "Running")
+    assert (world.files[2].charged_before, world.files[2].plan) == (int(expected[2]), world.files[1].plan)
+    assert world.services == {"tune-1", "tune-2"}
+
+
+def test_a_lost_peer_waits_ten_seconds_for_another_pods_cause() -> None:
+    world = running()
+    world.fail("tune-1", ended_pod(48), make_pod(index=1))
+    desired = world.settle()
+    assert "tune-2" not in world.children
+    assert desired.requeue_after == 10.0
+    world.advance(4)
+    world.pods = [ended_pod(48), ended_pod(45, index=1)]
+    world.settle()
+    assert world.status.attempts[0].reason is Reason.GPU_OUT_OF_MEMORY
+
+
+def test_a_lost_peer_alone_becomes_the_cause_after_ten_seconds() -> None:
+    world = running()
+    world.fail("tune-1", ended_pod(48), make_pod(index=1))
+    world.settle()
+    world.advance(10)
+    world.settle()
+    assert [(a.number, a.reason) for a in world.status.attempts] == [(1, Reason.PEER_LOST), (2, None)]
+
+
+MESSAGES = {
+    "Container trainer for pod team/tune-1-0-x failed with exit code 137 matching FailJob rule at index 2": (
+        Reason.RANK_KILLED,
+        True,
+    ),
+    "Container trainer for pod team/tune-1-0-x failed with exit code 47 matching FailJob rule at index 2": (
+        Reason.HANG,
+        True,
+    ),
+    "Pod team/tune-1-0-x has condition DisruptionTarget matching FailJob rule at index 0": (Reason.DISRUPTED, False),
+}
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_when_the_pods_are_gone_the_jobs_own_condition_names_the_cause(message: str) -> None:
+    world = running()
+    world.fail("tune-1", message=message)
+    world.settle()
+    first = world.status.attempts[0]
+    assert (first.reason, first.charged) == MESSAGES[message]
+
+
+def test_a_failure_that_nobody_explains_is_taken_as_it_is_after_ten_seconds() -> None:
+    world = running()
+    world.fail("tune-1", kind="Failed", message="deleted by an administrator")
+    world.settle()
+    assert "tune-2" not in world.children
+    world.advance(10)
+    world.settle()
+    assert world.status.attempts[0].reason is Reason.TRAINER_ERROR
+    assert "deleted by an administrator" in world.status.attempts[0].message
+
+
+FINAL = {40: Reason.INVALID_SPEC, 41: Reason.INVALID_DATA, 45: Reason.GPU_OUT_OF_MEMORY, 46: Reason.DIVERGED}
+
+
+@pytest.mark.parametrize("code", FINAL)
+def test_what_another_try_cannot_mend_ends_the_job_with_a_remedy(code: int) -> None:
+    world = running()
+    world.fail("tune-1", ended_pod(code))
+    world.settle()
+    assert condition(world, ConditionType.FAILED) == ("True", FINAL[code])
+    assert condition(world, ConditionType.COMPLETE)[0] == "False"
+    assert "Remedy:" in (world.status.message or "")
+    assert "tune-2" not in world.children
+
+
+def test_retries_are_exhausted_by_charged_failures_only() -> None:
+    world = running(run={"retries": 1})
+    ends = [{"code": 1}, {"code": 143, "silent": True, "disrupted": "drained"}, {"code": 1}]
+    for number, end in enumerate(ends, start=1):
+        if number > 1:
+            world.train_to(3, attempt=number)
+            world.advance(300)
+        world.fail(f"tune-{number}", ended_pod(attempt=number, **end))
+        world.settle()
+    assert condition(world, ConditionType.FAILED) == ("True", Reason.RETRIES_EXHAUSTED)
+    assert "TrainerError: what happened." in (world.status.message or "")
+    assert [attempt.charged for attempt in world.status.attempts] == [True, False, True]
+
+
+def test_the_count_of_failures_survives_a_lost_status_and_deleted_old_attempts() -> None:
+    world = running(pods=1, run={"retries": 7})
+    for number in range(1, 8):
+        world.fail(f"tune-{number}", ended_pod(1, attempt=number))
+        world.settle()
+        world.train_to(3, attempt=number + 1)
+        world.advance(300)
+    assert world.files[8].charged_before == 7
+    assert sorted(world.files) == [7, 8]
+    world.lose_status()
+    world.settle()
+    world.fail("tune-8", ended_pod(1, attempt=8))
+    world.settle()
+    assert condition(world, ConditionType.FAILED) == ("True", Reason.RETRIES_EXHAUSTED)
+    assert "8 failed attempts" in (world.status.message or "")
+
+
+def test_only_the_newest_two_attempts_keep_their_objects_and_five_their_story() -> None:
+    world = running(run={"retries": 10})
+    for number in range(1, 7):
+        world.fail(f"tune-{number}", ended_pod(1, attempt=number))
+        world.settle()
+        world.train_to(3, attempt=number + 1)
+        world.advance(300)
+    assert sorted(name for name in world.children if name != "tune-inspect") == ["tune-6", "tune-7"]
+    assert (sorted(world.files), world.services) == ([6, 7], {"tune-6", "tune-7"})
+    assert [attempt.number for attempt in world.status.attempts] == [3, 4, 5, 6, 7]
+
+
+def test_attempts_that_fail_at_once_follow_each_other_ever_more_slowly() -> None:
+    world = running(pods=1)
+    world.advance(-300)
+    world.fail("tune-1", ended_pod(1))
+    world.settle()
+    world.fail("tune-2", ended_pod(1, attempt=2))
+    desired = world.settle()
+    assert ("tune-3" in world.children, desired.requeue_after, world.status.state) == (False, 10.0, JobState.STARTING)
+    world.advance(10)
+    world.settle()
+    assert "tune-3" in world.children
+    assert [delay_before_next(count) for count in range(8)] == [0, 0, 10, 20, 40, 80, 160, 300]
+
+
+def test_changed_inputs_are_inspected_again_and_not_charged() -> None:
+    world = running()
+    old = world.report
+    world.fail("tune-1", ended_pod(42))
+    world.settle()
+    assert ("tune-2" in world.children, world.children["tune-inspect"].created) == (False, world.now)
+    assert world.report is None
+    world.advance(5)
+    world.inspect(rows=120)
+    world.settle()
+    assert old is not None
+    assert world.files[2].inspection.dataset.rows == 120
+    assert world.files[2].charged_before == 0
+    assert condition(world, ConditionType.PLANNED)[0] == "True"
+
+
+INSPECTION_ENDS = {
+    "bad rows": (41, Reason.INVALID_DATA, "rows.jsonl:7: no messages"),
+    "bad spec": (40, Reason.INVALID_SPEC, "dataset.format is alpaca"),
+    "taken output": (40, Reason.OUTPUT_EXISTS, "another job's model"),
+}
+
+
+@pytest.mark.parametrize("case", INSPECTION_ENDS)
+def test_what_the_user_must_mend_ends_the_inspection(case: str) -> None:
+    code, why, message = INSPECTION_ENDS[case]
+    world = World()
+    world.settle()
+    pod = ended_pod(code, reason=why, message=message, component="inspect", attempt=None)
+    world.fail("tune-inspect", pod)
+    world.settle()
+    assert condition(world, ConditionType.INSPECTED) == ("False", why)
+    assert condition(world, ConditionType.FAILED) == ("True", why)
+    assert message in (world.status.message or "")
+    assert list(world.children) == ["tune-inspect"]
+
+
+def test_a_report_with_too_many_unusable_rows_ends_the_job() -> None:
+    world = World()
+    world.settle()
+    problem = {"file": "s3://data/rows.jsonl", "line": 3, "reason": "not JSON"}
+    world.inspect(rows=50, dropped=50, problems=(problem,))
+    world.settle()
+    assert condition(world, ConditionType.FAILED) == ("True", Reason.INVALID_DATA)
+    assert "s3://data/rows.jsonl:3: not JSON" in (world.status.message or "")
+
+
+REFUSALS = {43: Reason.STORAGE_REFUSED, 44: Reason.STORAGE_UNAVAILABLE}
+
+
+@pytest.mark.parametrize("code", REFUSALS)
+def test_a_bucket_that_refuses_is_told_and_tried_again_without_end(code: int) -> None:
+    world = World()
+    world.settle()
+    world.pods = [ended_pod(code, message="s3://data refuses.", component="inspect", attempt=None)]
+    desired = world.settle()
+    assert condition(world, ConditionType.INSPECTED) == ("False", REFUSALS[code])
+    assert condition(world, ConditionType.STALLED) == ("True", Reason.NO_PROGRESS)
+    assert "s3://data refuses." in (world.status.message or "")
+    assert desired.requeue_after is not None
+
+    world.fail("tune-inspect", *world.pods, kind="Failed", message="reached the backoff limit")
+    desired = world.settle()
+    assert desired.requeue_after == 60.0
+    world.advance(60)
+    world.settle()
+    assert world.children["tune-inspect"].conditions == ()
+    assert world.children["tune-inspect"].created == world.now
+
+
+def trained() -> World:
+    world = running(pods=1)
+    world.finish("tune-1", ended_pod(0, peak=2**30))
+    world.settle()
+    return world
+
+
+def publish_pod(code: int, **parts: object):
+    return ended_pod(code, component="publish", attempt=1, name="tune-publish-x", **parts)
+
+
+def test_a_failed_publication_is_told_and_repeated_ever_more_slowly() -> None:
+    world = trained()
+    pauses = []
+    for _ in range(4):
+        world.fail("tune-publish", publish_pod(43, message="403 from the bucket."), kind="Failed")
+        desired = world.settle()
+        assert condition(world, ConditionType.PUBLISHED) == ("False", Reason.PUBLICATION_FAILED)
+        assert condition(world, ConditionType.FAILED)[0] == "False"
+        assert desired.requeue_after is not None
+        pauses.append(desired.requeue_after)
+        world.advance(desired.requeue_after)
+        world.settle()
+        assert world.children["tune-publish"].conditions == ()
+    assert pauses == [60.0, 60.0, 120.0, 240.0]
+    world.finish("tune-publish")
+    world.settle()
+    assert world.status.state is JobState.COMPLETE
+
+
+def test_an_output_that_is_taken_ends_the_job_and_keeps_the_checkpoints() -> None:
+    world = trained()
+    world.fail("tune-publish", publish_pod(40, reason=Reason.OUTPUT_EXISTS, message="another job's model is there."))
+    world.settle()
+    assert condition(world, ConditionType.FAILED) == ("True", Reason.OUTPUT_EXISTS)
+    assert "checkpoints stay" in (world.status.message or "")
+
+
+def failure(reason: Reason, code: int) -> TerminationMessage:
+    return TerminationMessage(reason=reason, exit_code=code, message="why.")
+
+
+LOCAL = [
+    ([failure(Reason.TRAINER_ERROR, 1)], 1, Retry()),
+    ([failure(Reason.RANK_KILLED, 137)], 1, Retry()),
+    ([failure(Reason.TERMINATED, 49)] * 9, 0, Retry()),
+    ([failure(Reason.INPUTS_CHANGED, 42)], 0, Retry(inspect_again=True)),
+]
+
+
+@pytest.mark.parametrize(("failures", "retries", "expected"), LOCAL)
+def test_a_local_run_retries_by_the_same_policy(
+    failures: list[TerminationMessage], retries: int, expected: Retry
+) -> None:
+    assert next_after_failure(failures, retries) == expected
+
+
+def test_a_local_run_gives_up_by_the_same_policy() -> None:
+    end = next_after_failure([failure(Reason.TRAINER_ERROR, 1)] * 2, 1)
+    assert isinstance(end, GiveUp)
+    assert end.reason is Reason.RETRIES_EXHAUSTED
+    bad = next_after_failure([failure(Reason.DIVERGED, 46)], 9)
+    assert isinstance(bad, GiveUp)
+    assert bad.reason is Reason.DIVERGED

@@ -1,0 +1,330 @@
+"""From apply to Complete, and the ways around: what is made, what is shown, and why nothing is made twice."""
+
+import pytest
+
+from finetune_operator.api.plan import PlanError
+from finetune_operator.api.reasons import ConditionType, JobState, Reason
+from finetune_operator.jobs.testing import FixedPlanner, World, ended_pod, make_job, make_plan, make_pod, make_report
+
+
+def names(world: World) -> list[str]:
+    return sorted(world.children)
+
+
+def reason(world: World, kind: ConditionType) -> tuple[str, Reason]:
+    condition = world.status.condition(kind)
+    assert condition is not None
+    return condition.status, condition.reason
+
+
+def trained(world: World | None = None) -> World:
+    """A world whose first attempt has made steps."""
+    world = world or World()
+    world.settle()
+    world.inspect()
+    world.settle()
+    world.train_to(3)
+    world.settle()
+    return world
+
+
+def test_a_job_goes_from_apply_to_complete() -> None:
+    world = World(planner=FixedPlanner(make_plan(pods=2)))
+    world.settle()
+    assert (world.status.state, names(world)) == (JobState.INSPECTING, ["tune-inspect"])
+
+    world.inspect()
+    world.settle()
+    assert (world.status.state, names(world)) == (JobState.STARTING, ["tune-1", "tune-inspect"])
+    assert world.services == {"tune-1"}
+    assert world.status.plan is not None
+    assert world.status.plan.expected_gib == "1.00"
+
+    world.train_to(3)
+    world.settle()
+    assert (world.status.state, reason(world, ConditionType.RUNNING)) == (JobState.RUNNING, ("True", Reason.TRAINING))
+
+    world.finish("tune-1", ended_pod(0, peak=3 * 2**30), ended_pod(0, index=1, peak=2**30))
+    world.settle()
+    assert (world.status.state, names(world)) == (JobState.PUBLISHING, ["tune-1", "tune-inspect", "tune-publish"])
+    assert world.status.plan.measured_gib == "3.00"
+
+    world.finish(
+        "tune-publish", ended_pod(0, component="publish", attempt=1, result_uri="s3://models/tune", name="publish-x")
+    )
+    world.settle()
+    assert world.status.state is JobState.COMPLETE
+    assert reason(world, ConditionType.COMPLETE) == ("True", Reason.SUCCEEDED)
+    assert world.status.result is not None
+    assert world.status.result.uri == "s3://models/tune"
+    assert world.status.completion_time is not None
+    assert world.status.plan.measured_gib == "3.00"
+    assert [attempt.result for attempt in world.status.attempts] == ["Succeeded"]
+
+
+def test_all_known_conditions_are_there_from_the_first_status_on() -> None:
+    world = World()
+    world.reconcile()
+    assert {c.type for c in world.status.conditions} == set(ConditionType) - {ConditionType.QUOTA_RESERVED}
+
+
+def test_the_report_of_an_equal_job_spares_the_inspect_pod_and_is_copied() -> None:
+    world = World()
+    other = make_report(make_job("other"))
+    world.report = make_report(world.job).model_copy(update={"job": other.job})
+    world.report_owned, world.report_age = False, 3600.0
+    first = world.reconcile()
+    assert [body["metadata"]["name"] for body in first.objects] == ["tune-inspection", "tune-1", "tune-1"]
+    assert reason(world, ConditionType.INSPECTED) == ("True", Reason.INSPECTION_REUSED)
+
+
+def test_the_report_of_an_equal_job_is_not_used_after_a_day() -> None:
+    world = World()
+    world.report, world.report_owned, world.report_age = make_report(world.job), False, 24 * 3600.0 + 1
+    world.settle()
+    assert names(world) == ["tune-inspect"]
+
+
+def test_a_report_about_another_spec_is_not_used() -> None:
+    world = World()
+    world.report = make_report(make_job(dataset={"uri": "s3://data/other.jsonl"}))
+    world.settle()
+    assert names(world) == ["tune-inspect"]
+
+
+def test_a_report_that_does_not_arrive_is_asked_for_again() -> None:
+    world = World()
+    world.settle()
+    world.finish("tune-inspect")
+    assert world.settle().requeue_after is not None
+    world.advance(61)
+    desired = world.reconcile()
+    assert [reference.name for reference in desired.deletions] == ["tune-inspect"]
+    world.settle()
+    assert world.children["tune-inspect"].created == world.now
+
+
+def test_a_spec_changed_before_its_inspection_is_inspected_anew() -> None:
+    world = World()
+    world.settle()
+    world.change_spec(dataset={"uri": "s3://data/other.jsonl"})
+    world.advance(1)
+    world.settle()
+    assert world.children["tune-inspect"].created == world.now
+
+
+def test_someone_elses_object_is_a_condition_and_never_touched() -> None:
+    world = World()
+    world.foreign = ("Job/tune-1",)
+    desired = world.reconcile()
+    assert (desired.objects, desired.deletions) == ((), ())
+    assert reason(world, ConditionType.ACCEPTED) == ("False", Reason.CHILD_NOT_OURS)
+    assert "Job/tune-1" in (world.status.message or "")
+    world.foreign = ()
+    world.settle()
+    assert reason(world, ConditionType.ACCEPTED) == ("True", Reason.ACCEPTED)
+
+
+def test_a_file_on_this_machine_is_refused_in_a_cluster() -> None:
+    world = World(make_job(dataset={"uri": "file:///rows.jsonl"}))
+    desired = world.reconcile()
+    assert desired.objects == ()
+    assert reason(world, ConditionType.ACCEPTED) == ("False", Reason.INVALID_SPEC)
+    assert "spec.dataset.uri" in (world.status.message or "")
+
+
+@pytest.mark.parametrize(("waits", "seconds"), [(True, 60.0), (False, 600.0)])
+def test_without_a_plan_the_job_says_why_and_is_planned_again(waits: bool, seconds: float) -> None:
+    error = PlanError(reason="NoCapacity", message="needs 2 × H100; add nodes", waits=waits)
+    world = World(planner=FixedPlanner(error))
+    world.settle()
+    world.inspect()
+    desired = world.settle()
+    assert (world.status.state, desired.requeue_after) == (JobState.PENDING, seconds)
+    assert reason(world, ConditionType.PLANNED) == ("False", Reason.NO_CAPACITY)
+    assert reason(world, ConditionType.STALLED) == ("True", Reason.NO_PROGRESS)
+    world.planner = FixedPlanner()
+    world.settle()
+    assert "tune-1" in world.children
+    assert reason(world, ConditionType.STALLED) == ("False", Reason.PROGRESSING)
+
+
+def test_suspended_before_its_start_a_job_shows_its_plan_and_takes_nothing() -> None:
+    world = World(make_job(run={"suspend": True}))
+    world.settle()
+    world.inspect()
+    world.settle()
+    assert world.children["tune-1"].suspended
+    assert (world.status.state, world.status.start_time) == (JobState.SUSPENDED, None)
+    assert world.status.plan is not None
+    world.change_spec(run={"suspend": False})
+    world.settle()
+    assert not world.children["tune-1"].suspended
+    assert world.status.start_time is not None
+    assert [attempt.number for attempt in world.status.attempts] == [1]
+
+
+def test_a_spec_changed_while_suspended_before_the_start_is_planned_anew() -> None:
+    world = World(make_job(run={"suspend": True}))
+    world.settle()
+    world.inspect()
+    world.settle()
+    world.change_spec(run={"suspend": True}, training={"maxSteps": 5})
+    world.settle()
+    assert "tune-1" not in world.children
+    assert world.files[2].spec.training.max_steps == 5
+    assert [(a.number, a.reason, a.charged) for a in world.status.attempts] == [
+        (1, Reason.REPLANNED, False),
+        (2, None, False),
+    ]
+
+
+def test_suspend_and_resume_in_mid_run_keep_the_attempt() -> None:
+    world = trained()
+    world.change_spec(run={"suspend": True})
+    world.settle()
+    assert world.children["tune-1"].suspended
+    assert world.status.state is JobState.SUSPENDED
+    assert reason(world, ConditionType.SUSPENDED) == ("True", Reason.SUSPENDED_BY_USER)
+    world.pods = []
+    world.advance(3600)
+    world.change_spec(run={"suspend": False})
+    world.settle()
+    assert (names(world), world.children["tune-1"].suspended) == (["tune-1", "tune-inspect"], False)
+    assert reason(world, ConditionType.SUSPENDED) == ("False", Reason.RESUMED)
+    assert world.status.state is JobState.STARTING
+    world.train_to(9)
+    world.settle()
+    assert world.status.state is JobState.RUNNING
+    assert reason(world, ConditionType.STALLED) == ("False", Reason.PROGRESSING)
+
+
+def test_pods_that_a_suspension_stopped_do_not_count_as_a_failure() -> None:
+    world = trained()
+    world.change_spec(run={"suspend": True})
+    world.settle()
+    world.fail("tune-1", ended_pod(137, silent=True))
+    world.settle()
+    assert [(a.result, a.charged) for a in world.status.attempts] == [("Failed", False), ("Suspended", False)]
+
+
+def test_a_job_that_is_silent_for_a_quarter_of_an_hour_is_stalled() -> None:
+    world = trained()
+    desired = world.settle()
+    assert desired.requeue_after is not None
+    assert 0 < desired.requeue_after <= 900
+    world.advance(901)
+    world.settle()
+    assert reason(world, ConditionType.STALLED) == ("True", Reason.NO_PROGRESS)
+    assert "15 minutes" in (world.status.message or "")
+    world.train_to(4)
+    world.settle()
+    assert reason(world, ConditionType.STALLED) == ("False", Reason.PROGRESSING)
+
+
+def test_the_deadline_ends_the_job_and_stops_its_pods() -> None:
+    world = trained(World(make_job(run={"deadline": "1h"})))
+    desired = world.settle()
+    assert desired.requeue_after is not None
+    world.advance(3601)
+    world.settle()
+    assert reason(world, ConditionType.FAILED) == ("True", Reason.DEADLINE_EXCEEDED)
+    assert world.children["tune-1"].suspended
+    assert [(a.result, a.reason) for a in world.status.attempts] == [("Failed", Reason.DEADLINE_EXCEEDED)]
+
+
+def test_a_finished_job_is_deleted_after_its_time_to_live() -> None:
+    world = trained(World(make_job(run={"ttlAfterFinished": "1h"})))
+    world.fail("tune-1", ended_pod(46))
+    desired = world.settle()
+    assert (world.status.state, desired.requeue_after, desired.delete_job) == (JobState.FAILED, 3600.0, False)
+    world.advance(3600)
+    assert world.reconcile().delete_job
+
+
+def test_an_attempts_job_deleted_by_hand_is_made_again_under_its_number() -> None:
+    world = trained()
+    del world.children["tune-1"]
+    world.settle()
+    assert [attempt.number for attempt in world.status.attempts] == [1]
+    assert "tune-1" in world.children
+
+
+WAITS = {
+    "scheduler": (
+        {"phase": "Pending", "scheduled": False, "running": False, "unschedulable": "0/3 nodes: Insufficient gpu"},
+        ("False", Reason.UNSCHEDULABLE),
+        ("False", Reason.WAITING_FOR_PODS),
+        "Insufficient gpu",
+    ),
+    "image": (
+        {
+            "phase": "Pending",
+            "running": False,
+            "waiting_reason": "ImagePullBackOff",
+            "waiting_message": "no such image",
+        },
+        ("True", Reason.SCHEDULED),
+        ("False", Reason.IMAGE_PULL_FAILED),
+        "no such image",
+    ),
+    "secret": (
+        {
+            "phase": "Pending",
+            "running": False,
+            "waiting_reason": "CreateContainerConfigError",
+            "waiting_message": 'secret "s3" not found',
+        },
+        ("True", Reason.SCHEDULED),
+        ("False", Reason.CONTAINER_CANNOT_START),
+        'secret "s3" not found',
+    ),
+    "creating": (
+        {"phase": "Pending", "running": False},
+        ("True", Reason.SCHEDULED),
+        ("False", Reason.WAITING_FOR_PODS),
+        "containers are being created",
+    ),
+}
+
+
+@pytest.mark.parametrize("wait", WAITS)
+def test_the_message_says_why_pods_do_not_run(wait: str) -> None:
+    parts, scheduled, running, words = WAITS[wait]
+    world = World()
+    world.settle()
+    world.inspect()
+    world.settle()
+    world.pods = [make_pod(**parts)]
+    desired = world.settle()
+    assert reason(world, ConditionType.PODS_SCHEDULED) == scheduled
+    assert reason(world, ConditionType.RUNNING) == running
+    assert words in (world.status.message or "")
+    assert desired.requeue_after is not None
+
+
+def test_ranks_that_wait_for_another_pod_are_in_rendezvous() -> None:
+    world = World(planner=FixedPlanner(make_plan(pods=2)))
+    world.settle()
+    world.inspect()
+    world.settle()
+    world.pods = [make_pod(), make_pod(index=1, phase="Pending", running=False)]
+    world.settle()
+    assert reason(world, ConditionType.RUNNING) == ("False", Reason.RENDEZVOUS)
+
+
+def test_events_tell_each_turn_once() -> None:
+    world = trained()
+    world.finish("tune-1", ended_pod(0))
+    world.settle()
+    world.finish("tune-publish")
+    world.settle()
+    told = [event.reason for desired in world.history for event in desired.events]
+    assert told == [
+        Reason.ACCEPTED,
+        Reason.INSPECTED,
+        Reason.PLANNED,
+        Reason.TRAINING,
+        Reason.PUBLISHED,
+        Reason.SUCCEEDED,
+    ]
