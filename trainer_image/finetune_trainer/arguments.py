@@ -6,7 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from finetune_operator.api.compatibility import Checkpointing, Method, Strategy
-from finetune_operator.api.plan import AttemptFile
+from finetune_operator.api.plan import AttemptFile, Plan
+
+
+def needs_cpu_backend(plan: Plan) -> bool:
+    """Whether accelerate must be made to shard on CPUs."""
+    return plan.accelerator == "cpu" and plan.strategy in (Strategy.FSDP, Strategy.ZERO2)
 
 
 def training_arguments(attempt: AttemptFile, staging: Path) -> dict[str, Any]:
@@ -42,7 +47,8 @@ def training_arguments(attempt: AttemptFile, staging: Path) -> dict[str, Any]:
         "save_strategy": "no",  # step_boundary.py decides, for all ranks at once
         "save_only_model": False,
         "push_to_hub": False,
-        "use_cpu": plan.accelerator == "cpu" and plan.processes == 1,
+        # A sharded run on CPUs must not say that it is one: cpu_backend.py tells why.
+        "use_cpu": plan.accelerator == "cpu" and not needs_cpu_backend(plan),
         "dataloader_pin_memory": plan.accelerator == "gpu",
         "ddp_find_unused_parameters": False,
         "ddp_timeout": 1800,

@@ -25,7 +25,9 @@ def read_attempt(path: Path) -> AttemptFile:
             ExitCode.BAD_SPEC, f"there is no plan file at {path}; give its path with --plan"
         ) from error
     except ValidationError as error:
-        fields = ", ".join(".".join(str(part) for part in problem["loc"]) or "the file" for problem in error.errors()[:5])
+        fields = ", ".join(
+            ".".join(str(part) for part in problem["loc"]) or "the file" for problem in error.errors()[:5]
+        )
         raise TrainerFailure(
             ExitCode.BAD_SPEC,
             f"{path.name} is not a plan that this trainer understands, at: {fields}; operator and trainer image must be of one version",

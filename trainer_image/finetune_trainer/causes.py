@@ -69,7 +69,10 @@ def _of_death(death: RankDeath, *, terminated: bool, host_out_of_memory: bool) -
     name = signal.Signals(-death.status).name
     if terminated or death.status == -signal.SIGTERM:
         return Cause(
-            ExitCode.TERMINATED, Reason.TERMINATED, f"rank {death.rank} was stopped by {name} before it saved", death.rank
+            ExitCode.TERMINATED,
+            Reason.TERMINATED,
+            f"rank {death.rank} was stopped by {name} before it saved",
+            death.rank,
         )
     if death.status == -signal.SIGKILL and host_out_of_memory:
         return Cause(
@@ -80,6 +83,4 @@ def _of_death(death: RankDeath, *, terminated: bool, host_out_of_memory: bool) -
         )
     if death.status == -signal.SIGKILL:
         return Cause(ExitCode.KILLED, Reason.RANK_KILLED, f"rank {death.rank} was killed by {name}", death.rank)
-    return Cause(
-        ExitCode.BUG, Reason.TRAINER_ERROR, f"rank {death.rank} crashed with {name}; see the log", death.rank
-    )
+    return Cause(ExitCode.BUG, Reason.TRAINER_ERROR, f"rank {death.rank} crashed with {name}; see the log", death.rank)

@@ -78,9 +78,7 @@ def superfluous(
     newest = max(verified)
     kept = {folder for folder in shelf.committed if folder not in rejected and folder <= newest}
     kept = set(sorted(kept, reverse=True)[:keep]) | {newest}
-    return tuple(
-        folder for folder in (*shelf.committed, *shelf.unfinished) if folder < newest and folder not in kept
-    )
+    return tuple(folder for folder in (*shelf.committed, *shelf.unfinished) if folder < newest and folder not in kept)
 
 
 def share(names_by_rank: Sequence[tuple[int, Collection[str]]], place: Place) -> tuple[str, ...]:

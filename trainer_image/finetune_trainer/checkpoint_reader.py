@@ -46,10 +46,12 @@ def find_checkpoint(
     target: Path,
     *,
     on_rejected: Callable[[CheckpointEvent], None],
+    for_training: bool = True,
 ) -> Found:
     """Download the newest checkpoint that verifies into `target`. Collective.
 
-    The ranks of a pod share the download. A checkpoint that any of them finds damaged is skipped by all.
+    The ranks of a pod share the download. A checkpoint that any of them finds damaged is skipped by all. For publish (not
+    `for_training`) it does not matter how many processes wrote it.
     """
     shelf = collective.broadcast(_shelf(storage) if place.is_first else None)
     if isinstance(shelf, TrainerFailure):
@@ -62,7 +64,7 @@ def find_checkpoint(
         if place.is_first_of_pod:
             shutil.rmtree(target, ignore_errors=True)
         collective.barrier()
-        manifest, problem = _fetch(attempt, place, storage.child(folder.name), target)
+        manifest, problem = _fetch(attempt, place, storage.child(folder.name), target, for_training)
         answers = collective.gather(problem)
         problems = [answer for answer in answers if answer]
         down = next((answer for answer in problems if isinstance(answer, TrainerFailure)), None)
@@ -93,7 +95,7 @@ def _shelf(storage: ObjectStorage) -> Shelf | TrainerFailure:
 
 
 def _fetch(
-    attempt: AttemptFile, place: Place, storage: ObjectStorage, target: Path
+    attempt: AttemptFile, place: Place, storage: ObjectStorage, target: Path, for_training: bool
 ) -> tuple[Manifest | None, str | TrainerFailure | None]:
     """Download this rank's share and return the manifest and the problem, if there is one."""
     try:
@@ -102,7 +104,7 @@ def _fetch(
         if problem is not None:
             return manifest, problem
         reason = unsuitable(manifest.model_dump(by_alias=False), attempt.plan.strategy, attempt.plan.processes)
-        if reason is not None:
+        if reason is not None and for_training:
             return manifest, TrainerFailure(
                 ExitCode.BAD_SPEC,
                 f"the checkpoint at {storage.uri} cannot be resumed: {reason}; set resources back, or start a new job",

@@ -137,7 +137,9 @@ class CheckpointWriter:
         wrong = [entry.name for entry in files if stored.get(entry.name) != entry.size]
         if wrong:
             raise StorageUnavailable(
-                target.uri, f"{len(wrong)} uploaded files are not there in full, such as {wrong[0]}", "it is tried again"
+                target.uri,
+                f"{len(wrong)} uploaded files are not there in full, such as {wrong[0]}",
+                "it is tried again",
             )
         manifest = Manifest(
             kind="checkpoint",

@@ -56,7 +56,9 @@ class Encoder:
         else:
             prompt = self._files.tokenizer.encode(value.prompt).ids
             # Tokens may merge across the border: the answer starts where the two differ.
-            start = next((i for i, pair in enumerate(zip(prompt, tokens, strict=False)) if pair[0] != pair[1]), len(prompt))
+            start = next(
+                (i for i, pair in enumerate(zip(prompt, tokens, strict=False)) if pair[0] != pair[1]), len(prompt)
+            )
             labels = [IGNORED] * min(start, len(tokens)) + tokens[start:]
         return Encoded(tokens[: self._max_length], labels[: self._max_length])
 
@@ -81,7 +83,9 @@ def labels_in(tokens: Sequence[int], offsets: Sequence[Span], spans: Sequence[Sp
     ]
 
 
-def answer_spans(messages: Sequence[Message], render: Callable[[Sequence[Message], bool], str], text: str) -> list[Span]:
+def answer_spans(
+    messages: Sequence[Message], render: Callable[[Sequence[Message], bool], str], text: str
+) -> list[Span]:
     """Return where the assistant's turns lie in the rendered text, found by rendering the turns before each.
 
     Raises:

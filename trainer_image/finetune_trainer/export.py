@@ -44,4 +44,6 @@ def check_exported(folder: Path, *, adapter: bool) -> None:
     names = (ADAPTER_FILE,) if adapter else MODEL_FILES
     if not any((folder / name).is_file() for name in names):
         found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-        raise TrainerFailure(ExitCode.BUG, f"the final checkpoint has none of {', '.join(names)}, only {', '.join(found[:10])}")
+        raise TrainerFailure(
+            ExitCode.BUG, f"the final checkpoint has none of {', '.join(names)}, only {', '.join(found[:10])}"
+        )

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pydantic import ValidationError
-
 from finetune_operator.api.exit_codes import ExitCode, meaning_of
 from finetune_operator.api.reasons import Reason
 
@@ -61,9 +59,6 @@ def failure_of(error: BaseException) -> Failure:
     code = getattr(error, "exit_code", None)
     if isinstance(code, ExitCode):  # StorageError and the row readers' errors bring their own
         return Failure(code, getattr(error, "reason", None) or meaning_of(code).reason, str(error))
-    if isinstance(error, ValidationError):
-        fields = ", ".join(".".join(str(part) for part in problem["loc"]) for problem in error.errors()[:5])
-        return _failure(ExitCode.BAD_SPEC, f"the plan file does not have the expected form at: {fields}")
     names = {kind.__name__ for kind in type(error).__mro__}
     text = str(error)
     if "OutOfMemoryError" in names:

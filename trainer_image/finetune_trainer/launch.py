@@ -145,11 +145,20 @@ def _run_ranks(attempt: AttemptFile, plan_path: Path, place: Workplace, index: i
     command = [sys.executable, "-m", "finetune_trainer"]
     train = ["train", "--plan", str(plan_path)]
     if attempt.plan.processes == 1:
-        process = subprocess.Popen([*command, *train], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            [*command, *train], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
         copier = threading.Thread(target=_copy, args=(process, place.run.logs / "rank-0.log"), daemon=True)
         copier.start()
     else:
-        agent = [*command, "agent", *torchrun_arguments(attempt, index, place.run.logs), "-m", "finetune_trainer", *train]
+        agent = [
+            *command,
+            "agent",
+            *torchrun_arguments(attempt, index, place.run.logs),
+            "-m",
+            "finetune_trainer",
+            *train,
+        ]
         process = subprocess.Popen(agent, env=environment)
         copier = None
     stop.watch(process, attempt.plan.processes_per_pod, lambda: [state.process for state in place.run.states()])

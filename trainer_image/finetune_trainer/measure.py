@@ -41,9 +41,7 @@ def device_memory(torch: Any) -> Memory:
     """Return the GPU memory of this process, or its resident set where there is no GPU."""
     if not torch.cuda.is_available():
         return resident_memory()
-    return Memory(
-        torch.cuda.memory_allocated(), torch.cuda.memory_reserved(), torch.cuda.max_memory_reserved()
-    )
+    return Memory(torch.cuda.memory_allocated(), torch.cuda.memory_reserved(), torch.cuda.max_memory_reserved())
 
 
 def peak_flops(device_name: str) -> float | None:

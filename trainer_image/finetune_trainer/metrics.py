@@ -31,7 +31,9 @@ GAUGES: Final = (
     Described("step_seconds", "Duration of the last step."),
     Described("data_wait_seconds", "Time of the last step spent on waiting for its batches."),
     Described("tokens_per_second", "Tokens of all ranks per second in the last step, padding not counted."),
-    Described("model_flops_utilization", "Share of the GPU's dense bf16 FLOP/s that the last step used (MFU); absent on CPU."),
+    Described(
+        "model_flops_utilization", "Share of the GPU's dense bf16 FLOP/s that the last step used (MFU); absent on CPU."
+    ),
     Described("memory_allocated_bytes", "GPU memory in use by tensors; on CPU the resident set."),
     Described("memory_reserved_bytes", "GPU memory reserved by torch; on CPU the resident set."),
     Described("memory_peak_bytes", "Highest memory_reserved_bytes since the process started."),
@@ -43,7 +45,9 @@ GAUGES: Final = (
 COUNTERS: Final = (
     Described("tokens", "Tokens of all ranks that this process has seen trained, padding not counted."),
     Described("checkpoints", "Checkpoints committed."),
-    Described("checkpoints_rejected", "Checkpoints that did not verify when the attempt looked for one to resume from."),
+    Described(
+        "checkpoints_rejected", "Checkpoints that did not verify when the attempt looked for one to resume from."
+    ),
     Described("checkpoint_failures", "Checkpoints that could not be uploaded."),
     Described("report_failures", "Progress reports that the operator did not take."),
 )
@@ -72,9 +76,7 @@ class RankMetrics:
             metric.name: Counter(METRICS_PREFIX + metric.name, metric.meaning, LABELS, registry=self.registry)
             for metric in COUNTERS
         }
-        self._badput = Counter(
-            METRICS_PREFIX + BADPUT.name, BADPUT.meaning, (*LABELS, "cause"), registry=self.registry
-        )
+        self._badput = Counter(METRICS_PREFIX + BADPUT.name, BADPUT.meaning, (*LABELS, "cause"), registry=self.registry)
         for counter in self._counters.values():
             counter.labels(**self._labels)
         for cause in BADPUT_CAUSES:

@@ -20,7 +20,8 @@ def load_tokenizer(attempt: AttemptFile, folder: Path) -> Any:
     )
     if tokenizer.eos_token is None and tokenizer.pad_token is None:
         raise TrainerFailure(
-            ExitCode.BAD_DATA, f"the tokenizer of {attempt.spec.model.uri} has no end token; set eos_token in tokenizer_config.json"
+            ExitCode.BAD_DATA,
+            f"the tokenizer of {attempt.spec.model.uri} has no end token; set eos_token in tokenizer_config.json",
         )
     return tokenizer
 
@@ -46,7 +47,8 @@ def load_base_model(attempt: AttemptFile, folder: Path, *, dtype: str | None = N
         )
     except (OSError, ValueError) as error:
         raise TrainerFailure(
-            ExitCode.BAD_DATA, f"the model at {attempt.spec.model.uri} cannot be loaded: {' '.join(str(error).split())[:400]}"
+            ExitCode.BAD_DATA,
+            f"the model at {attempt.spec.model.uri} cannot be loaded: {' '.join(str(error).split())[:400]}",
         ) from error
     model.config.use_cache = False
     return model

@@ -43,7 +43,9 @@ class Send(Protocol):
 class Reporter:
     """Keeps the newest status and sends it at most every five seconds, at once when told that it matters."""
 
-    def __init__(self, send: Send, *, failed: Callable[[], None] = lambda: None, interval: float = INTERVAL_SECONDS) -> None:
+    def __init__(
+        self, send: Send, *, failed: Callable[[], None] = lambda: None, interval: float = INTERVAL_SECONDS
+    ) -> None:
         self._send = send
         self._failed = failed
         self._interval = interval
@@ -86,7 +88,10 @@ class Reporter:
                 except (OSError, ValueError) as error:
                     # The next report replaces this one; the metric shows that the operator does not hear us.
                     self._failed()
-                    print(f"a progress report was not taken: {type(error).__name__} {getattr(error, 'reason', '')}", flush=True)
+                    print(
+                        f"a progress report was not taken: {type(error).__name__} {getattr(error, 'reason', '')}",
+                        flush=True,
+                    )
             if closed:
                 return
 

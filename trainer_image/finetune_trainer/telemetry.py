@@ -91,9 +91,7 @@ class Telemetry:
         if self._first_step:
             metrics.set("start_seconds", time.monotonic() - self._started)
         self._pace = (
-            record.seconds
-            if self._pace is None
-            else _SMOOTHING * self._pace + (1 - _SMOOTHING) * record.seconds
+            record.seconds if self._pace is None else _SMOOTHING * self._pace + (1 - _SMOOTHING) * record.seconds
         )
         self._last = record
         self._events.write(
@@ -122,7 +120,9 @@ class Telemetry:
         self.metrics.set("checkpoint_step", event.step)
         self.metrics.set("checkpoint_seconds", event.seconds)
         self.metrics.set("checkpoint_bytes", event.bytes)
-        print(f"checkpoint of step {event.step}: {event.bytes} bytes at {event.uri} in {event.seconds:.2f} s", flush=True)
+        print(
+            f"checkpoint of step {event.step}: {event.bytes} bytes at {event.uri} in {event.seconds:.2f} s", flush=True
+        )
         with self._lock:
             self._state = self._state.model_copy(update={"checkpoint_step": event.step})
         self._write_state()
@@ -183,4 +183,3 @@ class Telemetry:
             ),
             urgent=urgent,
         )
-

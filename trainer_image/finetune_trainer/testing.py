@@ -44,7 +44,9 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def write_tiny_model(folder: Path, rows: list[dict[str, Any]], *, vocabulary: int = 512, hidden: int = 64, layers: int = 2) -> Path:
+def write_tiny_model(
+    folder: Path, rows: list[dict[str, Any]], *, vocabulary: int = 512, hidden: int = 64, layers: int = 2
+) -> Path:
     """Write a Llama of random weights (seed 0) and a byte-level tokenizer that was trained on the rows."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -61,7 +63,10 @@ def write_tiny_model(folder: Path, rows: list[dict[str, Any]], *, vocabulary: in
     )
     words.train_from_iterator((message["content"] for row in rows for message in row["messages"]), trainer)
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, eos_token="<|im_end|>", pad_token="<|pad|>", model_max_length=2048  # noqa: S106
+        tokenizer_object=words,
+        eos_token=SPECIAL_TOKENS[2],
+        pad_token=SPECIAL_TOKENS[3],
+        model_max_length=2048,
     )
     tokenizer.chat_template = CHAT_TEMPLATE
     config = LlamaConfig(
@@ -110,7 +115,9 @@ def inspection_of(model: Path, data: Path, *, rows: int) -> InspectionReport:
             files=files(model, ["config.json", "model.safetensors", "tokenizer.json"]),
             has_chat_template=True,
         ),
-        dataset=DatasetFacts(uri=f"file://{data}", format="messages", files=files(data.parent, [data.name]), rows=rows, tokens=lengths),
+        dataset=DatasetFacts(
+            uri=f"file://{data}", format="messages", files=files(data.parent, [data.name]), rows=rows, tokens=lengths
+        ),
     )
 
 
@@ -145,9 +152,7 @@ def tiny_plan(
         trainable_parameters=0,
         total_parameters=0,
         memory=MemoryEstimate(expected_bytes=0, upper_bytes=0, phases=(), peak_phase=Phase.BACKWARD),
-        resources=PodResources(
-            cpu_millicores=1000, memory_bytes=0, shared_memory_bytes=0, ephemeral_storage_bytes=0
-        ),
+        resources=PodResources(cpu_millicores=1000, memory_bytes=0, shared_memory_bytes=0, ephemeral_storage_bytes=0),
     )
 
 

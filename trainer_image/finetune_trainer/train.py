@@ -7,7 +7,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,7 +17,7 @@ from finetune_operator.api.durations import parse_interval
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.plan import AttemptFile
 from finetune_operator.api.run_events import ResumeEvent
-from finetune_trainer.arguments import training_arguments
+from finetune_trainer.arguments import needs_cpu_backend, training_arguments
 from finetune_trainer.attempt import Place, Workplace, read_attempt
 from finetune_trainer.collective import Collective
 from finetune_trainer.failures import TrainerFailure, failure_of
@@ -38,8 +38,8 @@ def train(plan_path: Path) -> NoReturn:
     os._exit(code)
 
 
-def run_rank(plan_path: Path) -> int:
-    """Run one rank; an error is written where `launch` finds it, and returned as its exit code."""
+def run_rank(plan_path: Path, *, observers: Sequence[Any] = ()) -> int:
+    """Run one rank; an error is written where `launch` finds it, and returned as its exit code. `observers` are further callbacks."""
     started = time.monotonic()
     place = Place.of()
     os.dup2(sys.stdout.fileno(), sys.stderr.fileno())  # one log per rank, in order
@@ -53,7 +53,7 @@ def run_rank(plan_path: Path) -> int:
         stop.install()
         telemetry = Telemetry(attempt, place, run, started=started)
         telemetry.metrics.serve(attempt.metrics_port + place.local_rank)
-        _Rank(attempt, place, workplace, telemetry, stop).run()
+        _Rank(attempt, place, workplace, telemetry, stop, observers).run()
     except BaseException as error:  # every end of a rank must be told, also KeyboardInterrupt and SystemExit
         failure = failure_of(error)
         if run is not None:
@@ -79,9 +79,17 @@ def run_rank(plan_path: Path) -> int:
 class _Rank:
     """The steps of a rank's life, in order."""
 
-    def __init__(self, attempt: AttemptFile, place: Place, workplace: Workplace, telemetry: Telemetry, stop: Stop) -> None:
+    def __init__(
+        self,
+        attempt: AttemptFile,
+        place: Place,
+        workplace: Workplace,
+        telemetry: Telemetry,
+        stop: Stop,
+        observers: Sequence[Any],
+    ) -> None:
         self._attempt, self._place, self._workplace = attempt, place, workplace
-        self._telemetry, self._stop = telemetry, stop
+        self._telemetry, self._stop, self._observers = telemetry, stop, observers
         self._collective = Collective(place.world_size)
 
     def run(self) -> None:
@@ -107,8 +115,7 @@ class _Rank:
         return model, encode_dataset(self._attempt, self._workplace.data)
 
     def _import(self, inputs: Future[tuple[Path, Path]]) -> None:
-        plan = self._attempt.plan
-        if plan.accelerator == "cpu" and plan.processes > 1:
+        if needs_cpu_backend(self._attempt.plan):
             from finetune_trainer.cpu_backend import install
 
             install()
@@ -183,7 +190,7 @@ class _Rank:
             train_dataset=rows,
             processing_class=tokenizer,
             peft_config=lora_config(attempt),
-            callbacks=[boundary],
+            callbacks=[boundary, *self._observers],
         )
         if attempt.spec.tuning.method is not Method.FULL:
             restore_float_masters(trainer.model, attempt.spec.training.precision)
@@ -202,7 +209,8 @@ class _Rank:
             self._telemetry.on_memory(rank, peak)
         if stopped_at is not None:
             raise TrainerFailure(
-                ExitCode.TERMINATED, f"stopped from outside after step {stopped_at}, which was saved; it goes on from there"
+                ExitCode.TERMINATED,
+                f"stopped from outside after step {stopped_at}, which was saved; it goes on from there",
             )
         self._telemetry.close(memory)
         # Ranks leave together: torchrun takes one that is gone early for a reason to stop the others.

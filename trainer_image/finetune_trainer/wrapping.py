@@ -28,7 +28,7 @@ def check_wrapping(strategy: Strategy, model: Any, optimizer: Any, world_size: i
             raise _wrong("ddp", f"the model is a {type(model).__name__}, not DistributedDataParallel")
         _refuse_sharded(strategy, model.parameters())
         return f"ddp: {world_size} ranks with whole copies of {_count(model.parameters())} parameters"
-    if is_ddp or world_size > 1 and strategy is Strategy.SINGLE:
+    if is_ddp or (world_size > 1 and strategy is Strategy.SINGLE):
         raise _wrong(strategy, f"there are {world_size} ranks and the model is a {type(model).__name__}")
     _refuse_sharded(strategy, model.parameters())
     return f"{strategy}: one process with {_count(model.parameters())} parameters"
@@ -37,7 +37,8 @@ def check_wrapping(strategy: Strategy, model: Any, optimizer: Any, world_size: i
 def _check_fsdp(model: Any, world_size: int) -> str:
     from torch.distributed.fsdp import FSDPModule
 
-    if not isinstance(model, FSDPModule):
+    is_fsdp = isinstance(model, FSDPModule)
+    if not is_fsdp:
         raise _wrong("fsdp", f"the model is a {type(model).__name__}, not an FSDP2 module")
     whole = local = 0
     copies = []
@@ -86,5 +87,6 @@ def _count(parameters: Iterable[Any]) -> int:
 
 def _wrong(strategy: str, what: str) -> TrainerFailure:
     return TrainerFailure(
-        ExitCode.BUG, f"the plan says strategy {strategy}, but {what}; the run is stopped because it would need other memory than planned"
+        ExitCode.BUG,
+        f"the plan says strategy {strategy}, but {what}; the run is stopped because it would need other memory than planned",
     )

@@ -1,0 +1,184 @@
+"""From the final checkpoint to a model that others can load: verified, exported, tried, described, uploaded, its manifest last.
+
+It can be run again at any time: what this job has published already is left as it is, and a training is never lost by a failure here.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+import traceback
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from finetune_operator.api.constants import MANIFEST_FILE
+from finetune_operator.api.exit_codes import ExitCode
+from finetune_operator.api.manifest import FileEntry, Manifest
+from finetune_operator.api.plan import AttemptFile
+from finetune_operator.api.progress import TerminationMessage
+from finetune_operator.api.reasons import Reason
+from finetune_operator.api.run_events import PublishEvent
+from finetune_trainer.attempt import Place, Workplace, read_attempt
+from finetune_trainer.checkpoint_reader import find_checkpoint, foreign, read_manifest
+from finetune_trainer.checkpoint_writer import installed_versions
+from finetune_trainer.collective import Collective
+from finetune_trainer.events import EventLog
+from finetune_trainer.failures import TrainerFailure, failure_of
+from finetune_trainer.launch import write_termination
+from finetune_trainer.measure import resident_memory
+from finetune_trainer.storage import ObjectStorage, open_writable
+from finetune_trainer.storage_errors import AlreadyExists
+
+
+def publish(plan_path: Path) -> int:
+    """Publish the job's model and return the exit code; the termination log has the result's location or the cause."""
+    # Libraries talk to no hub: everything is local by the time they are asked.
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        attempt = read_attempt(plan_path)
+        manifest = publish_attempt(attempt)
+    except Exception as error:  # whatever it is, the kubelet is told
+        failure = failure_of(error)
+        if failure.exit_code is ExitCode.BUG:
+            traceback.print_exc()
+        write_termination(
+            TerminationMessage(reason=failure.reason, exit_code=failure.exit_code, message=failure.message)
+        )
+        return int(failure.exit_code)
+    write_termination(
+        TerminationMessage(
+            reason=Reason.PUBLISHED,
+            exit_code=ExitCode.OK,
+            message=f"{len(manifest.files)} files, {manifest.total_bytes} bytes",
+            step=manifest.step,
+            checkpoint_step=manifest.step,
+            peak_memory_bytes=resident_memory().peak,
+            result_uri=attempt.spec.output.uri.rstrip("/"),
+        )
+    )
+    return int(ExitCode.OK)
+
+
+def publish_attempt(attempt: AttemptFile) -> Manifest:
+    """Publish the model of the job's final checkpoint and return its manifest."""
+    output = open_writable(attempt.spec.output.uri)
+    before = existing_result(output, attempt)
+    if before is not None and before.uid == attempt.uid:
+        print(f"{output.uri} has this job's model already", flush=True)
+        _tell(output, before)
+        return before
+    workplace = Workplace.of(attempt)
+    checkpoint = _final_checkpoint(attempt, workplace)
+    from finetune_trainer.inputs import fetch_model
+    from finetune_trainer.result import build_result
+
+    base = fetch_model(attempt, workplace.model)
+    folder = workplace.work / "result"
+    shutil.rmtree(folder, ignore_errors=True)
+    started = time.monotonic()
+    build_result(attempt, base, workplace.resume, folder, checkpoint)
+    print(f"the model was built and tried in {time.monotonic() - started:.1f} s", flush=True)
+    if before is not None:
+        # From here on there is no other model at that place: its manifest goes first.
+        output.delete(MANIFEST_FILE)
+    files = tuple(_upload(output, folder, name) for name in _names(folder))
+    manifest = Manifest(
+        kind="model",
+        namespace=attempt.namespace,
+        job=attempt.name,
+        uid=attempt.uid,
+        attempt=checkpoint.attempt,
+        step=checkpoint.step,
+        world_size=1,
+        strategy=checkpoint.strategy,
+        created_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        versions=installed_versions(),
+        files=files,
+    )
+    _commit(output, attempt, manifest)
+    if before is not None:
+        kept = {entry.name for entry in files}
+        for entry in before.files:
+            if entry.name not in kept:
+                output.delete(entry.name)
+    _tell(output, manifest)
+    return manifest
+
+
+def existing_result(output: ObjectStorage, attempt: AttemptFile) -> Manifest | None:
+    """Return the manifest of the model that is there; another job's one is a TrainerFailure unless it may be overwritten."""
+    if not output.exists(MANIFEST_FILE):
+        return None
+    try:
+        manifest = read_manifest(output)
+    except ValidationError:
+        manifest = None
+    is_ours = manifest is not None and foreign(manifest, attempt) is None
+    if not is_ours and attempt.spec.output.if_exists == "fail":
+        raise _output_exists(output, manifest)
+    if manifest is None:
+        output.delete(MANIFEST_FILE)
+    return manifest
+
+
+def _output_exists(output: ObjectStorage, manifest: Manifest | None) -> TrainerFailure:
+    whose = f"the model of job {manifest.namespace}/{manifest.job}" if manifest else "a manifest.json that is not ours"
+    return TrainerFailure(
+        ExitCode.BAD_SPEC,
+        f"output.uri {output.uri} holds {whose}; choose another output.uri, or set output.ifExists: overwrite",
+        Reason.OUTPUT_EXISTS,
+    )
+
+
+def _final_checkpoint(attempt: AttemptFile, workplace: Workplace) -> Manifest:
+    """Download the newest checkpoint that verifies, which must be the last step's."""
+    found = find_checkpoint(
+        attempt,
+        Place(0, 1, 0, 1),
+        open_writable(attempt.checkpoint_uri),
+        Collective(1),
+        workplace.resume,
+        on_rejected=lambda event: print(f"{event.uri} is not used: {event.problem}", flush=True),
+        for_training=False,
+    )
+    if found.manifest is None:
+        raise TrainerFailure(
+            ExitCode.NOT_FOUND,
+            f"there is no checkpoint that verifies at {attempt.checkpoint_uri}; the training must be run again",
+        )
+    if found.manifest.step < attempt.plan.total_steps:
+        raise TrainerFailure(
+            ExitCode.NOT_FOUND,
+            f"the newest checkpoint that verifies is of step {found.manifest.step} of {attempt.plan.total_steps}; the training must go on first",
+        )
+    return found.manifest
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def _upload(output: ObjectStorage, folder: Path, name: str) -> FileEntry:
+    stored = output.upload(folder / name, name)
+    return FileEntry(name=name, size=stored.size, sha256=stored.sha256)
+
+
+def _commit(output: ObjectStorage, attempt: AttemptFile, manifest: Manifest) -> None:
+    try:
+        output.put_small(MANIFEST_FILE, manifest.model_dump_json(by_alias=True).encode(), create_only=True)
+    except AlreadyExists:
+        other = read_manifest(output)
+        if other.uid != attempt.uid:
+            raise _output_exists(output, other) from None
+        # A second publish pod of this job was faster; the files are the same.
+
+
+def _tell(output: ObjectStorage, manifest: Manifest) -> None:
+    EventLog().write(PublishEvent(uri=output.uri, files=manifest.files))
+    sys.stdout.flush()

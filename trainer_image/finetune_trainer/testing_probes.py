@@ -1,0 +1,125 @@
+"""Probes: callbacks that look at a rank from inside, or end it, for tests. Each is named `kind` or `kind:arguments`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from transformers import TrainerCallback
+
+from finetune_operator.api.constants import MANIFEST_FILE
+
+
+def _folder() -> Path:
+    return Path(os.environ["FINETUNE_TEST_FOLDER"])
+
+
+def _digest(tensors: list[torch.Tensor]) -> str:
+    found = hashlib.sha256()
+    for tensor in tensors:
+        found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+class Shapes(TrainerCallback):  # type: ignore[misc]
+    """Writes what this rank holds at its first optimizer step: elements of parameters, gradients and optimizer state, and a digest of gradients."""
+
+    def __init__(self, rank: int) -> None:
+        self._rank = rank
+        self._found: dict[str, Any] = {}
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **others: Any) -> None:
+        """Look at parameters and gradients before the step."""
+        if self._found:
+            return
+        local = [getattr(p, "_local_tensor", p) for p in model.parameters()]
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        self._found = {
+            "model": type(model).__name__,
+            "whole_parameters": sum(p.numel() for p in model.parameters()),
+            "local_parameters": sum(p.numel() for p in local),
+            "whole_gradients": sum(g.numel() for g in gradients),
+            "local_gradients": sum(getattr(g, "_local_tensor", g).numel() for g in gradients),
+            "gradients": _digest([getattr(g, "_local_tensor", g) for g in gradients]),
+            "dtypes": sorted({str(p.dtype) for p in model.parameters() if p.requires_grad}),
+        }
+
+    def on_step_end(self, args: Any, state: Any, control: Any, optimizer: Any = None, **others: Any) -> None:
+        """Look at the optimizer's state after the step."""
+        if state.global_step != 1:
+            return
+        inner = getattr(optimizer, "optimizer", optimizer)
+        inner = getattr(inner, "optimizer", inner)  # DeepSpeed's own keeps torch's inside
+        moments = [s["exp_avg"] for s in inner.state.values() if "exp_avg" in s]
+        self._found["local_moments"] = sum(getattr(m, "_local_tensor", m).numel() for m in moments)
+        (_folder() / f"shapes-{self._rank}.json").write_text(json.dumps(self._found))
+
+
+class Signal(TrainerCallback):  # type: ignore[misc]
+    """`KILL:<rank>:<step>` or `TERM:…`: ends a rank after a step, a kill only after an earlier checkpoint was committed."""
+
+    def __init__(self, rank: int, name: str, target: str, step: str) -> None:
+        self._is_target = rank == int(target)
+        self._number = signal.Signals[f"SIG{name}"]
+        self._step = int(step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        """Send the signal."""
+        if not self._is_target or state.global_step != self._step:
+            return
+        deadline = time.monotonic() + 3
+        while self._number == signal.SIGKILL and time.monotonic() < deadline:
+            if list(Path(os.environ["FINETUNE_TEST_OUTPUT"]).glob(f"checkpoints/*/*/*/{MANIFEST_FILE}")):
+                break
+            time.sleep(0.02)
+        os.kill(os.getpid(), self._number)
+
+
+class Poison(TrainerCallback):  # type: ignore[misc]
+    """`poison:<step>`: makes a weight NaN before a step."""
+
+    def __init__(self, rank: int, step: str) -> None:
+        self._step = int(step)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **others: Any) -> None:
+        """Spoil the first trained weight."""
+        if state.global_step + 1 == self._step:
+            with torch.no_grad():
+                next(p for p in model.parameters() if p.requires_grad).fill_(float("nan"))
+
+
+class Raise(TrainerCallback):  # type: ignore[misc]
+    """`raise:<rank>:<step>:<kind>`: raises an error of a kind on one rank."""
+
+    kinds: Final = {"memory": torch.OutOfMemoryError("CUDA out of memory."), "bug": LookupError("nobody foresaw this")}
+
+    def __init__(self, rank: int, target: str, step: str, kind: str) -> None:
+        self._is_target = rank == int(target)
+        self._step, self._error = int(step), self.kinds[kind]
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        """Raise it."""
+        if self._is_target and state.global_step == self._step:
+            raise self._error
+
+
+_PROBES: Final[dict[str, Callable[..., TrainerCallback]]] = {
+    "shapes": Shapes,
+    "KILL": lambda rank, *rest: Signal(rank, "KILL", *rest),
+    "TERM": lambda rank, *rest: Signal(rank, "TERM", *rest),
+    "poison": Poison,
+    "raise": Raise,
+}
+
+
+def make_probe(name: str, rank: int) -> TrainerCallback:
+    """Return the probe of that name for a rank."""
+    kind, *arguments = name.split(":")
+    return _PROBES[kind](rank, *arguments)
