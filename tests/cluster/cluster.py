@@ -33,6 +33,7 @@ from testbed.runs import sweep
 def up(directory: Path, *, node: bool, services: bool, fake_nodes: int) -> None:
     """Start a cluster, and print how to talk to it."""
     cluster = NodeCluster(directory) if node else ControlPlane(directory)
+    cluster.require_stopped()  # before the `except` below, which would stop what runs there
     try:
         cluster.start()
         if fake_nodes:

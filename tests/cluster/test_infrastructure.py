@@ -113,7 +113,7 @@ time.sleep(600)
     )
     node_cluster.apply(pod)
 
-    prometheus.wait_for(f'ground_rank{{namespace="{namespace}", port="metrics-1"}}', patience=30)
+    prometheus.wait_for(f'count(ground_rank{{namespace="{namespace}"}}) == 2', patience=30)
 
     samples = prometheus.query(f'ground_rank{{namespace="{namespace}"}}')
     assert {(sample.labels["port"], sample.value) for sample in samples} == {("metrics-0", 0.0), ("metrics-1", 1.0)}

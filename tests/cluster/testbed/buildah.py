@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from testbed import tools
@@ -15,6 +18,17 @@ COMMAND = ("buildah", "--root", str(STORAGE), "--runroot", "/run/kubernetes-clus
 def buildah(*arguments: object) -> None:
     """Run buildah; when it fails, the end of its output becomes the error."""
     run("nice", *COMMAND, *arguments)
+
+
+@contextmanager
+def storage_lock() -> Iterator[None]:
+    """Have the storage alone, waiting for another process's build; what a killed build left in it is removed."""
+    STORAGE.parent.mkdir(parents=True, exist_ok=True)
+    with STORAGE.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if STORAGE.exists():
+            run(*COMMAND, "rm", "--all")
+        yield
 
 
 def exists(image: str) -> bool:

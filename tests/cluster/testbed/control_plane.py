@@ -34,8 +34,7 @@ class ControlPlane:
 
     def start(self) -> None:
         """Start, and return when the API server and the controllers work."""
-        if self.processes.names():
-            raise TestbedError(f"{self.directory} has a cluster already. Stop it: cluster.py down {self.directory}")
+        self.require_stopped()
         packages.require(*packages.CONTROL_PLANE)
         tools.ensure(*tools.CONTROL_PLANE)
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -45,6 +44,11 @@ class ControlPlane:
         etcd = self._start_etcd()
         self._start_api_server(etcd, port)
         self._start_controllers()
+
+    def require_stopped(self) -> None:
+        """Refuse a second start: it would lose the ids of the first one's programs."""
+        if self.processes.names():
+            raise TestbedError(f"{self.directory} has a cluster already. Stop it: cluster.py down {self.directory}")
 
     def stop(self) -> None:
         """End every program; the folder keeps logs and state."""

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from testbed import packages, tools
 from testbed.base_image import base_image
-from testbed.buildah import STORAGE, buildah, exists, tags
-from testbed.processes import TestbedError, run
+from testbed.buildah import buildah, exists, storage_lock, tags
+from testbed.processes import TestbedError
 
 PROJECT = Path(__file__).resolve().parents[3]
 CODE = ("pyproject.toml", "operator/finetune_operator", "trainer_image/finetune_trainer")
@@ -62,9 +62,9 @@ def build(*names: str) -> dict[str, str]:
     """Build the images that are not up to date, and return the full name of each."""
     packages.require_root("Building images")
     packages.require(*packages.IMAGES)
-    tools.CACHE.mkdir(parents=True, exist_ok=True)
-    base = base_image()
-    return {name: build_one(name, base) for name in names}
+    with storage_lock():
+        base = base_image()
+        return {name: build_one(name, base) for name in names}
 
 
 def build_one(name: str, base: str) -> str:
@@ -148,10 +148,3 @@ def require_space(gib: float, purpose: str) -> None:
             f"{purpose} needs {gib:g} GiB free in {tools.CACHE} and {free:.1f} GiB are. "
             "Free some, or put the cache elsewhere with XDG_CACHE_HOME."
         )
-
-
-def delete_all() -> None:
-    """Give back the disk of every built image."""
-    if STORAGE.exists():
-        buildah("rmi", "--all", "--force")
-        run("rm", "-rf", STORAGE)

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from testbed import tools
-from testbed.buildah import COMMAND, buildah, layers_of
+from testbed.buildah import COMMAND, buildah, layers_of, storage_lock
 from testbed.node import SOCKET, ctr, node_is_running
 from testbed.processes import TestbedError
 
@@ -27,6 +27,12 @@ def load(reference: str) -> None:
     """Make an image usable by pods (imagePullPolicy Never or IfNotPresent); outdated ones of its name are removed."""
     if not node_is_running():
         raise TestbedError("No node runs on this machine: start one with `make cluster-up`, then load images.")
+    with storage_lock():
+        load_alone(reference)
+
+
+def load_alone(reference: str) -> None:
+    """Load an image while nobody builds or loads another."""
     if reference in ctr("images", "ls", "--quiet").split():
         return
     start = time.monotonic()
@@ -39,9 +45,8 @@ def load(reference: str) -> None:
         forget_outdated(reference)  # first: both at once may not fit on the disk
         import_all(reference)
     forget_content(layers)
-    print(
-        f"loaded {reference} in {time.monotonic() - start:.0f} s ({len(layers) - len(unpacked)} new layers)", flush=True
-    )
+    new = len(layers) - len(unpacked)
+    print(f"loaded {reference} in {time.monotonic() - start:.0f} s ({new} new layers)", flush=True)
 
 
 def unpacked_layers(layers: list[str]) -> list[str]:

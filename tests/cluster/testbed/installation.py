@@ -68,11 +68,11 @@ def image_values(operator: str, inspect: str, trainer: str) -> dict[str, Any]:
 
     def image(reference: str) -> dict[str, str]:
         repository, _, tag = reference.rpartition(":")
-        return {"repository": repository, "tag": tag, "pullPolicy": "Never"}
+        return {"repository": repository, "tag": tag}
 
     return {
-        "image": image(operator),
-        "images": {"inspect": image(inspect), "trainer": image(trainer)},
+        "operator": {"image": {**image(operator), "pullPolicy": "Never"}},
+        "images": {"inspect": image(inspect), "trainer": image(trainer), "pullPolicy": "Never"},
     }
 
 
