@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -23,11 +24,24 @@ _SCHEMA: Final = pa.schema([("input_ids", pa.list_(pa.int32())), ("labels", pa.l
 
 def encode_dataset(attempt: AttemptFile, folder: Path) -> Path:
     """Return the Arrow file of the encoded rows; the first rank of the pod makes it, the others wait."""
+    folder = folder / _digest(attempt)
     path = folder / "rows.arrow"
     with only_once(folder) as needed:
         if needed:
             _write(path, encoded_rows(attempt))
     return path
+
+
+def _digest(attempt: AttemptFile) -> str:
+    """Return what the encoded rows depend on: a local run keeps its work directory from one attempt to the next."""
+    facts = attempt.inspection
+    parts = (
+        *(file.model_dump_json() for file in (*facts.model.files, *facts.dataset.files)),
+        attempt.spec.dataset.model_dump_json(),
+        attempt.spec.training.loss_on,
+        str(attempt.plan.max_length),
+    )
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def load_dataset(path: Path) -> Any:

@@ -6,6 +6,7 @@ last lines of every rank's log in the bucket, writes one JSON line to the termin
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import signal
@@ -33,6 +34,8 @@ INDEX_VARIABLE: Final = "JOB_COMPLETION_INDEX"
 RESOLVE_SECONDS: Final = 600
 """How long the first pod's name may be unknown: it is published when that pod starts, which waits for nodes and image pulls."""
 RENDEZVOUS_SECONDS: Final = 900
+_LIBC: Final = ctypes.CDLL(None)  # loaded here: the child must not import between fork and exec
+_PR_SET_PDEATHSIG: Final = 1
 _MEMORY_EVENTS: Final = Path("/sys/fs/cgroup/memory.events")
 
 
@@ -44,7 +47,8 @@ def launch(plan_path: Path) -> int:
     except TrainerFailure as error:
         return _conclude(Cause(error.exit_code, error.reason, str(error)))
     place = Workplace.of(attempt)
-    shutil.rmtree(place.run.path, ignore_errors=True)
+    for left in (place.run.path, place.staging):
+        shutil.rmtree(left, ignore_errors=True)
     place.run.logs.mkdir(parents=True)
     index = int(os.environ.get(INDEX_VARIABLE, "0"))
     killed_before = _killed_for_memory()
@@ -146,7 +150,12 @@ def _run_ranks(attempt: AttemptFile, plan_path: Path, place: Workplace, index: i
     train = ["train", "--plan", str(plan_path)]
     if attempt.plan.processes == 1:
         process = subprocess.Popen(
-            [*command, *train], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            [*command, *train],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=_die_with_parent,
         )
         copier = threading.Thread(target=_copy, args=(process, place.run.logs / "rank-0.log"), daemon=True)
         copier.start()
@@ -159,13 +168,18 @@ def _run_ranks(attempt: AttemptFile, plan_path: Path, place: Workplace, index: i
             "finetune_trainer",
             *train,
         ]
-        process = subprocess.Popen(agent, env=environment)
+        process = subprocess.Popen(agent, env=environment, start_new_session=True, preexec_fn=_die_with_parent)
         copier = None
     stop.watch(process, attempt.plan.processes_per_pod, lambda: [state.process for state in place.run.states()])
     status = process.wait()
     if copier is not None:
         copier.join(timeout=5)
     return status
+
+
+def _die_with_parent() -> None:
+    """Run in the child: a session of its own, so that a terminal's Ctrl-C comes through us alone; and SIGTERM when we are killed."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def torchrun_arguments(attempt: AttemptFile, index: int, logs: Path) -> list[str]:

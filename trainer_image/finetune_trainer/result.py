@@ -44,10 +44,8 @@ def build_result(attempt: AttemptFile, base: Path, checkpoint: Path, target: Pat
     method = attempt.spec.tuning.method
     check_exported(source, adapter=method is not Method.FULL)
     target.mkdir(parents=True)
-    if method is Method.FULL:
-        trial = _full_model(attempt, source, target)
-    else:
-        trial = _adapter(attempt, base, source, target)
+    is_full = method is Method.FULL
+    trial = _full_model(attempt, source, target) if is_full else _adapter(attempt, base, source, target)
     for name in _TOKENIZER_FILES:
         found = next((folder / name for folder in (source, checkpoint, base) if (folder / name).is_file()), None)
         if found is not None and not (target / name).exists():
