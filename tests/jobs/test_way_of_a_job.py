@@ -250,6 +250,28 @@ def test_an_attempts_job_deleted_by_hand_is_made_again_under_its_number() -> Non
     assert "tune-1" in world.children
 
 
+def test_a_job_whose_config_map_was_deleted_by_hand_can_still_be_suspended() -> None:
+    world = trained()
+    del world.files[1]
+    world.change_spec(run={"suspend": True})
+    world.settle()
+    assert world.children["tune-1"].suspended
+    assert (sorted(world.files), [attempt.number for attempt in world.status.attempts]) == ([1], [1])
+
+
+def test_a_job_whose_pods_do_not_start_for_a_quarter_of_an_hour_is_stalled() -> None:
+    world = World()
+    world.settle()
+    world.inspect()
+    world.settle()
+    world.pods = [make_pod(phase="Pending", running=False)]
+    world.settle()
+    assert reason(world, ConditionType.STALLED)[0] == "False"
+    world.advance(900)
+    world.settle()
+    assert reason(world, ConditionType.STALLED) == ("True", Reason.NO_PROGRESS)
+
+
 WAITS = {
     "scheduler": (
         {"phase": "Pending", "scheduled": False, "running": False, "unschedulable": "0/3 nodes: Insufficient gpu"},

@@ -56,7 +56,7 @@ def desired_state(job: FineTuneJob, observed: Observed, settings: RenderSettings
         attempts = attempts.replaced(superseded(latest, observed.now))
         deletions = references_of(job.metadata.name, (latest.number,), observed)
     stage = _refused(job, observed) or _overdue(job, observed) or _next(job, observed, settings, planner, attempts)
-    accepted = Finding(ConditionType.ACCEPTED, "True", Reason.ACCEPTED)
+    accepted = Finding(ConditionType.ACCEPTED, "True", Reason.ACCEPTED, "the spec is valid")
     stage = stage.after((accepted,))
     if stage.state is JobState.FAILED:
         stage = _stopping(job, observed, settings, stage)

@@ -141,7 +141,7 @@ def _is_outdated(child: ChildJob, wanted: str, attempts: Attempts, observed: Obs
     latest: AttemptStatus | None = attempts.latest
     if latest is not None and latest.reason is Reason.INPUTS_CHANGED and latest.start_time is not None:
         # Both times are the API server's: an inspect Job from before the refuted attempt has read the old inputs.
-        return child.created <= moment_of(latest.start_time)
+        return child.created < moment_of(latest.start_time)
     # A finished Job is not replaced because a newer operator would render another one; its report has come or its failure is known.
     changed = child.spec_hash not in ("", wanted)
     return changed and (not child.has_condition("Complete") or observed.inspection is not None)

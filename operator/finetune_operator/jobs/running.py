@@ -15,8 +15,9 @@ from finetune_operator.jobs.attempts import pods_of
 from finetune_operator.jobs.causes import cause_of_pod
 from finetune_operator.jobs.children import attempt_job
 from finetune_operator.jobs.conditions import Finding
-from finetune_operator.jobs.decisions import RenderSettings
+from finetune_operator.jobs.decisions import ChildReference, RenderSettings
 from finetune_operator.jobs.inspection import inspected, inspection_status
+from finetune_operator.jobs.names import job_reference
 from finetune_operator.jobs.observed import Observed, PodReport
 from finetune_operator.jobs.stage import MOVING, Stage, stalled
 from finetune_operator.jobs.times import moment_of, seconds_since
@@ -37,13 +38,18 @@ def follow(job: FineTuneJob, observed: Observed, settings: RenderSettings, recor
     child = observed.child(COMPONENT_TRAIN, number)
     suspend = job.spec.run.suspend
     objects: tuple[dict[str, Any], ...] = ()
-    if child is not None and file is not None and child.suspended != suspend:
-        objects = (attempt_job(job, file, settings),)
+    deletions: tuple[ChildReference, ...] = ()
+    if child is not None and child.suspended != suspend:
+        if file is not None:
+            objects = (attempt_job(job, file, settings),)
+        else:  # its ConfigMap was deleted by hand: the Job is made anew with one, under the same number
+            deletions = (job_reference(child.name),)
     stage = _suspended(number, active=bool(child and child.active)) if suspend else _active(job, observed, record, file)
     known = (inspected(job, file.inspection), planned(file.plan)) if file else ()
     return replace(
         stage.after(known),
         objects=objects,
+        deletions=deletions,
         inspection=inspection_status(file.inspection) if file else None,
         plan=plan_status(file.plan) if file else None,
         started=not suspend,
@@ -123,7 +129,7 @@ def _starting(job: FineTuneJob, observed: Observed, record: AttemptStatus, wait:
     if resumed := job.status.condition(ConditionType.SUSPENDED):
         since.append(moment_of(resumed.last_transition_time))
     lives = seconds_since(max(since, default=observed.now), observed.now)
-    stuck = wait.needs_people or (wait.reason is Reason.UNSCHEDULABLE and lives >= SILENCE_SECONDS)
+    stuck = wait.needs_people or lives >= SILENCE_SECONDS
     unscheduled = Reason.UNSCHEDULABLE if wait.reason is Reason.UNSCHEDULABLE else Reason.CREATING_PODS
     scheduled = (
         Finding(ConditionType.PODS_SCHEDULED, "True", Reason.SCHEDULED)

@@ -262,6 +262,7 @@ class World:
 
     def inspect(self, **dataset: Any) -> None:
         """Let the inspect pod finish and report."""
+        self.advance(2)
         self.finish("tune-inspect")
         self.report, self.report_owned = make_report(self.job, finished=self.now, **dataset), True
 

@@ -85,7 +85,7 @@ def create(job: FineTuneJob, prepared: Prepared, settings: RenderSettings) -> St
     """Return the stage that makes an attempt's objects."""
     number = prepared.file.attempt
     suspend = job.spec.run.suspend
-    state = JobState.SUSPENDED if suspend else JobState.PLANNED if number == 1 else JobState.STARTING
+    state = JobState.SUSPENDED if suspend else JobState.PLANNED if job.status.start_time is None else JobState.STARTING
     said = "suspended before its start; set run.suspend: false to go on" if suspend else "creating its pods"
     reason = Reason.SUSPENDED_BY_USER if suspend else Reason.WAITING_FOR_PODS
     pods = Reason.SUSPENDED_BY_USER if suspend else Reason.CREATING_PODS
