@@ -3,8 +3,12 @@
 An image's tag is a hash of all that goes into it, so a tag that exists is up to date. The stages before our code are tagged too
 (`finetune-trainer-dependencies:…`), so that buildah's layer cache goes on from them: a change of our code costs seconds, not minutes.
 
-    image      size      dependencies (warm package cache)   code
-    operator   MEASURED
+    on 2 cores                            operator   inspect   trainer
+    size (130 MB of each is the base)     245 MB     270 MB    6.1 GB
+    build, dependencies too, warm uv      15 s       15 s      165 s
+    build after a change of our code      3 s        3 s       3 s
+    first load into the node              5 s        5 s       120-200 s (the disk)
+    load after a change of our code       0.3 s      0.3 s     0.3 s
 """
 
 from __future__ import annotations
@@ -34,14 +38,19 @@ class Image:
     dockerfile: str
     requirements: tuple[str, ...]
     stages: tuple[str, ...]
-    """What is kept of a build besides its result: all stages that a change of our code does not touch."""
+    """What is kept of a build besides its result: the stages that a change of our code does not touch."""
     gib: float
     """Free disk that building and loading the dependencies needs at once."""
     minutes: float
 
-    def dependency_files(self) -> Iterable[str]:
-        """What the dependency layers are made of."""
-        return (self.dockerfile, *self.requirements)
+    def instructions_before_code(self) -> str:
+        """The part of the Dockerfile that the kept stages come from."""
+        before, found, _ = (PROJECT / self.dockerfile).read_text().partition("AS code\n")
+        if not found:
+            raise TestbedError(
+                f"{self.dockerfile} has no stage named `code`, with which the cheap part of a build begins."
+            )
+        return before
 
 
 SMALL = ("uv", "install", "dependencies")
@@ -71,9 +80,9 @@ def build_one(name: str, base: str) -> str:
     """Build one image when it is not up to date; its outdated version is deleted."""
     image = IMAGES[name]
     repository = f"localhost/finetune-{name}"
-    foundation = content_hash([*image.dependency_files()], base)
+    foundation = content_hash(image.requirements, base, image.instructions_before_code())
     stages = {stage: f"{repository}-{stage}:{foundation}" for stage in image.stages}
-    reference = f"{repository}:{content_hash([*image.dependency_files(), '.dockerignore', *CODE], base)}"
+    reference = f"{repository}:{content_hash([image.dockerfile, '.dockerignore', *CODE], foundation)}"
     if exists(reference):
         return reference
     start = time.monotonic()
