@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_operator.api.compatibility import Checkpointing, Method, Strategy
@@ -148,6 +148,7 @@ def peak(architecture: Architecture, workload: Workload) -> int:
     return estimate(architecture, workload).expected_bytes
 
 
+@settings(deadline=None)
 @given(architectures, workloads())
 def test_the_peak_is_the_highest_phase_and_a_phase_the_sum_of_its_components(
     architecture: Architecture, workload: Workload
@@ -161,6 +162,7 @@ def test_the_peak_is_the_highest_phase_and_a_phase_the_sum_of_its_components(
     assert MemoryEstimate.model_validate(memory.to_json_dict()) == memory
 
 
+@settings(deadline=None)
 @given(architectures, workloads(), st.integers(1, 16))
 def test_more_sequences_never_need_less(architecture: Architecture, workload: Workload, more: int) -> None:
     assert peak(architecture, workload) <= peak(
@@ -168,17 +170,20 @@ def test_more_sequences_never_need_less(architecture: Architecture, workload: Wo
     )
 
 
+@settings(deadline=None)
 @given(architectures, workloads(), st.integers(1, 4096))
 def test_longer_sequences_never_need_less(architecture: Architecture, workload: Workload, more: int) -> None:
     longer = replace(workload, sequence_length=workload.sequence_length + more)
     assert peak(architecture, workload) <= peak(architecture, longer)
 
 
+@settings(deadline=None)
 @given(architectures, workloads(), st.integers(1, 64))
 def test_a_higher_rank_never_needs_less(architecture: Architecture, workload: Workload, more: int) -> None:
     assert peak(architecture, workload) <= peak(architecture, replace(workload, rank=workload.rank + more))
 
 
+@settings(deadline=None)
 @given(architectures, workloads(), st.integers(1, 64))
 def test_sharding_over_more_processes_never_needs_more(
     architecture: Architecture, workload: Workload, more: int
@@ -189,6 +194,7 @@ def test_sharding_over_more_processes_never_needs_more(
     assert peak(architecture, wider) <= peak(architecture, workload)
 
 
+@settings(deadline=None)
 @given(architectures, workloads())
 def test_checkpointing_keeps_fewer_activations(architecture: Architecture, workload: Workload) -> None:
     def kept(checkpointing: Checkpointing) -> int:

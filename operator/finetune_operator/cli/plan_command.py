@@ -16,7 +16,7 @@ from finetune_operator.api.inspection import InspectionReport
 from finetune_operator.api.plan import PlanError
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.cli.manifest_file import UnreadableManifest, read_job, with_absolute_locations
-from finetune_operator.planner.catalogue import catalogue_inventory
+from finetune_operator.planner.catalogue import CATALOGUE, UNKNOWN, catalogue_inventory, gpu_of
 from finetune_operator.planner.inventory import CpuNodes, Inventory
 from finetune_operator.planner.known_models import KNOWN_MODELS
 from finetune_operator.planner.plan import make_plan
@@ -58,10 +58,10 @@ def run(options: argparse.Namespace) -> int:
         inspection = _read(options.inspection, InspectionReport) if options.inspection else None
         given = _read(options.inventory, Inventory) if options.inventory else None
         knowledge = _Knowledge() if inspection is not None else _look_up(spec)
+        inventory, inventory_assumption = (given, ()) if given is not None else _assumed_inventory(spec)
     except UnreadableManifest as error:
         print(f"finetune plan: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
-    inventory, inventory_assumption = (given, ()) if given is not None else _assumed_inventory(spec)
     plan = make_plan(
         spec,
         inspection,
@@ -145,6 +145,12 @@ def _assumed_inventory(spec: FineTuneJobSpec) -> tuple[Inventory, tuple[str, ...
             "nodes: no inventory given; nodes with 16 CPUs, 64 GiB memory and 256 GiB disk",
         )
     products = tuple(spec.resources.gpu_product)
+    unknown = [product for product in products if gpu_of(product) is UNKNOWN]
+    if unknown:
+        raise UnreadableManifest(
+            f"resources.gpuProduct: the catalogue lacks {', '.join(unknown)}, so its memory is unknown; give --inventory FILE with such nodes, "
+            f"or name one of {', '.join(gpu.product for gpu in CATALOGUE)}"
+        )
     which = " or ".join(products) if products else "each NVIDIA type that the catalogue knows"
     return catalogue_inventory(products), (f"nodes: no inventory given; eight nodes with eight GPUs of {which}",)
 

@@ -192,7 +192,9 @@ def architecture_of(config: Mapping[str, JsonValue]) -> Architecture | PlanError
 
     Exact: the parameter count equals that of `AutoModelForCausalLM.from_config` on the meta device (tests/memory/test_architecture.py).
     """
-    from finetune_operator.memory.families import FAMILIES, ConfigError, ConfigReader
+    # families.py builds Architectures and so imports this module.
+    from finetune_operator.memory.config_reader import ConfigError, ConfigReader
+    from finetune_operator.memory.families import FAMILIES
 
     model_type = config.get("model_type")
     family = FAMILIES.get(model_type) if isinstance(model_type, str) else None

@@ -44,8 +44,8 @@ def _tile(architecture: Architecture, workload: Workload, torch_bytes: int) -> i
     words = min(architecture.vocabulary, TILE_WORDS)
     is_cast = workload.method is Method.FULL and workload.autocasts
     head_slice = words * architecture.hidden * compute if is_cast else 0
-    # The buffer always has 32,768 columns, however small the vocabulary; on the CPU huge pages make all of it resident.
-    buffer = tokens * TILE_WORDS * compute
     if workload.accelerator == "gpu":
-        return buffer + head_slice
-    return buffer + head_slice + tokens * words * torch_bytes
+        # The buffer always has 32,768 columns, however small the vocabulary.
+        return tokens * TILE_WORDS * compute + head_slice
+    # On the CPU only the touched part of the buffer is resident.
+    return tokens * words * (compute + torch_bytes) + head_slice
