@@ -46,6 +46,14 @@ CAUSES = {
         [ended_pod(49, finished=later(1)), ended_pod(44, index=1, finished=later(5))],
         (Reason.STORAGE_UNAVAILABLE, 44, True),
     ),
+    "of symptoms alone the first one counts": (
+        [ended_pod(49, finished=later(4)), ended_pod(48, index=1, finished=later(3))],
+        (Reason.PEER_LOST, 48, True),
+    ),
+    "of symptoms in one second the lost peer was first": (
+        [ended_pod(49, finished=later(3)), ended_pod(48, index=1, finished=later(3))],
+        (Reason.PEER_LOST, 48, True),
+    ),
     "killed for memory is another reason than killed": (
         [ended_pod(137, container_reason="OOMKilled", silent=True)],
         (Reason.HOST_OUT_OF_MEMORY, 137, True),
@@ -80,6 +88,8 @@ def test_the_first_cause_is_recorded_and_the_next_attempt_follows(case: str) -> 
     pods, expected = CAUSES[case]
     world = running()
     world.fail("tune-1", *pods)
+    world.settle()
+    world.advance(10)
     world.settle()
     first, second = world.status.attempts
     assert (first.reason, first.exit_code, first.charged) == expected

@@ -66,13 +66,9 @@ def cause_of_pod(pod: PodReport) -> Cause | None:
 
 
 def first_cause(pods: Iterable[PodReport]) -> Cause | None:
-    """Return the first cause in time among pods; a symptom only when there is nothing else, PeerLost last of all."""
+    """Return the first cause in time among pods; a symptom only when there is nothing else."""
     ended = [(pod, cause) for pod in pods if (cause := cause_of_pod(pod)) is not None]
-    if not ended:
-        return None
-    return min(ended, key=lambda pair: (*_rank(pair[1]), pair[0].finished or _LAST, pair[0].index or 0, pair[0].name))[
-        1
-    ]
+    return min(ended, key=lambda pair: _order(*pair))[1] if ended else None
 
 
 def latest_cause(pods: Iterable[PodReport]) -> Cause | None:
@@ -115,10 +111,10 @@ def seconds_until_cause(child: ChildJob, now: datetime) -> float:
     return max(1.0, PATIENCE_SECONDS - seconds_since(condition.last_transition_time, now))
 
 
-def _rank(cause: Cause) -> tuple[int]:
-    if cause.reason is Reason.PEER_LOST:
-        return (2,)
-    return (1,) if cause.reason is Reason.TERMINATED else (0,)
+def _order(pod: PodReport, cause: Cause) -> tuple[bool, datetime, bool, int, str]:
+    # The kubelet's times are whole seconds: in one second a lost peer was first, since the Job controller stops pods only after a failure.
+    stopped = cause.reason is Reason.TERMINATED
+    return cause.reason in _SYMPTOMS, pod.finished or _LAST, stopped, pod.index or 0, pod.name
 
 
 def _told_by_kubelet(pod: PodReport, reason: Reason, said: str, meaning: ExitMeaning) -> Cause:
