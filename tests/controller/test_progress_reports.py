@@ -249,6 +249,17 @@ async def test_nothing_is_written_while_nothing_is_reported() -> None:
     flushing.cancel()
 
 
+async def test_a_rejected_checkpoint_is_counted_once_by_all_replicas_together() -> None:
+    trainer = Trainer()
+    rejected: list[int] = []
+    replicas = [ProgressWriter(trainer.api, trainer.clock, rejected.append) for _ in range(2)]
+    for attempt, checkpoints in ((1, 0), (1, 1), (1, 1), (1, 3), (2, 1)):
+        for replica in replicas:
+            await replica.take(KEY, report(50, step=1, checkpoints_rejected=checkpoints), attempt)
+            await trainer.clock.advance(10)
+    assert rejected == [1, 2, 1]
+
+
 async def test_a_job_that_has_been_silent_for_an_hour_is_forgotten() -> None:
     trainer = Trainer()
     flushing = asyncio.create_task(trainer.writer.flush_forever())

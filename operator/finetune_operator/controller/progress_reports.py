@@ -11,6 +11,7 @@ import asyncio
 import logging
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -21,6 +22,7 @@ from finetune_operator.api.durations import format_duration
 from finetune_operator.api.progress import (
     METRIC_ATTEMPT,
     METRIC_CHECKPOINT_STEP,
+    METRIC_CHECKPOINTS_REJECTED,
     METRIC_LOSS,
     METRIC_STEP,
     METRIC_TOTAL_STEPS,
@@ -89,11 +91,16 @@ class _JobProgress:
 
 
 class ProgressWriter:
-    """Takes reports and writes `status.progress`; run `flush_forever` beside the server."""
+    """Takes reports and writes `status.progress`; run `flush_forever` beside the server.
 
-    def __init__(self, api: Api, clock: Clock) -> None:
+    `on_rejected` is told how many checkpoints did not verify since the report that was shown before: by the difference of
+    two writes, so that each is counted once however many replicas take reports.
+    """
+
+    def __init__(self, api: Api, clock: Clock, on_rejected: Callable[[int], None] = lambda checkpoints: None) -> None:
         self._api = api
         self._clock = clock
+        self._on_rejected = on_rejected
         self._jobs: dict[Key, _JobProgress] = {}
 
     async def take(self, key: Key, report: TrainerStatus, attempt: int | None) -> Result:
@@ -171,6 +178,10 @@ class ProgressWriter:
             return "deferred"
         finally:
             known.writing = False
+        before = shown if shown is not None and shown.attempt == status.attempt else ProgressStatus()
+        rejected = _rejected(status) - _rejected(before)
+        if rejected > 0:
+            self._on_rejected(rejected)
         return "written"
 
 
@@ -187,6 +198,11 @@ def _is_older(status: ProgressStatus, shown: ProgressStatus) -> bool:
     if (status.attempt or 0) != (shown.attempt or 0):
         return (status.attempt or 0) < (shown.attempt or 0)
     return (status.last_updated_time or "") < (shown.last_updated_time or "")
+
+
+def _rejected(status: ProgressStatus) -> int:
+    """Return how many checkpoints did not verify in the attempt so far."""
+    return next((_whole(m.value) or 0 for m in status.metrics if m.name == METRIC_CHECKPOINTS_REJECTED), 0)
 
 
 def _progress_body(job: Body, status: ProgressStatus) -> Body:

@@ -66,9 +66,8 @@ class ProgressServer:
         metrics: OperatorMetrics,
         *,
         notify: Notify = lambda namespace, name: None,
-        writer: ProgressWriter | None = None,
     ) -> None:
-        self.writer: Final = writer or ProgressWriter(api, clock)
+        self.writer: Final = ProgressWriter(api, clock, metrics.checkpoints_rejected_total.inc)
         self._api = api
         self._metrics = metrics
         self._notify = notify
