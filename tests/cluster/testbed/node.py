@@ -64,7 +64,8 @@ class NodeCluster(ControlPlane):
         tools.ensure(*tools.NODE)
         if node_is_running():
             raise TestbedError(
-                "A node runs on this machine already, and one is all it can have. `make cluster-down` stops it."
+                "A node runs on this machine already, and one is all it can have: another test run, which ends by itself, "
+                "or one for hand use, which `make cluster-down` stops."
             )
         create_bridge()
         super().start()
