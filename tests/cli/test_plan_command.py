@@ -9,9 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console, RenderableType
 
+from finetune_operator.api.inspection import DatasetFacts, InspectionReport, ModelFacts, RowProblem, TokenHistogram
 from finetune_operator.api.plan import Plan, PlanError
 from finetune_operator.cli.main import main
+from finetune_operator.cli.tables import inspection_table, memory_comparison_table
 
 MANIFEST = """
 apiVersion: finetune-operator.dev/v1alpha1
@@ -159,3 +162,45 @@ def test_planning_imports_neither_torch_nor_the_kubernetes_client(tmp_path: Path
         check=True,
     )
     assert result.stdout.strip().splitlines()[-1] == "[]"
+
+
+def printed(renderable: RenderableType) -> str:
+    console = Console(file=io.StringIO(), width=160)
+    console.print(renderable)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_predicted_and_measured_memory_stand_side_by_side_for_every_rank(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", "-f", write_job(tmp_path), "-o", "json"]) == 0
+    plan = Plan.model_validate(json.loads(capsys.readouterr().out))
+    expected = plan.memory.expected_bytes
+    text = printed(memory_comparison_table(plan, {1: expected, 0: expected // 2}))
+    assert text.index("0.50") < text.index("1.00")
+    assert f"{plan.memory.upper_bytes / 2**30:.2f}" in text
+
+
+def test_an_inspection_is_shown_by_numbers_and_line_numbers_only() -> None:
+    tokens = TokenHistogram(
+        edges=(1, 9), counts=(7,), minimum=1, maximum=8, mean=4.0, median=4, percentile_99=8, total=28
+    )
+    model = ModelFacts(
+        uri="hf://org/tiny",
+        revision="0123456789abcdef",
+        architecture="LlamaForCausalLM",
+        config={},
+        parameters=1234567,
+        weight_bytes=2**30,
+        dtypes={},
+        files=(),
+    )
+    problem = RowProblem(file="rows.jsonl", line=17, reason="no completion")
+    data = DatasetFacts(
+        uri="s3://data/rows.jsonl", format="messages", files=(), rows=7, dropped=1, problems=(problem,), tokens=tokens
+    )
+    report = InspectionReport(key="k", job="team/tune", finished_at="", seconds=1.0, model=model, dataset=data)
+    text = printed(inspection_table(report))
+    for words in ("1,234,567", "7 usable, 1 dropped", "rows.jsonl:17", "no completion"):
+        assert words in text

@@ -174,6 +174,18 @@ def test_a_count_that_does_not_divide_the_global_batch_names_counts_that_do() ->
     assert "66" in error.message
 
 
+@pytest.mark.parametrize(("resources", "field"), [({"gpus": 1}, "gpus: 2"), ({"accelerator": "cpu"}, "processes: 2")])
+def test_a_strategy_for_several_processes_is_refused_with_one(resources: dict[str, Any], field: str) -> None:
+    error = bad(plan_of(spec_of(SMALL, resources={"strategy": "ddp", **resources})))
+    assert error.reason == Reason.INVALID_SPEC
+    assert f"resources.{field}" in error.message
+    assert "resources.strategy: single" in error.message
+
+
+def test_a_strategy_for_several_processes_takes_at_least_two() -> None:
+    assert good(plan_of(spec_of(SMALL, resources={"strategy": "ddp"}))).processes == 2
+
+
 def test_a_micro_batch_that_cannot_make_up_the_global_batch_names_those_that_can() -> None:
     error = bad(plan_of(spec_of(resources={"gpus": 8, "microBatchSize": 3})))
     assert error.reason == Reason.INVALID_SPEC

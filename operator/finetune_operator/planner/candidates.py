@@ -50,6 +50,10 @@ def process_counts(spec: FineTuneJobSpec) -> tuple[int, ...] | PlanError:
     fitting = tuple(count for count in wanted if batch % count == 0)
     if resources.pods is not None:
         fitting = tuple(count for count in fitting if count % resources.pods == 0)
+    if resources.strategy not in ("auto", "single"):
+        if fitting == (1,):
+            return _too_few(spec)
+        fitting = tuple(count for count in fitting if count > 1)
     if fitting:
         return fitting
     shown = str(wanted[0]) if len(wanted) == 1 else f"{wanted[0]} to {wanted[-1]}"
@@ -63,6 +67,23 @@ def process_counts(spec: FineTuneJobSpec) -> tuple[int, ...] | PlanError:
         message=(
             f"{field}: {shown} cannot share training.globalBatchSize: {batch} evenly; counts must divide {batch}{pods}: {advice}, "
             f"or set training.globalBatchSize to a multiple of {wanted[0]} such as {rounded}"
+        ),
+    )
+
+
+def _too_few(spec: FineTuneJobSpec) -> PlanError:
+    field = "resources.processes" if spec.resources.accelerator == "cpu" else "resources.gpus"
+    least = next((count for count in divisors(spec.training.global_batch_size) if count > 1), None)
+    advice = (
+        f"set {field}: {least}, or "
+        if least is not None
+        else "raise training.globalBatchSize and set " + field + ": 2, or "
+    )
+    return PlanError(
+        reason=Reason.INVALID_SPEC,
+        message=(
+            f"resources.strategy: {spec.resources.strategy} is for several processes and this job has one; "
+            f"{advice}resources.strategy: single"
         ),
     )
 
@@ -88,11 +109,7 @@ def strategies(spec: FineTuneJobSpec, processes: int) -> tuple[Strategy, ...]:
     """Return the strategies that are possible with so many processes, from the simplest on."""
     wanted = spec.resources.strategy
     candidates: list[Strategy] = [s for s in SIMPLICITY if s in LAUNCHABLE_STRATEGIES and wanted in ("auto", s)]
-    if processes == 1:
-        # Every strategy with one process is that one process, but a sharded one that was asked for is obeyed.
-        candidates = [s for s in candidates if s is Strategy.SINGLE] or ([] if wanted == "auto" else candidates)
-    else:
-        candidates = [s for s in candidates if s is not Strategy.SINGLE]
+    candidates = [s for s in candidates if (s is Strategy.SINGLE) == (processes == 1)]
     method, accelerator = spec.tuning.method, spec.resources.accelerator
     return tuple(s for s in candidates if impossibility(method, s, accelerator) is None)
 

@@ -25,9 +25,8 @@ CPU_MILLICORES_MOST: Final = 8000
 CPU_MILLICORES_LEAST: Final = 100
 
 
-def checkpoint_bytes(architecture: Architecture, workload: Workload, states: States) -> int:
+def checkpoint_bytes(workload: Workload, states: States) -> int:
     """Return the bytes of one checkpoint of the whole job: trained weights and two moments (adapters: without the frozen base)."""
-    del architecture
     return 3 * workload.numerics.trained * states.trainable
 
 
@@ -50,7 +49,7 @@ def pod_resources(
     """
     is_gpu = workload.accelerator == "gpu"
     shared = processes_per_pod * (SHARED_MEMORY_PER_GPU if is_gpu else SHARED_MEMORY_PER_CPU_PROCESS)
-    checkpoint = checkpoint_bytes(architecture, workload, states)
+    checkpoint = checkpoint_bytes(workload, states)
     staged = -(-checkpoint * processes_per_pod // workload.processes) if workload.shards > 1 else checkpoint
     if is_gpu:
         per_process = CUDA_PROCESS_BYTES + _host_load(architecture, workload)
