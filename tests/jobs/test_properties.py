@@ -65,7 +65,7 @@ def end_inspection(world: World, turn: int) -> None:
 
 def train(world: World, turn: int) -> None:
     name = alive(world, "train")
-    if name and not world.children[name].suspended:
+    if name and not world.children[name].suspended and world.children[name].attempt in world.files:
         world.train_to(turn, attempt=int(name.rpartition("-")[2]))
 
 
@@ -100,6 +100,16 @@ def suspend(world: World, turn: int) -> None:
     world.change_spec(run={"suspend": bool(turn % 2), "retries": 2, "deadline": "2d"})
 
 
+def change_the_work_before_its_start(world: World, turn: int) -> None:
+    if world.status.start_time is None:
+        world.change_spec(run={"suspend": turn % 3 > 0, "retries": 2}, training={"maxSteps": 1 + turn % 2})
+
+
+def lose_a_config_map(world: World, turn: int) -> None:
+    if world.files:
+        del world.files[max(world.files)]
+
+
 def change_plan(world: World, turn: int) -> None:
     error = PlanError(reason="NoCapacity", message="no nodes", waits=True)
     world.planner = FixedPlanner(error if turn % 2 else make_plan(pods=1 + turn % 3))
@@ -127,6 +137,8 @@ TURNS: list[Callable[[World, int], None]] = [
     end_attempt,
     end_publication,
     suspend,
+    change_the_work_before_its_start,
+    lose_a_config_map,
     change_plan,
     change_foreign,
     lose_a_child,

@@ -3,6 +3,7 @@
 import pytest
 
 from finetune_operator.api.plan import PlanError
+from finetune_operator.api.progress import Metric
 from finetune_operator.api.reasons import ConditionType, JobState, Reason
 from finetune_operator.jobs.testing import FixedPlanner, World, ended_pod, make_job, make_plan, make_pod, make_report
 
@@ -350,3 +351,49 @@ def test_events_tell_each_turn_once() -> None:
         Reason.PUBLISHED,
         Reason.SUCCEEDED,
     ]
+
+
+def test_the_deadline_holds_also_while_a_name_is_taken_by_someone_else() -> None:
+    world = trained(World(make_job(run={"deadline": "1h"})))
+    world.foreign = ("Job/tune-publish",)
+    world.advance(3601)
+    world.settle()
+    assert reason(world, ConditionType.FAILED) == ("True", Reason.DEADLINE_EXCEEDED)
+
+
+def test_the_second_attempt_keeps_the_plan_although_the_cluster_has_changed() -> None:
+    world = trained()
+    world.planner = FixedPlanner(make_plan(pods=3))
+    world.fail("tune-1", ended_pod(1))
+    world.settle()
+    assert world.files[2].plan == world.files[1].plan
+
+
+def test_the_status_carries_no_progress_since_that_has_another_writer() -> None:
+    world = trained()
+    assert world.status.progress is not None
+    assert world.history[-1].status.progress is None
+
+
+def test_rejected_checkpoints_degrade_the_job_for_good() -> None:
+    world = trained()
+    progress = world.status.progress
+    assert progress is not None
+    told = progress.model_copy(update={"metrics": [Metric(name="checkpoints_rejected", value="1")]})
+    world.job = world.job.model_copy(update={"status": world.status.model_copy(update={"progress": told})})
+    world.settle()
+    world.job = world.job.model_copy(update={"status": world.status.model_copy(update={"progress": progress})})
+    world.settle()
+    assert reason(world, ConditionType.DEGRADED) == ("True", Reason.CHECKPOINT_REJECTED)
+
+
+def test_a_job_can_be_suspended_between_training_and_publication() -> None:
+    world = trained()
+    world.change_spec(run={"suspend": True})
+    world.settle()
+    world.finish("tune-1", ended_pod(0))
+    world.settle()
+    assert (world.status.state, world.children["tune-publish"].suspended) == (JobState.SUSPENDED, True)
+    world.change_spec(run={"suspend": False})
+    world.settle()
+    assert (world.status.state, world.children["tune-publish"].suspended) == (JobState.PUBLISHING, False)

@@ -55,7 +55,7 @@ def desired_state(job: FineTuneJob, observed: Observed, settings: RenderSettings
     if latest is not None and was_superseded(job, latest, file):
         attempts = attempts.replaced(superseded(latest, observed.now))
         deletions = references_of(job.metadata.name, (latest.number,), observed)
-    stage = _refused(job, observed) or _overdue(job, observed) or _next(job, observed, settings, planner, attempts)
+    stage = _overdue(job, observed) or _refused(job, observed) or _next(job, observed, settings, planner, attempts)
     accepted = Finding(ConditionType.ACCEPTED, "True", Reason.ACCEPTED, "the spec is valid")
     stage = stage.after((accepted,))
     if stage.state is JobState.FAILED:
@@ -216,8 +216,9 @@ def _finished(job: FineTuneJob, observed: Observed, settings: RenderSettings) ->
 def _desired(job: FineTuneJob, observed: Observed, attempts: Attempts, stage: Stage) -> Desired:
     status = status_after(job, observed, attempts, stage)
     waits = [stage.requeue_after]
-    if not is_finished(job) and not stage.ended:
-        waits.append(seconds_to_deadline(job, observed.now))
+    left = seconds_to_deadline(job, observed.now)
+    if left is not None and left > 0 and not is_finished(job) and not stage.ended:
+        waits.append(left)
     return Desired(
         status=status,
         objects=stage.objects,

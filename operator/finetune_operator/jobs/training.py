@@ -49,9 +49,8 @@ def prepare(
 
     A retry takes the plan of the attempt before, so that it computes the same losses; after a change of the inputs or of the spec it is planned anew.
     """
-    latest = attempts.latest
-    previous = observed.attempts.get(latest.number) if latest else None
-    replan = latest is not None and latest.reason in (Reason.INPUTS_CHANGED, Reason.REPLANNED)
+    previous = observed.attempts[max(observed.attempts)] if observed.attempts else None
+    replan = attempts.latest is not None and attempts.latest.reason in (Reason.INPUTS_CHANGED, Reason.REPLANNED)
     if previous is not None and not replan and same_work(job.spec, previous.spec):
         made = _file(job, settings, attempts, observed, number, previous)
         return Prepared(made, (inspected(job, made.inspection), planned(made.plan)))
