@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from finetune_operator.api.plan import AttemptFile, Plan
 from finetune_trainer.testing import arithmetic_rows, tiny_attempt, write_rows
 from finetune_trainer.testing_ranks import RankServer

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from finetune_operator.api.compatibility import Strategy
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.manifest import Manifest

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from finetune_operator.api.compatibility import Checkpointing, Strategy
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.manifest import Manifest
@@ -72,7 +73,7 @@ def test_two_ranks_have_the_losses_of_one_process_that_accumulates(
         assert one["local_moments"] <= 0.51 * one["whole_parameters"]
 
 
-@pytest.mark.parametrize("strategy", (Strategy.SINGLE, *DISTRIBUTED))
+@pytest.mark.parametrize("strategy", [Strategy.SINGLE, *DISTRIBUTED])
 def test_a_killed_run_goes_on_with_the_same_losses_bit_for_bit(
     strategy: Strategy, ranks: RankServer, make_attempt: Any, tmp_path: Path
 ) -> None:
@@ -140,7 +141,7 @@ def test_only_the_newest_checkpoints_are_kept(ranks: RankServer, make_attempt: A
     assert [path.parent.name for path in checkpoints(tmp_path / "out")] == ["step-00000006", "step-00000007"]
 
 
-@pytest.mark.parametrize("strategy", (Strategy.DDP, Strategy.FSDP))
+@pytest.mark.parametrize("strategy", [Strategy.DDP, Strategy.FSDP])
 def test_sigterm_on_one_rank_saves_and_stops_all_at_the_same_step(
     strategy: Strategy, ranks: RankServer, make_attempt: Any, tmp_path: Path
 ) -> None:

@@ -77,7 +77,7 @@ def _failure(code: ExitCode, message: str) -> Failure:
 
 
 def _first_sentences(text: str) -> str:
-    words = " ".join(text.split())
+    words = " ".join(text.split()).partition(" This is typically caused by")[0]  # gloo goes on with advice and an emoji
     return words if len(words) <= _MESSAGE_LIMIT else f"{words[:_MESSAGE_LIMIT]} […]"
 
 

@@ -1,0 +1,63 @@
+"""From an exception to an exit code."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from finetune_operator.api.exit_codes import ExitCode
+from finetune_operator.api.reasons import Reason
+from finetune_trainer.failures import TrainerFailure, failure_of
+from finetune_trainer.storage_errors import StorageRefused, StorageUnavailable
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch's is: it is recognised without importing torch."""
+
+
+class DistNetworkError(RuntimeError):
+    """Named as torch's is."""
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), ExitCode.GPU_OUT_OF_MEMORY),
+        (DistNetworkError("The client socket has failed to connect"), ExitCode.PEER_LOST),
+        (RuntimeError("[pair.cc:537] Read error [10.0.0.1]:1: Connection reset by peer"), ExitCode.PEER_LOST),
+        (RuntimeError("NCCL communicator was aborted on rank 1."), ExitCode.PEER_LOST),
+        (RuntimeError("shape mismatch"), ExitCode.BUG),
+        (ValueError("Connection reset by peer"), ExitCode.BUG),
+        (StorageRefused("s3://b/x", "it is not there", "check", missing=True), ExitCode.NOT_FOUND),
+        (StorageUnavailable("s3://b/x", "no answer in time", "wait"), ExitCode.STORAGE_DOWN),
+        (TrainerFailure(ExitCode.BAD_DATA, "line 3"), ExitCode.BAD_DATA),
+        (MemoryError(), ExitCode.KILLED),
+    ],
+)
+def test_an_error_has_the_exit_code_of_what_it_means(error: Exception, code: ExitCode) -> None:
+    assert failure_of(error).exit_code is code
+
+
+def test_what_gloo_advises_is_left_out() -> None:
+    error = RuntimeError("Connection reset by peer. This is typically caused by a remote worker hanging")
+
+    assert failure_of(error).message == "another rank went away: Connection reset by peer."
+
+
+def test_an_unknown_error_names_its_type_and_place() -> None:
+    try:
+        raise LookupError("x" * 5000)
+    except LookupError as error:
+        message = failure_of(error).message
+
+    assert message.startswith("LookupError at test_failures.py:")
+    assert len(message) < 700
+
+
+def test_a_failure_survives_the_way_to_another_rank() -> None:
+    failure = TrainerFailure(ExitCode.BAD_SPEC, "the message", Reason.OUTPUT_EXISTS)
+
+    copy = pickle.loads(pickle.dumps(failure))
+
+    assert (copy.exit_code, str(copy), copy.reason) == (ExitCode.BAD_SPEC, "the message", Reason.OUTPUT_EXISTS)
