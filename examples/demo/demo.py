@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / ".demo"
 REPORT = FOLDER / "report.json"
-KILL_AFTER_STEP = 24  # the first checkpoint is that of step 20
+KILL_AFTER_STEP = 36  # the first checkpoint is that of step 30
 
 
 def main() -> int:
@@ -38,9 +38,19 @@ def main() -> int:
     report = json.loads(REPORT.read_text())
     check(report)
     say("Two answers of the finished model")
-    python("examples/demo/generate.py", "--model", FOLDER / "output", "--data", FOLDER / "arithmetic.jsonl", "--answers", "2")
+    python(
+        "examples/demo/generate.py",
+        "--model",
+        FOLDER / "output",
+        "--data",
+        FOLDER / "arithmetic.jsonl",
+        "--answers",
+        "2",
+    )
     first, last = report["metrics"]["first_loss"], report["metrics"]["final_loss"]
-    say(f"Loss {first:.3f} → {last:.3f} in {time.monotonic() - started:.0f} s, one process killed and recovered on the way")
+    say(
+        f"Loss {first:.3f} → {last:.3f} in {time.monotonic() - started:.0f} s, one process killed and recovered on the way"
+    )
     print(REPORT)
     return 0
 
