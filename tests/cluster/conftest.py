@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 from testbed import image_build, image_store
 from testbed.control_plane import ControlPlane
+from testbed.diagnosis import write_diagnosis
 from testbed.helm import Helm
 from testbed.node import NodeCluster
 from testbed.prometheus import Prometheus
@@ -46,8 +47,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path != HERE / "test_infrastructure.py")  # the ground first
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """When a test on the node fails, keep what the cluster looked like beside the logs."""
+    report = yield
+    cluster = getattr(item, "funcargs", {}).get("node_cluster")
+    if report.failed and cluster is not None:
+        write_diagnosis(cluster, cluster.directory / "logs" / f"{item.name}.{report.when}.txt")
+    return report
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """After a failure, say where the programs' logs are."""
+    """After a failure, say where the logs of the programs and the state of the cluster are."""
     if terminalreporter.stats.get("failed") or terminalreporter.stats.get("error"):
         for directory in STARTED:
             terminalreporter.write_line(f"logs of the cluster's programs: {directory / 'logs'}")

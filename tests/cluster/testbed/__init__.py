@@ -18,5 +18,7 @@ Every program is the upstream one, compiled from Go modules; nothing needs Docke
     s3             versitygw
     prometheus     Prometheus with Kubernetes discovery
     helm           Helm 4
+    diagnosis      what a cluster looked like when a test failed
+    installation   the operator as a user installs it, and a job's inputs
     runs           end and delete what a test run left
 """

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -21,6 +22,8 @@ BRIDGE = "cluster0"
 POD_SUBNET = "10.244.0.0/24"
 RUNTIME_STATE = Path("/run/kubernetes-cluster")
 SOCKET = RUNTIME_STATE / "containerd.sock"
+# Not in the cluster's folder: sockets lie in it, whose paths may have 107 characters, and a checkout may lie deep.
+KUBELET_STATE = Path("/var/lib/kubernetes-cluster")
 IMAGES = tools.CACHE / "containerd"
 GPU_LABELS = {
     "nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3",
@@ -84,8 +87,9 @@ class NodeCluster(ControlPlane):
         super().stop()
         if had_node:  # otherwise they may belong to a node that runs now
             end_orphans()
-            unmount_below(self.directory)
+            unmount_below(KUBELET_STATE)
             unmount_below(RUNTIME_STATE)
+            shutil.rmtree(KUBELET_STATE, ignore_errors=True)
 
     def container_pid(self, pod: str, namespace: str = "default", container: int = 0) -> int:
         """The id, on this machine, of the first process of a pod's container: what `kill -9` in a test needs."""
@@ -177,7 +181,7 @@ state = "{RUNTIME_STATE}"
             f"--kubeconfig={self.kubeconfig}",
             f"--hostname-override={NAME}",
             f"--node-ip={NODE_ADDRESS}",
-            f"--root-dir={self.directory / 'kubelet'}",
+            f"--root-dir={KUBELET_STATE}",
             f"--cert-dir={self.pki}",
         )
         ready = "jsonpath={.status.conditions[?(@.type=='Ready')].status}"
