@@ -23,7 +23,7 @@ def training_arguments(attempt: AttemptFile, staging: Path) -> dict[str, Any]:
         "max_steps": plan.total_steps,
         "per_device_train_batch_size": plan.micro_batch_size,
         "gradient_accumulation_steps": plan.gradient_accumulation,
-        "gradient_checkpointing": plan.gradient_checkpointing is Checkpointing.FULL,
+        "activation_checkpointing": plan.gradient_checkpointing is Checkpointing.FULL,
         "learning_rate": spec.learning_rate,
         "lr_scheduler_type": training.schedule,
         "warmup_steps": training.warmup,  # transformers 5: below 1 a fraction of all steps, like ours

@@ -25,6 +25,8 @@ from finetune_trainer.storage_errors import StorageError, StorageRefused
 
 PARALLEL_FILES: Final = 4
 
+_Wanted = Callable[[Manifest], tuple[FileEntry, ...]]
+
 
 @dataclass(frozen=True)
 class Found:
@@ -46,12 +48,12 @@ def find_checkpoint(
     target: Path,
     *,
     on_rejected: Callable[[CheckpointEvent], None],
-    for_training: bool = True,
+    wanted: _Wanted | None = None,
 ) -> Found:
     """Download the newest checkpoint that verifies into `target`. Collective.
 
-    The ranks of a pod share the download. A checkpoint that any of them finds damaged is skipped by all. For publish (not
-    `for_training`) it does not matter how many processes wrote it.
+    The ranks of a pod share the download. A checkpoint that any of them finds damaged is skipped by all. Publish
+    takes only the files that are `wanted` (no optimizer states), and does not care how many processes wrote them.
     """
     shelf = collective.broadcast(_shelf(storage) if place.is_first else None)
     if isinstance(shelf, TrainerFailure):
@@ -64,7 +66,7 @@ def find_checkpoint(
         if place.is_first_of_pod:
             shutil.rmtree(target, ignore_errors=True)
         collective.barrier()
-        manifest, problem = _fetch(attempt, place, storage.child(folder.name), target, for_training)
+        manifest, problem = _fetch(attempt, place, storage.child(folder.name), target, wanted)
         answers = collective.gather(problem)
         problems = [answer for answer in answers if answer]
         down = next((answer for answer in problems if isinstance(answer, TrainerFailure)), None)
@@ -95,7 +97,7 @@ def _shelf(storage: ObjectStorage) -> Shelf | TrainerFailure:
 
 
 def _fetch(
-    attempt: AttemptFile, place: Place, storage: ObjectStorage, target: Path, for_training: bool
+    attempt: AttemptFile, place: Place, storage: ObjectStorage, target: Path, wanted: _Wanted | None
 ) -> tuple[Manifest | None, str | TrainerFailure | None]:
     """Download this rank's share and return the manifest and the problem, if there is one."""
     try:
@@ -104,12 +106,13 @@ def _fetch(
         if problem is not None:
             return manifest, problem
         reason = unsuitable(manifest.model_dump(by_alias=False), attempt.plan.strategy, attempt.plan.processes)
-        if reason is not None and for_training:
+        if reason is not None and wanted is None:
             return manifest, TrainerFailure(
                 ExitCode.BAD_SPEC,
                 f"the checkpoint at {storage.uri} cannot be resumed: {reason}; set resources back, or start a new job",
             )
-        mine = manifest.files[place.local_rank :: place.local_world_size]
+        files = manifest.files if wanted is None else wanted(manifest)
+        mine = files[place.local_rank :: place.local_world_size]
         return manifest, download_verified(storage, mine, target)
     except StorageRefused as error:
         if error.missing:

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from finetune_operator.api.exit_codes import ExitCode
+from finetune_operator.api.manifest import FileEntry, Manifest
 from finetune_trainer.failures import TrainerFailure
 
 EXPORT_FOLDER: Final = "export"
+HISTORY_FILE: Final = "trainer_state.json"
 ADAPTER_FILE: Final = "adapter_model.safetensors"
 MODEL_FILES: Final = ("model.safetensors", "model.safetensors.index.json")
 
@@ -37,6 +39,16 @@ def exported(checkpoint: Path) -> Path:
     """Return the folder of a checkpoint that holds the whole model or adapter."""
     export = checkpoint / EXPORT_FOLDER
     return export if export.is_dir() else checkpoint
+
+
+def exported_files(manifest: Manifest) -> tuple[FileEntry, ...]:
+    """Return the files of a checkpoint that publication needs: weights, tokenizer and history, no states and no shards."""
+    export = tuple(entry for entry in manifest.files if entry.name.startswith(f"{EXPORT_FOLDER}/"))
+    at_top = tuple(
+        entry for entry in manifest.files if "/" not in entry.name and not entry.name.endswith((".pt", ".pth"))
+    )
+    history = tuple(entry for entry in at_top if entry.name == HISTORY_FILE)
+    return (*export, *history) if export else at_top
 
 
 def check_exported(folder: Path, *, adapter: bool) -> None:

@@ -77,6 +77,13 @@ def fetch_model(attempt: AttemptFile, target: Path) -> Path:
         return local_model(model_source(attempt), target)
 
 
+def go_offline() -> None:
+    """From here on no library asks a hub: all inputs are local. Not by environment, which would forbid the download of an hf:// model."""
+    from huggingface_hub import constants
+
+    constants.HF_HUB_OFFLINE = True
+
+
 @contextmanager
 def only_once(folder: Path) -> Iterator[bool]:
     """Hold the folder's lock and yield whether its content is still to be made; the other ranks of the pod wait here."""

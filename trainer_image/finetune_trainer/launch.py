@@ -138,8 +138,6 @@ def _run_ranks(attempt: AttemptFile, plan_path: Path, place: Workplace, index: i
         **os.environ,
         RUN_DIRECTORY_VARIABLE: str(place.run.path),
         "PYTHONUNBUFFERED": "1",
-        "HF_HUB_OFFLINE": "1",
-        "TRANSFORMERS_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
         "TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE": "[rank ${rank}] ",

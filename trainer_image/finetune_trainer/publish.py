@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from finetune_operator.api.compatibility import Method
 from finetune_operator.api.constants import MANIFEST_FILE
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.manifest import FileEntry, Manifest
@@ -27,7 +28,9 @@ from finetune_trainer.checkpoint_reader import find_checkpoint, foreign, read_ma
 from finetune_trainer.checkpoint_writer import installed_versions
 from finetune_trainer.collective import Collective
 from finetune_trainer.events import EventLog
+from finetune_trainer.export import exported_files
 from finetune_trainer.failures import TrainerFailure, failure_of
+from finetune_trainer.inputs import fetch_model, go_offline
 from finetune_trainer.launch import write_termination
 from finetune_trainer.measure import resident_memory
 from finetune_trainer.storage import ObjectStorage, open_writable
@@ -36,9 +39,6 @@ from finetune_trainer.storage_errors import AlreadyExists
 
 def publish(plan_path: Path) -> int:
     """Publish the job's model and return the exit code; the termination log has the result's location or the cause."""
-    # Libraries talk to no hub: everything is local by the time they are asked.
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         attempt = read_attempt(plan_path)
@@ -75,10 +75,11 @@ def publish_attempt(attempt: AttemptFile) -> Manifest:
         return before
     workplace = Workplace.of(attempt)
     checkpoint = _final_checkpoint(attempt, workplace)
-    from finetune_trainer.inputs import fetch_model
-    from finetune_trainer.result import build_result
+    needs_base = attempt.spec.tuning.method is not Method.FULL
+    base = fetch_model(attempt, workplace.model) if needs_base else None
+    go_offline()
+    from finetune_trainer.result import build_result  # imports torch and transformers: 10 s that a failure above saves
 
-    base = fetch_model(attempt, workplace.model)
     folder = workplace.work / "result"
     shutil.rmtree(folder, ignore_errors=True)
     started = time.monotonic()
@@ -145,7 +146,7 @@ def _final_checkpoint(attempt: AttemptFile, workplace: Workplace) -> Manifest:
         Collective(1),
         workplace.resume,
         on_rejected=lambda event: print(f"{event.uri} is not used: {event.problem}", flush=True),
-        for_training=False,
+        wanted=exported_files,
     )
     if found.manifest is None:
         raise TrainerFailure(

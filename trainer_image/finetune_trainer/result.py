@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 from typing import Any, Final
 
-from finetune_operator.api.compatibility import Method
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.manifest import Manifest
 from finetune_operator.api.plan import AttemptFile
@@ -38,16 +37,14 @@ _TOKENIZER_FILES: Final = (
 )
 
 
-def build_result(attempt: AttemptFile, base: Path, checkpoint: Path, target: Path, manifest: Manifest) -> None:
-    """Write everything that is published, but the manifest, to `target`."""
+def build_result(attempt: AttemptFile, base: Path | None, checkpoint: Path, target: Path, manifest: Manifest) -> None:
+    """Write everything that is published, but the manifest, to `target`; without a `base` the checkpoint has every weight."""
     source = exported(checkpoint)
-    method = attempt.spec.tuning.method
-    check_exported(source, adapter=method is not Method.FULL)
+    check_exported(source, adapter=base is not None)
     target.mkdir(parents=True)
-    is_full = method is Method.FULL
-    trial = _full_model(attempt, source, target) if is_full else _adapter(attempt, base, source, target)
+    trial = _full_model(attempt, source, target) if base is None else _adapter(attempt, base, source, target)
     for name in _TOKENIZER_FILES:
-        found = next((folder / name for folder in (source, checkpoint, base) if (folder / name).is_file()), None)
+        found = next((folder / name for folder in (source, base) if folder and (folder / name).is_file()), None)
         if found is not None and not (target / name).exists():
             shutil.copyfile(found, target / name)
     card = model_card(attempt, manifest, read_history(checkpoint), trial)

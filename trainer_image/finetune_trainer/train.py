@@ -21,6 +21,7 @@ from finetune_trainer.arguments import needs_cpu_backend, training_arguments
 from finetune_trainer.attempt import Place, Workplace, read_attempt
 from finetune_trainer.collective import Collective
 from finetune_trainer.failures import TrainerFailure, failure_of
+from finetune_trainer.inputs import check_inputs, fetch_model, go_offline
 from finetune_trainer.rank_files import RankError
 from finetune_trainer.stopping import Stop
 from finetune_trainer.storage import open_writable
@@ -101,13 +102,13 @@ class _Rank:
                 self._import(inputs)
             with self._badput("load"):
                 model_folder, rows = inputs.result()
+                go_offline()
         with self._badput("load"):
             trainer_parts = self._load(model_folder, rows)
         self._train(*trainer_parts)
 
     def _inputs(self) -> tuple[Path, Path]:
         from finetune_trainer.dataset import encode_dataset
-        from finetune_trainer.inputs import check_inputs, fetch_model
 
         if self._place.is_first:
             check_inputs(self._attempt)
