@@ -148,8 +148,16 @@ async def test_a_watch_that_ends_ends_the_leader(settings: OperatorSettings) -> 
     assert holder(api) == ""
 
 
-async def test_an_inspection_that_arrives_wakes_its_job(settings: OperatorSettings) -> None:
+async def test_an_inspection_that_arrives_at_the_leader_wakes_its_job(settings: OperatorSettings) -> None:
     clock = FakeClock()
     leader = operator(settings, FakeApi(clock), clock)
+    await leader.elector.acquire()
     leader.progress._notify("team", "tune")
     assert await leader.queue.get() == JobKey("team", "tune")
+
+
+async def test_a_standby_replica_queues_nothing_that_nobody_would_work_on(settings: OperatorSettings) -> None:
+    clock = FakeClock()
+    standby = operator(settings, FakeApi(clock), clock)
+    standby.progress._notify("team", "tune")
+    assert len(standby.queue) == 0

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from finetune_operator.api.constants import JOB_LABEL, PLAN_FILE
 from finetune_operator.api.inspection import ProgressEndpoint
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.reasons import ConditionType, JobState, Reason
@@ -35,7 +36,8 @@ from finetune_operator.controller.kube import (
 )
 from finetune_operator.controller.metrics import OperatorMetrics
 from finetune_operator.controller.observe import Observer
-from finetune_operator.controller.reconcile import REFUSED_SECONDS, Outcome, Reconciler, comparable
+from finetune_operator.controller.reconcile import REFUSED_SECONDS, Outcome, Reconciler
+from finetune_operator.controller.status_body import comparable
 from finetune_operator.controller.worker import relist, resync, work
 from finetune_operator.controller.workqueue import WorkQueue
 from finetune_operator.jobs.desired import ChildReference, Desired, JobEvent, RenderSettings
@@ -369,6 +371,27 @@ async def test_what_the_server_refuses_is_said_in_the_status_and_tried_again_slo
     await harness.reconcile()
     assert harness.api.names(JOBS) == ["tune-1"]
     assert "ClusterRefused" not in str(harness.status())
+
+
+async def test_a_right_that_the_operator_lacks_is_said_in_the_status() -> None:
+    harness = Harness()
+    harness.submit()
+    harness.api.fail("list", Forbidden(403, "Forbidden", "cannot list resource configmaps"), kind="ConfigMap")
+    assert await harness.reconcile() == Outcome("refused", REFUSED_SECONDS)
+    assert "cannot list resource configmaps" in harness.condition("Stalled")["message"]
+    await harness.reconcile()
+    assert harness.api.names(JOBS) == ["tune-1"]
+
+
+async def test_a_config_map_of_ours_that_somebody_broke_is_named_without_its_content() -> None:
+    harness = Harness()
+    owner = harness.submit()
+    broken = config_map("tune-1", {PLAN_FILE: '{"version": "my secret"}'}, labels={JOB_LABEL: "tune"})
+    harness.api.seed(owned_by(owner, broken))
+    assert (await harness.reconcile()).result == "refused"
+    message = harness.condition("Stalled")["message"]
+    assert "ConfigMap team/tune-1, plan.json: unreadable at" in message
+    assert "secret" not in message
 
 
 async def test_a_spec_that_cannot_be_read_is_a_condition_that_names_the_field() -> None:

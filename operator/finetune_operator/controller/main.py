@@ -196,10 +196,14 @@ def build(settings: OperatorSettings, api: Api, clock: Clock, metrics: OperatorM
         health.set_leader(leading)
         metrics.leader.set(leading)
 
+    elector = LeaderElector(api, clock, settings.lease, on_leading)
+
     def on_inspection(namespace: str, name: str) -> None:
-        key = JobKey(namespace, name)
-        documents.forget(key)
-        queue.add(key)
+        # A standby replica has no workers: its queue would only grow. The leader hears of the inspect Job's end.
+        if elector.leading:
+            key = JobKey(namespace, name)
+            documents.forget(key)
+            queue.add(key)
 
     return Operator(
         settings=settings,
@@ -210,7 +214,7 @@ def build(settings: OperatorSettings, api: Api, clock: Clock, metrics: OperatorM
         cache=cache,
         queue=queue,
         reconciler=reconciler,
-        elector=LeaderElector(api, clock, settings.lease, on_leading),
+        elector=elector,
         progress=ProgressServer(api, clock, metrics, notify=on_inspection),
         watch=watch,
     )

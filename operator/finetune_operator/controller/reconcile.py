@@ -11,18 +11,17 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from datetime import datetime
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from finetune_operator.api.constants import API_VERSION, FIELD_MANAGER, KIND, SPEC_HASH_ANNOTATION
 from finetune_operator.api.job import FineTuneJob, InvalidJob
-from finetune_operator.api.reasons import ConditionType, JobState, Reason
-from finetune_operator.api.status import FineTuneJobStatus
+from finetune_operator.api.reasons import ConditionType, Reason
 from finetune_operator.controller.accounts import Accounts
 from finetune_operator.controller.cache import Cache, CachedChild, JobKey, controller_uid
 from finetune_operator.controller.clock import Clock, timestamp
+from finetune_operator.controller.documents import UnreadableDocument
 from finetune_operator.controller.events import EventRecorder
 from finetune_operator.controller.kube import (
     CONFIG_MAPS,
@@ -38,7 +37,8 @@ from finetune_operator.controller.kube import (
     resource_of,
 )
 from finetune_operator.controller.observe import Observer
-from finetune_operator.jobs.conditions import Finding, set_condition
+from finetune_operator.controller.status_body import comparable, refusal_text, saying, stalled, with_refusal
+from finetune_operator.jobs.conditions import Finding
 from finetune_operator.jobs.desired import ChildReference, Desired, JobEvent, RenderSettings
 from finetune_operator.jobs.observed import Observed
 
@@ -95,9 +95,16 @@ class Reconciler:
         try:
             job = FineTuneJob.from_manifest(body)
         except InvalidJob as error:
-            await self._say_invalid(key, body, str(error))
+            await self._say(key, body, Finding(ConditionType.ACCEPTED, "False", Reason.INVALID_SPEC, str(error)))
             return Outcome("invalid")
-        observed = await self._observer.observe(key, job)
+        try:
+            observed = await self._observer.observe(key, job)
+        except (Forbidden, Invalid) as error:
+            await self._say(key, body, stalled(Reason.CLUSTER_REFUSED, refusal_text("a request about", error)))
+            return Outcome("refused", REFUSED_SECONDS)
+        except UnreadableDocument as error:
+            await self._say(key, body, stalled(Reason.NO_PROGRESS, str(error)))
+            return Outcome("refused", REFUSED_SECONDS)
         desired = self._decide(job, observed, self._render())
         if foreign := await self._foreign(key, job, desired.objects):
             observed = replace(observed, foreign=tuple(sorted({*observed.foreign, *foreign})))
@@ -224,20 +231,9 @@ class Reconciler:
             return False
         return True
 
-    async def _say_invalid(self, key: JobKey, body: Body, message: str) -> None:
-        """Say in the status that the spec cannot be read, and keep the rest of the status."""
-        status = dict(body.get("status") or {})
-        generation = body["metadata"].get("generation", 1)
-        condition = {
-            "status": "False",
-            "reason": str(Reason.INVALID_SPEC),
-            "message": message,
-            "observedGeneration": generation,
-        }
-        conditions = _with_condition(status, str(ConditionType.ACCEPTED), condition, timestamp(self._clock.now()))
-        status |= {"observedGeneration": generation, "message": message, "conditions": conditions}
-        status.setdefault("state", str(JobState.PENDING))
-        await self._write_status(key, body, status)
+    async def _say(self, key: JobKey, body: Body, finding: Finding) -> None:
+        """Say one thing in the status and keep the rest of it, when there is no basis for a decision."""
+        await self._write_status(key, body, saying(body, finding, timestamp(self._clock.now())))
 
 
 def _reference(body: Body) -> str:
@@ -253,34 +249,3 @@ def stamp(body: Body) -> tuple[Body, str]:
         or hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
     )
     return {**body, "metadata": {**metadata, "annotations": {**annotations, SPEC_HASH_ANNOTATION: digest}}}, digest
-
-
-def comparable(status: Mapping[str, Any]) -> Body:
-    """Return what of a status counts when asking whether to write: not `progress`, which is another manager's, nor times.
-
-    A condition's lastTransitionTime alone is no change: it belongs to `status`, and two runs on stale data would else
-    write each other's time for ever.
-    """
-    rest = {name: value for name, value in status.items() if name not in ("progress", "conditions") and value != []}
-    conditions = {
-        condition["type"]: {name: value for name, value in condition.items() if name != "lastTransitionTime"}
-        for condition in status.get("conditions") or ()
-    }
-    return {**rest, "conditions": conditions}
-
-
-def with_refusal(job: FineTuneJob, status: FineTuneJobStatus, error: ApiError, now: datetime) -> FineTuneJobStatus:
-    """Return the status with condition Stalled and the API server's words: people see why nothing happens."""
-    message = f"the API server refuses an object of the job ({error.status} {error.reason}): {error.message}"
-    finding = Finding(ConditionType.STALLED, "True", Reason.CLUSTER_REFUSED, message)
-    stalled = set_condition(job.status.condition(finding.type), finding, job.metadata.generation, now)
-    others = [condition for condition in status.conditions if condition.type is not finding.type]
-    return status.model_copy(update={"message": stalled.message, "conditions": [*others, stalled]})
-
-
-def _with_condition(status: Mapping[str, Any], kind: str, condition: Body, now: str) -> list[Body]:
-    conditions = list(status.get("conditions") or ())
-    old = next((found for found in conditions if found["type"] == kind), None)
-    moved = old["lastTransitionTime"] if old and old["status"] == condition["status"] else now
-    new = {"type": kind, "lastTransitionTime": moved, **condition}
-    return [*(found for found in conditions if found["type"] != kind), new]

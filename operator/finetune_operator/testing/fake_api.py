@@ -8,7 +8,6 @@ Job templates, and the errors 404, 409 and 422. What it leaves out: schemas, def
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -24,56 +23,33 @@ from finetune_operator.controller.kube import (
     Listing,
     NotFound,
     Resource,
-    Unavailable,
     resource_of,
 )
+from finetune_operator.testing.calls import Call, Fault
 from finetune_operator.testing.clock import FakeClock
+from finetune_operator.testing.objects import (
+    STATUS_KINDS,
+    SYSTEM_METADATA,
+    check_immutable,
+    check_preconditions,
+    comparable,
+    dotted,
+    identity,
+    key_of,
+    part,
+)
 from finetune_operator.testing.selectors import matches_fields, matches_labels
-from finetune_operator.testing.server_side_apply import ManagerKey, Managers, Schema, apply, fields_v1, update
+from finetune_operator.testing.server_side_apply import ManagerKey, Managers, Schema, apply, managed_fields, update
 
 Answer = TypeVar("Answer")
 
-_STATUS_KINDS = frozenset({"FineTuneJob", "Job", "Pod", "Service", "Node", "ResourceQuota"})
 _GENERATION_KINDS = frozenset({"FineTuneJob", "Job", "Pod"})
-_SYSTEM_METADATA = ("uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp", "managedFields")
-
-
-@dataclass(frozen=True)
-class Call:
-    """One request that arrived."""
-
-    verb: str
-    kind: str
-    namespace: str
-    name: str
-    subresource: str = ""
-    manager: str = ""
-
-    @property
-    def writes(self) -> bool:
-        """Whether it could have changed an object."""
-        return self.verb in ("apply", "create", "replace", "delete")
 
 
 @dataclass
 class _Stored:
     body: Body
     managers: Managers
-
-
-@dataclass
-class _Fault:
-    verb: str
-    kind: str
-    error: ApiError
-    skip: int
-    times: int
-    carried_out: bool
-
-
-def timed_out() -> Unavailable:
-    """Return the error of a request that got no answer in time."""
-    return Unavailable(0, "Timeout", "no answer within the time limit")
 
 
 class FakeApi:
@@ -86,7 +62,7 @@ class FakeApi:
         """Bearer token -> the `user` that a TokenReview of it answers with."""
         self.on_event: list[Callable[[str, Body], None]] = []
         self._objects: dict[tuple[str, str, str], _Stored] = {}
-        self._faults: list[_Fault] = []
+        self._faults: list[Fault] = []
         self._versions = itertools.count(1)
         self._uids = itertools.count(1)
         self._last_version = "0"
@@ -105,7 +81,7 @@ class FakeApi:
         carried_out: bool = False,
     ) -> None:
         """Let the next `times` calls of `verb` (`*`: any) fail, after `skip` good ones; `carried_out` loses only the answer."""
-        self._faults.append(_Fault(verb, kind, error, skip, times, carried_out))
+        self._faults.append(Fault(verb, kind, error, skip, times, carried_out))
 
     def writes(self) -> list[Call]:
         """Return the calls that could have changed something."""
@@ -148,12 +124,12 @@ class FakeApi:
 
     def seed(self, body: Body, manager: str = "kubectl") -> Body:
         """Put an object (with its status) there as somebody else would, past call log and faults; return it."""
-        key = _key(body)
+        key = key_of(body)
         stored = self._objects.get(key)
         live = deepcopy(stored.body) if stored else {}
         merged = deepcopy(body)
         merged["metadata"] = {
-            **{k: v for k, v in live.get("metadata", {}).items() if k in _SYSTEM_METADATA},
+            **{k: v for k, v in live.get("metadata", {}).items() if k in SYSTEM_METADATA},
             **merged["metadata"],
         }
         schema = self._schema(body["kind"])
@@ -170,7 +146,7 @@ class FakeApi:
         managers = update(
             self._schema(resource.kind), stored.body, stored.managers, body, (manager, "Update", "status")
         )
-        return self._store(_key(body), body, managers)
+        return self._store(key_of(body), body, managers)
 
     def find(self, resource: Resource, namespace: str, name: str) -> Body | None:
         """Return an object or None, past call log and faults."""
@@ -220,7 +196,7 @@ class FakeApi:
         return Listing(tuple(deepcopy(body) for body in found), self._last_version)
 
     def _apply(self, config: Body, manager: str, subresource: str, force: bool) -> Body:
-        key = _key(config)
+        key = key_of(config)
         if not key[2]:
             raise Invalid(400, "BadRequest", "name must be provided")
         if config["metadata"].get("managedFields"):
@@ -228,17 +204,16 @@ class FakeApi:
         stored = self._objects.get(key)
         if stored is None and subresource:
             raise NotFound(404, "NotFound", f'{resource_of(config).plural} "{key[2]}" not found')
-        live = stored.body if stored else _identity(config)
+        live = stored.body if stored else identity(config)
         metadata = {name: value for name, value in config["metadata"].items() if name != "uid" or not subresource}
-        _check_preconditions({"metadata": metadata}, live if stored else None)
-        part = _part(config, subresource)
+        check_preconditions({"metadata": metadata}, live if stored else None)
         schema = self._schema(key[0])
         who: ManagerKey = (manager, "Apply", subresource)
-        result = apply(schema, live, stored.managers if stored else {}, part, who)
+        result = apply(schema, live, stored.managers if stored else {}, part(config, subresource), who)
         if result.conflicts and not force:
-            fields = ", ".join(f'conflict with "{other}": {_dotted(path)}' for other, path in result.conflicts)
+            fields = ", ".join(f'conflict with "{other}": {dotted(path)}' for other, path in result.conflicts)
             raise Conflict(409, "Conflict", f"Apply failed with {len(result.conflicts)} conflict(s): {fields}")
-        _check_immutable(live if stored else {}, result.body)
+        check_immutable(live if stored else {}, result.body)
         return self._store(key, result.body, result.managers)
 
     def _create(self, body: Body) -> Body:
@@ -247,33 +222,29 @@ class FakeApi:
         body = deepcopy(body)
         if not body["metadata"].get("name") and (prefix := body["metadata"].get("generateName")):
             body["metadata"]["name"] = f"{prefix}{next(self._uids):05d}"
-        key = _key(body)
+        key = key_of(body)
         if key in self._objects:
             raise Conflict(409, "AlreadyExists", f'{resource_of(body).plural} "{key[2]}" already exists')
-        fresh = _part(body, "")
+        fresh = part(body, "")
         return self._store(key, fresh, update(self._schema(key[0]), {}, {}, fresh, (FIELD_MANAGER, "Update", "")))
 
     def _review(self, body: Body) -> Body:
-        user = self.tokens.get(body["spec"]["token"])
-        status = (
-            {"authenticated": True, "user": user, "audiences": body["spec"].get("audiences", [])}
-            if user
-            else {"authenticated": False}
-        )
-        return {**body, "status": status}
+        user, audiences = self.tokens.get(body["spec"]["token"]), body["spec"].get("audiences", [])
+        known = {"authenticated": True, "user": user, "audiences": audiences}
+        return {**body, "status": known if user else {"authenticated": False}}
 
     def _replace(self, body: Body) -> Body:
-        key = _key(body)
+        key = key_of(body)
         stored = self._stored(resource_of(body), key[1], key[2])
-        _check_preconditions(body, stored.body)
-        fresh = _part(body, "")
+        check_preconditions(body, stored.body)
+        fresh = part(body, "")
         fresh["metadata"] = {
-            **{k: v for k, v in stored.body["metadata"].items() if k in _SYSTEM_METADATA},
+            **{k: v for k, v in stored.body["metadata"].items() if k in SYSTEM_METADATA},
             **fresh["metadata"],
         }
-        if "status" in stored.body and key[0] in _STATUS_KINDS:
+        if "status" in stored.body and key[0] in STATUS_KINDS:
             fresh["status"] = stored.body["status"]
-        _check_immutable(stored.body, fresh)
+        check_immutable(stored.body, fresh)
         managers = update(self._schema(key[0]), stored.body, stored.managers, fresh, (FIELD_MANAGER, "Update", ""))
         return self._store(key, fresh, managers)
 
@@ -284,9 +255,9 @@ class FakeApi:
         if stored.body["metadata"].get("finalizers"):
             body = deepcopy(stored.body)
             body["metadata"]["deletionTimestamp"] = timestamp(self.clock.now())
-            self._store(_key(body), body, stored.managers)
+            self._store(key_of(body), body, stored.managers)
         else:
-            self._remove(_key(stored.body))
+            self._remove(key_of(stored.body))
 
     def _store(self, key: tuple[str, str, str], body: Body, managers: Managers) -> Body:
         old = self._objects.get(key)
@@ -301,22 +272,12 @@ class FakeApi:
             )
             if key[0] in _GENERATION_KINDS:
                 metadata["generation"] = 1
-        elif _comparable(old.body) == _comparable(body) and old.managers == managers:
+        elif comparable(old.body) == comparable(body) and old.managers == managers:
             return deepcopy(old.body)
         elif key[0] in _GENERATION_KINDS and old.body.get("spec") != body.get("spec"):
             metadata["generation"] = old.body["metadata"]["generation"] + 1
         metadata["resourceVersion"] = self._last_version = str(next(self._versions))
-        metadata["managedFields"] = [
-            {
-                "manager": name,
-                "operation": operation,
-                "apiVersion": body["apiVersion"],
-                "fieldsType": "FieldsV1",
-                "fieldsV1": fields_v1(owned),
-            }
-            | ({"subresource": subresource} if subresource else {})
-            for (name, operation, subresource), owned in managers.items()
-        ]
+        metadata["managedFields"] = managed_fields(body["apiVersion"], managers)
         self._objects[key] = _Stored(body, managers)
         if metadata.get("deletionTimestamp") and not metadata.get("finalizers"):
             self._remove(key)
@@ -341,60 +302,3 @@ class FakeApi:
     def _tell(self, event: str, body: Body) -> None:
         for callback in self.on_event:
             callback(event, deepcopy(body))
-
-
-def _key(body: Body) -> tuple[str, str, str]:
-    resource = resource_of(body)
-    metadata = body.get("metadata", {})
-    return (resource.kind, metadata.get("namespace", "") if resource.namespaced else "", metadata.get("name", ""))
-
-
-def _identity(body: Body) -> Body:
-    kept = {name: body["metadata"][name] for name in ("name", "namespace") if name in body["metadata"]}
-    return {"apiVersion": body["apiVersion"], "kind": body["kind"], "metadata": kept}
-
-
-def _part(body: Body, subresource: str) -> Body:
-    """Return what a write through this endpoint may change: the status, or everything else."""
-    if subresource == "status":
-        return {**_identity(body), "status": deepcopy(body.get("status", {}))}
-    rest = {
-        name: deepcopy(value) for name, value in body.items() if name != "status" or body["kind"] not in _STATUS_KINDS
-    }
-    rest["metadata"] = {name: value for name, value in rest["metadata"].items() if name not in _SYSTEM_METADATA}
-    return rest
-
-
-def _comparable(body: Body) -> Body:
-    metadata = {
-        name: value for name, value in body["metadata"].items() if name not in ("resourceVersion", "managedFields")
-    }
-    return {**body, "metadata": metadata}
-
-
-def _check_preconditions(body: Body, live: Body | None) -> None:
-    """Refuse a write that is meant for another object or for an older version, as the real server does.
-
-    A real server ignores the uid in a status that is applied; only the resourceVersion fences it.
-    """
-    uid, version = body["metadata"].get("uid"), body["metadata"].get("resourceVersion")
-    if live is None:
-        if uid or version:
-            raise Conflict(409, "Conflict", f"uid mismatch: the provided object specified uid {uid}, and there is none")
-    elif version and version != live["metadata"]["resourceVersion"]:
-        raise Conflict(409, "Conflict", "the object has been modified; please apply your changes to the latest version")
-    elif uid and uid != live["metadata"]["uid"]:
-        raise Invalid(422, "Invalid", "metadata.uid: Invalid value: field is immutable")
-
-
-def _check_immutable(old: Body, new: Body) -> None:
-    if old.get("kind") == "ConfigMap" and old.get("immutable") and old.get("data") != new.get("data"):
-        raise Invalid(422, "Invalid", "data: Forbidden: field is immutable when `immutable` is set")
-    if old.get("kind") == "Job" and "spec" in old:
-        for name in ("template", "completions", "completionMode", "podFailurePolicy"):
-            if old["spec"].get(name) != new["spec"].get(name):
-                raise Invalid(422, "Invalid", f"spec.{name}: Invalid value: field is immutable")
-
-
-def _dotted(path: tuple[str, ...]) -> str:
-    return "".join(re.sub("^[fkv]:", ".", element) if element[0] == "f" else f"[{element[2:]}]" for element in path)

@@ -242,3 +242,13 @@ def fields_v1(owned: FieldSet) -> Body:
         if any(other[: len(path)] == path and other != path for other in owned):
             node["."] = {}
     return tree
+
+
+def managed_fields(api_version: str, managers: Managers) -> list[Body]:
+    """Return `metadata.managedFields`."""
+    entries = []
+    for (name, operation, subresource), owned in managers.items():
+        entry = {"manager": name, "operation": operation, "apiVersion": api_version, "fieldsType": "FieldsV1"}
+        place = {"subresource": subresource} if subresource else {}
+        entries.append({**entry, "fieldsV1": fields_v1(owned), **place})
+    return entries
