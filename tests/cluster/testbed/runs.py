@@ -1,6 +1,6 @@
 """The folders of test runs, `run-PID`: a run that was killed cannot clean up, so whoever comes next does.
 
-The logs of the last run stay for reading; everything else, and every older run, is deleted.
+The logs of the last runs stay for reading; everything else is deleted.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from pathlib import Path
 from testbed.node import NodeCluster
 from testbed.processes import start_time
 
+KEPT_RUNS = 5
+
 
 def sweep(runs: Path) -> None:
     """End and delete what the runs left whose process has ended; runs that go on are left alone."""
@@ -20,7 +22,7 @@ def sweep(runs: Path) -> None:
         for cluster in run.iterdir():
             NodeCluster(cluster).stop()
             delete_all_but_logs(cluster)
-    for run in ended[:-1]:
+    for run in ended[:-KEPT_RUNS]:
         shutil.rmtree(run)
 
 
