@@ -141,6 +141,21 @@ def test_only_the_newest_checkpoints_are_kept(ranks: RankServer, make_attempt: A
     assert [path.parent.name for path in checkpoints(tmp_path / "out")] == ["step-00000006", "step-00000007"]
 
 
+@pytest.mark.parametrize(("blocked", "code"), [(2, ExitCode.OK), (4, ExitCode.STORAGE_DOWN)])
+def test_only_a_last_checkpoint_that_cannot_be_saved_fails_the_run(
+    blocked: int, code: ExitCode, ranks: RankServer, make_attempt: Any, tmp_path: Path
+) -> None:
+    attempt = make_attempt(plan_for(Strategy.DDP, total_steps=4), checkpoint={"every": "2steps", "keep": 5})
+    in_the_way = Path(attempt.checkpoint_uri.removeprefix("file://")) / f"step-{blocked:08d}"
+    in_the_way.parent.mkdir(parents=True)
+    in_the_way.write_text("a file where a folder should go")
+
+    result = ranks.run(attempt, tmp_path / "run")
+
+    assert result.statuses == (code, code), result.log()
+    assert [path.parent.name for path in checkpoints(tmp_path / "out")] == [f"step-{6 - blocked:08d}"]
+
+
 @pytest.mark.parametrize("strategy", [Strategy.DDP, Strategy.FSDP])
 def test_sigterm_on_one_rank_saves_and_stops_all_at_the_same_step(
     strategy: Strategy, ranks: RankServer, make_attempt: Any, tmp_path: Path

@@ -65,7 +65,7 @@ class CheckpointWriter:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._files = ThreadPoolExecutor(PARALLEL_FILES, thread_name_prefix="upload")
         self._pending: _Pending | None = None
-        self._commit: Future[None] | None = None
+        self._commit: Future[str | None] | None = None
 
     @property
     def is_uploading(self) -> bool:
@@ -105,17 +105,14 @@ class CheckpointWriter:
             return first
         if self._place.is_first:
             files = tuple(sorted((entry for _, part in answers for entry in part), key=lambda entry: entry.name))
-            self._commit = self._pool.submit(self._write_manifest, pending, files)
+            self._commit = self._pool.submit(self._commit_or_tell, pending, files)
         return None
 
     def close(self) -> None:
         """Finish what is on its way and wait until it is committed. Collective; a final checkpoint that fails is a TrainerFailure."""
         problem = self.finish() or ""
-        try:
-            if self._commit is not None:
-                self._commit.result()
-        except StorageError as error:
-            problem = str(error)
+        if self._commit is not None:
+            problem = self._commit.result() or problem
         failed = next((text for text in self._collective.gather(problem) if text), None)
         self._pool.shutdown()
         self._files.shutdown()
@@ -130,6 +127,15 @@ class CheckpointWriter:
             return FileEntry(name=name, size=stored.size, sha256=stored.sha256)
 
         return tuple(self._files.map(upload, names))
+
+    def _commit_or_tell(self, pending: _Pending, files: tuple[FileEntry, ...]) -> str | None:
+        """Commit, and return the problem when it failed: only the last checkpoint's failure ends the run."""
+        try:
+            self._write_manifest(pending, files)
+        except StorageError as error:
+            self._on_failure(f"the checkpoint of step {pending.folder.step} was not committed: {error}")
+            return str(error)
+        return None
 
     def _write_manifest(self, pending: _Pending, files: tuple[FileEntry, ...]) -> None:
         target = self._storage.child(pending.folder.name)

@@ -23,6 +23,7 @@ from finetune_trainer.failures import TrainerFailure
 from finetune_trainer.measure import device_memory
 from finetune_trainer.stopping import Stop
 from finetune_trainer.telemetry import StepRecord, Telemetry
+from finetune_trainer.watchdog import Watchdog
 from finetune_trainer.wrapping import check_wrapping
 
 LOG_ENTRIES_KEPT: Final = 200
@@ -39,6 +40,7 @@ class JobContext:
     telemetry: Telemetry
     writer: CheckpointWriter
     stop: Stop
+    watchdog: Watchdog
 
 
 class JobTrainer(SFTTrainer):  # type: ignore[misc]
@@ -62,6 +64,7 @@ class JobTrainer(SFTTrainer):  # type: ignore[misc]
         print(f"rank {place.rank}: {said}", flush=True)
         # From here on SIGTERM waits for the end of a step.
         self.context.stop.is_training = True
+        self.context.watchdog.start()
         self._step_started = time.monotonic()
         return prepared
 
@@ -96,6 +99,7 @@ class JobTrainer(SFTTrainer):  # type: ignore[misc]
                 f"the {what} of step {record.step} is not finite; lower training.learningRate (now "
                 f"{self.context.attempt.spec.learning_rate:g}) or raise training.warmup",
             )
+        self.context.watchdog.beat()
         self.context.telemetry.on_step(record, device_memory(torch))
         self._tokens_before = logs.get("num_tokens", 0.0)
         self._step_started = now
@@ -119,6 +123,7 @@ class JobTrainer(SFTTrainer):  # type: ignore[misc]
         seconds = time.monotonic() - started
         context.telemetry.metrics.badput("checkpoint", seconds)
         self._step_started += seconds
+        context.watchdog.beat()
 
 
 def _keep_float_outputs(accelerator: Any) -> None:

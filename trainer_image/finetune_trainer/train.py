@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import sys
 import time
@@ -16,6 +17,7 @@ from finetune_operator.api.compatibility import Method
 from finetune_operator.api.durations import parse_interval
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.plan import AttemptFile
+from finetune_operator.api.reasons import Reason
 from finetune_operator.api.run_events import ResumeEvent
 from finetune_trainer.arguments import needs_cpu_backend, training_arguments
 from finetune_trainer.attempt import Place, Workplace, read_attempt
@@ -26,6 +28,7 @@ from finetune_trainer.rank_files import RankError
 from finetune_trainer.stopping import Stop
 from finetune_trainer.storage import open_writable
 from finetune_trainer.telemetry import Telemetry
+from finetune_trainer.watchdog import HANG_SECONDS, Watchdog
 
 
 def train(plan_path: Path) -> NoReturn:
@@ -184,8 +187,9 @@ class _Rank:
             is_first=place.is_first,
         )
         model, tokenizer = loaded
+        watchdog = Watchdog(HANG_SECONDS, on_hang=self._hang)
         trainer = JobTrainer(
-            JobContext(attempt, place, self._collective, telemetry, writer, self._stop),
+            JobContext(attempt, place, self._collective, telemetry, writer, self._stop, watchdog),
             model=model,
             args=config,
             train_dataset=rows,
@@ -196,6 +200,7 @@ class _Rank:
         if attempt.spec.tuning.method is not Method.FULL:
             restore_float_masters(trainer.model, attempt.spec.training.precision)
         trainer.train(resume_from_checkpoint=str(self._workplace.resume) if found.folder else None)
+        watchdog.stop()
         with self._badput("checkpoint"):
             writer.close()
         self._finish(boundary.stopped_at)
@@ -216,6 +221,21 @@ class _Rank:
         self._telemetry.close(memory)
         # Ranks leave together: torchrun takes one that is gone early for a reason to stop the others.
         self._collective.barrier()
+
+    def _hang(self, seconds: float) -> None:
+        """Leave from the watchdog's thread: the main one is stuck, and where is in the log."""
+        faulthandler.dump_traceback()
+        self._workplace.run.write_error(
+            RankError(
+                rank=self._place.rank,
+                time=time.time(),
+                exit_code=ExitCode.HANG,
+                reason=Reason.HANG,
+                message=f"no step was finished for {seconds:.0f} s; the log shows where every thread stood",
+                step=self._telemetry.step,
+            )
+        )
+        os._exit(int(ExitCode.HANG))
 
     def _checkpoint_failed(self, problem: str) -> None:
         self._telemetry.metrics.count("checkpoint_failures")
