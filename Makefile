@@ -90,4 +90,4 @@ cluster-down: setup ## Stop what cluster-up started; the logs stay in build/clus
 .PHONY: test-cluster
 test-cluster: setup ## Run the tests on a real cluster (root and Go), and leave nothing running
 	$(CLUSTER) prepare
-	trap '$(CLUSTER) sweep build/test-cluster' EXIT; $(BIN)/pytest -m cluster tests/cluster
+	trap '$(CLUSTER) sweep build/test-cluster' EXIT; $(BIN)/pytest -m cluster tests/cluster tests/chart

@@ -178,3 +178,13 @@ def test_a_merge_gets_memory_for_three_copies_of_the_model() -> None:
     copying = publish_job(job, make_file(job, make_plan()), SETTINGS)
     assert trainer(merging)["resources"]["limits"]["memory"] == "2054Mi"
     assert trainer(copying)["resources"]["limits"]["memory"] == "2048Mi"
+
+
+def test_no_local_disk_is_asked_for_where_the_nodes_offer_none() -> None:
+    job, plan = make_job(), make_plan()
+    plan = plan.model_copy(update={"resources": plan.resources.model_copy(update={"ephemeral_storage_bytes": 0})})
+    train = next(body for body in attempt(job, plan) if body["kind"] == "Job")
+    for made in (train, publish_job(job, make_file(job, plan), SETTINGS)):
+        pod = made["spec"]["template"]["spec"]
+        assert "ephemeral-storage" not in pod["containers"][0]["resources"]["requests"]
+        assert pod["volumes"][0] == {"name": "work", "emptyDir": {}}

@@ -228,6 +228,11 @@ def test_a_node_with_too_little_disk_is_not_planned_for() -> None:
     assert "local disk" in error.message
 
 
+def test_no_disk_is_planned_where_the_nodes_do_not_say_what_they_have() -> None:
+    plan = good(plan_of(spec_of(), Inventory(gpu_nodes=(gpu_nodes(ephemeral_storage_bytes=0),))))
+    assert plan.resources.ephemeral_storage_bytes == 0
+
+
 def test_without_nodes_of_the_kind_the_plan_waits() -> None:
     for spec, inventory in (
         (spec_of(), Inventory()),

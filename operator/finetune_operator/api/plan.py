@@ -67,7 +67,7 @@ class PodResources(ReadModel):
     cpu_millicores: int
     memory_bytes: int = Field(description="Host memory, including shared memory.")
     shared_memory_bytes: int = Field(description="Size of /dev/shm.")
-    ephemeral_storage_bytes: int = Field(description="Local disk for model and staged checkpoints.")
+    ephemeral_storage_bytes: int = Field(description="Local disk for model and staged checkpoints; 0 asks for none.")
     gpus: int = 0
 
 

@@ -108,7 +108,7 @@ class FineTuneJobStatus(ReadModel):
     state: JobState | None = Field(None, description="The conditions in one word, for people.")
     message: str | None = Field(None, max_length=32768, description="Why the job is not running now, or what it does.")
     start_time: str | None = Field(
-        None, json_schema_extra={"format": "date-time"}, description="When the first attempt was created."
+        None, json_schema_extra={"format": "date-time"}, description="When the first attempt was started, unsuspended."
     )
     completion_time: str | None = Field(
         None, json_schema_extra={"format": "date-time"}, description="When the job ended."

@@ -60,7 +60,9 @@ class RunRecord:
         return {
             "plan": {
                 **plan.to_json_dict(),
-                "peakBytes": [{"rank": r, "expected": estimate.expected_bytes, "upper": estimate.upper_bytes} for r in ranks],
+                "peakBytes": [
+                    {"rank": r, "expected": estimate.expected_bytes, "upper": estimate.upper_bytes} for r in ranks
+                ],
             },
             "measured": {
                 "peakBytes": [{"rank": rank, "bytes": peaks[rank]} for rank in sorted(peaks)],

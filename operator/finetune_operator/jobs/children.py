@@ -36,7 +36,7 @@ from finetune_operator.jobs.names import (
     labels,
     publish_name,
 )
-from finetune_operator.jobs.pods import CONTAINER_NAME, PodShape, megabytes, millicores, pod_template
+from finetune_operator.jobs.pods import CONTAINER_NAME, PodShape, disk_request, megabytes, millicores, pod_template
 
 Body = dict[str, Any]
 
@@ -140,11 +140,8 @@ def attempt_job(job: FineTuneJob, file: AttemptFile, settings: RenderSettings) -
     amounts = {"memory": megabytes(plan.resources.memory_bytes)}
     if gpu:
         amounts[GPU_RESOURCE] = str(plan.resources.gpus)
-    requests = {
-        "cpu": millicores(plan.resources.cpu_millicores),
-        "ephemeral-storage": megabytes(plan.resources.ephemeral_storage_bytes),
-        **amounts,
-    }
+    disk = plan.resources.ephemeral_storage_bytes
+    requests = {"cpu": millicores(plan.resources.cpu_millicores), **disk_request(disk), **amounts}
     threads = max(1, plan.resources.cpu_millicores // 1000 // plan.processes_per_pod)
     extra: Body = {"subdomain": name} if plan.pods > 1 else {}
     if spec.scheduling.priority_class:
@@ -156,7 +153,7 @@ def attempt_job(job: FineTuneJob, file: AttemptFile, settings: RenderSettings) -
         annotations={"prometheus.io/scrape": "true"},
         # No CPU limit: throttled data loading and collective calls slow down every rank of the job.
         resources={"requests": requests, "limits": amounts},
-        work_bytes=plan.resources.ephemeral_storage_bytes,
+        work_bytes=disk,
         environment={"OMP_NUM_THREADS": str(threads)},
         ports=tuple(
             {"name": f"metrics-{rank}", "containerPort": file.metrics_port + rank, "protocol": "TCP"}
@@ -192,7 +189,7 @@ def publish_job(job: FineTuneJob, file: AttemptFile, settings: RenderSettings) -
     merges = file.spec.output.merge and file.spec.tuning.method is not Method.FULL
     copies = _PUBLISH_COPIES * file.inspection.model.weight_bytes
     size = _PUBLISH_BASE + (copies if merges else 0)
-    disk = _PUBLISH_BASE + copies
+    disk = _PUBLISH_BASE + copies if file.plan.resources.ephemeral_storage_bytes else 0
     memory = {"memory": megabytes(size)}
     marks = labels(file.name, COMPONENT_PUBLISH, file.attempt)
     shape = PodShape(
@@ -200,7 +197,7 @@ def publish_job(job: FineTuneJob, file: AttemptFile, settings: RenderSettings) -
         arguments=("publish", "--plan", PLAN_PATH),
         labels=marks,
         resources={
-            "requests": {"cpu": millicores(1000), "ephemeral-storage": megabytes(disk), **memory},
+            "requests": {"cpu": millicores(1000), **disk_request(disk), **memory},
             "limits": memory,
         },
         work_bytes=disk,

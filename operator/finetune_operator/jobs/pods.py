@@ -35,6 +35,11 @@ def megabytes(size: int) -> str:
     return f"{-(-size // _MEBIBYTE)}Mi"
 
 
+def disk_request(size: int) -> dict[str, str]:
+    """Return the request for local disk; none where the nodes do not offer any, since the pod would wait for ever."""
+    return {"ephemeral-storage": megabytes(size)} if size else {}
+
+
 def millicores(value: int) -> str:
     """Return a CPU quantity."""
     return f"{value}m"
@@ -49,7 +54,7 @@ class PodShape:
     labels: Mapping[str, str]
     resources: Body
     work_bytes: int
-    """Size limit of the work directory."""
+    """Size limit of the work directory; 0 sets none."""
     environment: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
     ports: tuple[Body, ...] = ()
@@ -80,7 +85,7 @@ def pod_template(spec: FineTuneJobSpec, settings: RenderSettings, shape: PodShap
         },
         "containers": [_container(spec, settings, shape)],
         "volumes": [
-            {"name": "work", "emptyDir": {"sizeLimit": megabytes(shape.work_bytes)}},
+            {"name": "work", "emptyDir": {"sizeLimit": megabytes(shape.work_bytes)} if shape.work_bytes else {}},
             {"name": "temporary", "emptyDir": {}},
             _token_volume(),
             *shape.volumes,

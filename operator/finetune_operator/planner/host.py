@@ -39,13 +39,14 @@ def pod_resources(
     processes_per_pod: int,
     weight_bytes: int,
     node_millicores: int,
+    node_disk_bytes: int,
     processes_per_node: int,
 ) -> PodResources:
     """Return what one pod asks for.
 
     Memory on GPU nodes: every process loads the whole model on the host before it goes to the GPU or is sharded (the trainer does not use
     cpu_ram_efficient_loading), and its share of a checkpoint is staged in memory. On CPU nodes the estimate is the memory.
-    Disk: the model as downloaded and two checkpoints.
+    Disk: the model as downloaded and two checkpoints; nothing where the nodes do not say what they have, since no pod would be scheduled.
     """
     is_gpu = workload.accelerator == "gpu"
     shared = processes_per_pod * (SHARED_MEMORY_PER_GPU if is_gpu else SHARED_MEMORY_PER_CPU_PROCESS)
@@ -65,7 +66,7 @@ def pod_resources(
         cpu_millicores=max(CPU_MILLICORES_LEAST, cpu - cpu % 50),
         memory_bytes=_round_up(processes_per_pod * per_process + staged + shared + LAUNCHER_BYTES),
         shared_memory_bytes=shared,
-        ephemeral_storage_bytes=_round_up(weight_bytes + 2 * checkpoint + DISK_BASE_BYTES),
+        ephemeral_storage_bytes=_round_up(weight_bytes + 2 * checkpoint + DISK_BASE_BYTES) if node_disk_bytes else 0,
         gpus=processes_per_pod if is_gpu else 0,
     )
 

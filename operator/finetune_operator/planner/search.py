@@ -194,6 +194,7 @@ def _candidate(task: Task, pool: Pool, pods: int, split: Split, estimates: _Esti
         processes_per_pod=per_pod,
         weight_bytes=task.weight_bytes,
         node_millicores=pool.millicores,
+        node_disk_bytes=pool.disk_bytes,
         processes_per_node=pods_on_node * per_pod if pool.product is None else max(per_pod, pool.per_node),
     )
     seconds = step_seconds(task.architecture, workload, pool.gpu, per_pod)
@@ -210,7 +211,7 @@ def _obstacle(pool: Pool, memory: MemoryEstimate, resources: PodResources, pods_
     host = round(pool.host_bytes * (1 - NODE_RESERVE))
     if resources.memory_bytes * pods_on_node > host:
         return f"node memory: needs {gib(resources.memory_bytes * pods_on_node)} of {gib(host)} GiB usable"
-    if pool.disk_bytes and resources.ephemeral_storage_bytes * pods_on_node > pool.disk_bytes:
+    if resources.ephemeral_storage_bytes * pods_on_node > pool.disk_bytes:
         return (
             f"local disk: needs {gib(resources.ephemeral_storage_bytes * pods_on_node)} of {gib(pool.disk_bytes)} GiB "
             "for the model and two checkpoints"
