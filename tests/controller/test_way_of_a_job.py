@@ -59,7 +59,8 @@ class Cluster:
             self.api.on_event[:] = [tell]
             await asyncio.Event().wait()
 
-        operator = build(self.settings, self.api, self.clock, OperatorMetrics(), watch)
+        self.metrics = OperatorMetrics()
+        operator = build(self.settings, self.api, self.clock, self.metrics, watch)
         self._running = asyncio.create_task(operator.lead())
         await self.clock.advance(1)
         return operator
@@ -116,6 +117,7 @@ class Cluster:
         attempt: int | None = 1,
         reason: Reason = Reason.SUCCEEDED,
         result: str | None = None,
+        said: str | None = None,
     ) -> None:
         """Let a child Job's first pod end and with it the Job."""
         message = TerminationMessage(
@@ -125,7 +127,7 @@ class Cluster:
             "exitCode": code,
             "reason": "Error" if code else "Completed",
             "finishedAt": self.clock.now().strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "message": message.model_dump_json(by_alias=True),
+            "message": said or message.model_dump_json(by_alias=True),
         }
         status = {
             "phase": "Failed" if code else "Succeeded",
@@ -207,6 +209,26 @@ async def test_a_rank_that_is_killed_makes_a_second_attempt(settings: OperatorSe
         await cluster.clock.advance(120)
         assert "tune-2" in cluster.api.names(JOBS)
         assert [attempt.result for attempt in cluster.job().status.attempts] == ["Failed", "Running"]
+
+
+async def test_row_content_and_secrets_are_in_no_status_event_log_or_metric(
+    settings: OperatorSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with operating(settings) as cluster:
+        secret = {"name": "TOKEN", "value": "hunter2"}
+        cluster.submit(pod={"env": [secret]}, credentials={"storage": {"secret": "bucket"}})
+        await cluster.clock.advance(1)
+        await cluster.inspected()
+        await cluster.running("tune-1")
+        await cluster.ended("tune-1", 1, said="ValueError: the row 'my private diary' cannot be read with hunter2")
+        await cluster.clock.advance(120)
+        assert "tune-2" in cluster.api.names(JOBS)
+        body = cluster.api.find(FINETUNE_JOBS, "team", "tune")
+        assert body is not None
+        events = [cluster.api.find(EVENTS, "team", name) for name in cluster.api.names(EVENTS)]
+        shown = f"{body['status']} {events} {caplog.text} {cluster.metrics.render().decode()}"
+        assert "diary" not in shown
+        assert "hunter2" not in shown
 
 
 async def test_an_operator_that_dies_in_mid_training_loses_and_doubles_nothing(settings: OperatorSettings) -> None:

@@ -1,0 +1,69 @@
+"""What the metrics are told when a status changes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finetune_operator.api.job import FineTuneJob
+from finetune_operator.api.plan import GIB
+from finetune_operator.api.reasons import ConditionType, JobState, Reason
+from finetune_operator.api.status import AttemptStatus, Condition, FineTuneJobStatus, PlanStatus, ProgressStatus
+from finetune_operator.controller.accounts import Accounts, finished_job
+from finetune_operator.controller.cache import JobKey
+from finetune_operator.controller.metrics import OperatorMetrics
+from finetune_operator.testing import finetune_job
+
+FAILED = AttemptStatus(number=1, result="Failed", reason=Reason.GPU_OUT_OF_MEMORY)
+RUNNING = AttemptStatus(number=1, result="Running")
+PLAN = PlanStatus(
+    gpus=0, pods=1, processes=1, strategy="single", micro_batch_size=1, gradient_accumulation=1, gradient_checkpointing="none",
+    total_steps=20, trainable_parameters=1, expected_gib="2.00", upper_gib="3.00", measured_gib="1.50",
+)  # fmt: skip
+
+
+def job_with(**status: Any) -> FineTuneJob:
+    return FineTuneJob.from_manifest(finetune_job()).model_copy(update={"status": FineTuneJobStatus(**status)})
+
+
+def complete(**more: Any) -> FineTuneJobStatus:
+    condition = Condition(
+        type=ConditionType.COMPLETE, status="True", reason=Reason.SUCCEEDED, last_transition_time="2026-01-01T00:00:00Z"
+    )
+    return FineTuneJobStatus(
+        state=JobState.COMPLETE, conditions=[condition], attempts=[FAILED], plan=PLAN,
+        start_time="2026-01-01T00:00:00Z", completion_time="2026-01-01T01:00:00Z", **more,
+    )  # fmt: skip
+
+
+def sample(metrics: OperatorMetrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(f"finetune_operator_{name}", labels)
+
+
+def test_an_attempt_that_has_just_ended_is_counted_once_by_its_cause() -> None:
+    metrics = OperatorMetrics()
+    accounts = Accounts(metrics)
+    ended = FineTuneJobStatus(attempts=[FAILED])
+    accounts.settle(job_with(attempts=[RUNNING]), ended)
+    accounts.settle(job_with(attempts=[FAILED]), ended)
+    assert sample(metrics, "attempts_total", reason="GPUOutOfMemory") == 1
+
+
+def test_a_finished_job_leaves_its_final_values() -> None:
+    finished = finished_job(job_with(progress=ProgressStatus(step=20, loss="0.51")), complete())
+    assert finished is not None
+    assert (finished.succeeded, finished.attempts, finished.seconds) == (True, 1, 3600)
+    assert (finished.steps, finished.loss) == (20, 0.51)
+    assert (finished.expected_memory_bytes, finished.peak_memory_bytes) == (2 * GIB, 1.5 * GIB)
+
+
+def test_a_job_under_way_leaves_none() -> None:
+    assert finished_job(job_with(), FineTuneJobStatus(state=JobState.RUNNING)) is None
+
+
+def test_a_deleted_job_s_values_go_with_it() -> None:
+    metrics = OperatorMetrics()
+    accounts = Accounts(metrics)
+    accounts.settle(job_with(), complete())
+    assert sample(metrics, "job_seconds", namespace="team", job="tune") == 3600
+    accounts.forget(JobKey("team", "tune"))
+    assert sample(metrics, "job_seconds", namespace="team", job="tune") is None
