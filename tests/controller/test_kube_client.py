@@ -33,25 +33,21 @@ async def serving(handler: Handler, **options: Any) -> AsyncIterator[KubernetesA
             await api.close()
 
 
-async def test_an_apply_is_a_forced_patch_under_our_name() -> None:
+@pytest.mark.parametrize(("subresource", "validation"), [("", "Strict"), ("status", "Ignore")])
+async def test_an_apply_is_a_forced_patch_under_our_name(subresource: str, validation: str) -> None:
     seen: dict[str, Any] = {}
 
     async def handler(request: web.Request) -> web.Response:
-        seen.update(
-            method=request.method,
-            path=request.path,
-            type=request.content_type,
-            query=dict(request.query),
-            body=await request.json(),
-        )
-        return web.json_response(seen["body"])
+        seen.update(method=request.method, path=request.path, type=request.content_type, query=dict(request.query))
+        return web.json_response(await request.json())
 
     async with serving(handler) as api:
         body = finetune_job(status={"state": "Running"})
-        assert await api.apply(body, subresource="status") == body
+        assert await api.apply(body, subresource=subresource) == body
     assert (seen["method"], seen["type"]) == ("PATCH", "application/apply-patch+yaml")
-    assert seen["path"] == "/apis/finetune-operator.dev/v1alpha1/namespaces/team/finetunejobs/tune/status"
-    assert seen["query"] == {"fieldManager": "finetune-operator", "force": "true", "fieldValidation": "Strict"}
+    path = "/apis/finetune-operator.dev/v1alpha1/namespaces/team/finetunejobs/tune"
+    assert seen["path"] == f"{path}/{subresource}".rstrip("/")
+    assert seen["query"] == {"fieldManager": "finetune-operator", "force": "true", "fieldValidation": validation}
 
 
 async def test_a_list_follows_every_page() -> None:

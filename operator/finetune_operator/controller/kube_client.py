@@ -71,7 +71,10 @@ class KubernetesApi:
         self, body: Body, *, manager: str = FIELD_MANAGER, subresource: str = "", force: bool = True
     ) -> Body:
         """Server-side apply."""
-        query = {"fieldManager": manager, "force": "true" if force else "false", "fieldValidation": "Strict"}
+        # A field that the server does not know is an error in a child, which would run without it. In a status it is one
+        # that an older CRD lacks (Helm does not upgrade CRDs): better a status without it than none.
+        validation = "Ignore" if subresource else "Strict"
+        query = {"fieldManager": manager, "force": "true" if force else "false", "fieldValidation": validation}
         return await self._send("apply", "PATCH", _path_of(body, subresource), query, body, APPLY_CONTENT_TYPE)
 
     async def create(self, body: Body) -> Body:
