@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import json
+import ssl
+import subprocess
 import threading
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import ClassVar
 
+import pytest
+
+from finetune_operator.api.inspection import ProgressEndpoint
+from finetune_operator.api.plan import AttemptFile
 from finetune_operator.api.progress import ProgressReport, TrainerStatus
-from finetune_trainer.report import Reporter, trainer_status
+from finetune_trainer.report import Reporter, https_sender, trainer_status
 
 
 class Server:
@@ -93,3 +103,69 @@ def test_an_operator_that_does_not_answer_is_counted_and_otherwise_ignored() -> 
     reporter.close()
 
     assert failures == [None]
+
+
+class Operator(BaseHTTPRequestHandler):
+    """Remembers what was posted."""
+
+    seen: ClassVar[list[tuple[str, str | None, object]]] = []
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        type(self).seen.append((self.path, self.headers["Authorization"], body))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, format: str, *values: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def operator_url(tmp_path: Path) -> Iterator[str]:
+    options = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    names = ["-addext", "subjectAltName=DNS:localhost", "-keyout", tmp_path / "tls.key", "-out", tmp_path / "tls.crt"]
+    subprocess.run(["openssl", *options.split(), *names], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "tls.crt", tmp_path / "tls.key")
+    with HTTPServer(("127.0.0.1", 0), Operator) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"https://localhost:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_reports_go_to_the_operator_by_tls_with_the_newest_token(operator_url: str, tmp_path: Path) -> None:
+    authority = (tmp_path / "tls.crt").read_text()
+    attempt = AttemptFile.model_construct(
+        namespace="team",
+        name="tune",
+        progress=ProgressEndpoint(url=operator_url, certificate_authority=authority),
+    )
+    token = tmp_path / "token"
+    send = https_sender(attempt, token)
+    assert send is not None
+    for value in ("first", "second"):
+        token.write_text(f"{value}\n")
+        send(b'{"trainerStatus": {}}')
+
+    path = "/apis/finetune-operator.dev/v1alpha1/namespaces/team/finetunejobs/tune/progress"
+    assert Operator.seen == [(path, f"Bearer {value}", {"trainerStatus": {}}) for value in ("first", "second")]
+
+
+def test_an_operator_with_another_certificate_gets_no_token(operator_url: str, tmp_path: Path) -> None:
+    options = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=x -keyout /dev/null"
+    made = subprocess.run(["openssl", *options.split()], check=True, capture_output=True, text=True)
+    other = made.stdout
+    attempt = AttemptFile.model_construct(
+        namespace="team", name="tune", progress=ProgressEndpoint(url=operator_url, certificate_authority=other)
+    )
+    (tmp_path / "token").write_text("secret")
+    send = https_sender(attempt, tmp_path / "token")
+    assert send is not None
+    before = len(Operator.seen)
+
+    with pytest.raises(OSError, match="CERTIFICATE_VERIFY_FAILED"):
+        send(b"{}")
+    assert len(Operator.seen) == before

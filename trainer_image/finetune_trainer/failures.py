@@ -10,7 +10,7 @@ from typing import Final
 from finetune_operator.api.exit_codes import ExitCode, meaning_of
 from finetune_operator.api.reasons import Reason
 
-_LOST_PEER_TEXTS: Final = (
+LOST_PEER_TEXTS: Final = (
     "Connection closed by peer",
     "Connection reset by peer",
     "Connection refused",
@@ -64,7 +64,7 @@ def failure_of(error: BaseException) -> Failure:
     if "OutOfMemoryError" in names:
         return _failure(ExitCode.GPU_OUT_OF_MEMORY, _first_sentences(text))
     if names.intersection(_LOST_PEER_TYPES) or (
-        isinstance(error, RuntimeError | ConnectionError) and any(known in text for known in _LOST_PEER_TEXTS)
+        isinstance(error, RuntimeError | ConnectionError) and any(known in text for known in LOST_PEER_TEXTS)
     ):
         return _failure(ExitCode.PEER_LOST, f"another rank went away: {_first_sentences(text)}")
     if isinstance(error, MemoryError):

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
+from finetune_operator.api.exit_codes import ExitCode, meaning_of
 from finetune_operator.api.plan import AttemptFile
 from finetune_trainer.causes import Cause
-from finetune_trainer.rank_files import RunDirectory
+from finetune_trainer.failures import LOST_PEER_TEXTS
+from finetune_trainer.rank_files import RankDeath, RankError, RunDirectory
 from finetune_trainer.storage import StorageSettings, open_writable
 from finetune_trainer.storage_errors import StorageError
 
@@ -48,6 +52,29 @@ def rank_logs(logs: Path, first_rank: int) -> list[tuple[int, Path]]:
         return [(first_rank, single)]
     found = [(int(path.parent.name), path) for path in logs.glob("*/attempt_0/*/stdout.log")]
     return [(first_rank + local, path) for local, path in sorted(found)]
+
+
+def aborted_for_a_peer(deaths: Sequence[RankDeath], run: RunDirectory, index: int, ranks: int) -> list[RankError]:
+    """Return lost peers for ranks that NCCL's watchdog thread aborted: it ends the process by SIGABRT, past any exception of ours."""
+    logs = dict(rank_logs(run.logs, index * ranks))
+    found = []
+    for death in deaths:
+        if death.status != -signal.SIGABRT or death.rank not in logs:
+            continue
+        text = tail(logs[death.rank]).decode(errors="replace")
+        said = next((words for words in LOST_PEER_TEXTS if words in text), None)
+        if said is not None:
+            meaning = meaning_of(ExitCode.PEER_LOST)
+            found.append(
+                RankError(
+                    rank=death.rank,
+                    time=death.time,
+                    exit_code=ExitCode.PEER_LOST,
+                    reason=meaning.reason,
+                    message=f"another rank went away: {said}",
+                )
+            )
+    return found
 
 
 def tail(path: Path, lines: int = LINES_KEPT) -> bytes:

@@ -27,7 +27,7 @@ from finetune_operator.api.reasons import Reason
 from finetune_trainer.attempt import Workplace, read_attempt
 from finetune_trainer.causes import Cause, first_cause
 from finetune_trainer.failures import TrainerFailure, failure_of
-from finetune_trainer.kept_logs import keep_logs
+from finetune_trainer.kept_logs import aborted_for_a_peer, keep_logs
 from finetune_trainer.rank_files import RUN_DIRECTORY_VARIABLE, RankDeath
 
 INDEX_VARIABLE: Final = "JOB_COMPLETION_INDEX"
@@ -65,8 +65,9 @@ def launch(plan_path: Path) -> int:
         deaths = list(place.run.read_deaths())
         if attempt.plan.processes == 1:
             deaths.append(RankDeath(rank=0, time=time.time(), status=status))
+        aborted = aborted_for_a_peer(deaths, place.run, index, attempt.plan.processes_per_pod)
         cause = first_cause(
-            place.run.errors(),
+            [*place.run.errors(), *aborted],
             deaths,
             terminated=stop.requested,
             host_out_of_memory=_killed_for_memory() > killed_before,

@@ -119,7 +119,13 @@ class _Rank:
         return model, encode_dataset(self._attempt, self._workplace.data)
 
     def _import(self, inputs: Future[tuple[Path, Path]]) -> None:
-        if needs_cpu_backend(self._attempt.plan):
+        plan = self._attempt.plan
+        if plan.accelerator == "cpu":
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        elif plan.processes == 1:
+            # transformers puts a lone process that sees several GPUs into DataParallel.
+            os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+        if needs_cpu_backend(plan):
             from finetune_trainer.cpu_backend import install
 
             install()
