@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import copy
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 from testbed.control_plane import ControlPlane
-
-CRD = Path(__file__).parents[2] / "crds" / "finetunejobs.yaml"
+from testbed.operator_process import CRD, install_crd
 
 
 @pytest.fixture(scope="module")
 def server(control_plane: ControlPlane) -> ControlPlane:
-    control_plane.kubectl("apply", "--server-side", "-f", str(CRD))
-    control_plane.kubectl(
-        "wait", "--for=condition=Established", f"crd/{CRD.stem}.finetune-operator.dev", "--timeout=30s"
-    )
+    install_crd(control_plane)
     return control_plane
 
 

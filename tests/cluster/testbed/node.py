@@ -167,7 +167,6 @@ state = "{RUNTIME_STATE}"
             "failCgroupV1": False,
             "failSwapOn": False,
             "imageGCHighThresholdPercent": 100,  # there is no registry to pull an image from again
-            "localStorageCapacityIsolation": False,
             "podLogsDir": str(self.directory / "pod-logs"),
             "resolvConf": str(self.directory / "resolv.conf"),
             "syncFrequency": "5s",

@@ -90,9 +90,14 @@ class OperatorProcess:
 
 
 def install_crd(cluster: ControlPlane) -> None:
-    """Apply the CRD and wait until it is served."""
+    """Apply the CRD and wait until it is served. (`kubectl wait` fails on a CRD that has no conditions yet.)"""
+
+    def is_served(crd: dict[str, Any]) -> bool:
+        conditions = crd.get("status", {}).get("conditions") or []
+        return any(c["type"] == "Established" and c["status"] == "True" for c in conditions)
+
     cluster.kubectl("apply", "--server-side", "-f", str(CRD))
-    cluster.kubectl("wait", "--for=condition=Established", f"crd/{CRD.stem}.finetune-operator.dev", "--timeout=30s")
+    cluster.wait_for("crd", f"{CRD.stem}.finetune-operator.dev", is_served, patience=30)
 
 
 def pod_token(cluster: ControlPlane, pod: str, namespace: str = "default", audience: str = AUDIENCE) -> str:
