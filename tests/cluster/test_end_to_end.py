@@ -156,12 +156,13 @@ def test_the_way_of_the_job_is_told_by_conditions_and_events(main_job: dict[str,
     assert {"Inspected", "Planned", "Published", "Succeeded"} <= reasons
 
 
-def test_people_see_it_in_one_line(main_job: dict[str, Any], cluster: NodeCluster) -> None:
+def test_people_see_it_in_one_line(main_job: dict[str, Any], cluster: NodeCluster, prometheus: Prometheus) -> None:
     header, line = cluster.kubectl("get", "ftj", "word-problems", "--namespace", NAMESPACE).splitlines()
 
     assert header.split() == ["NAME", "STATE", "METHOD", "GPUS", "STEP", "LOSS", "ETA", "AGE"]
     assert line.split()[:5] == ["word-problems", "Complete", "lora", "0", "40/40"]
-    assert float(line.split()[5]) < 5
+    first = next(iter(prometheus.history('finetune_loss{job="word-problems", rank="0"}', 1200).values()))[0]
+    assert float(line.split()[5]) < first
 
 
 def test_prometheus_has_the_curves_of_every_rank_and_the_operator(
@@ -260,6 +261,8 @@ def test_the_operator_may_die_and_the_job_be_suspended_in_mid_training(
     cluster.wait_for("ftj", name, suspended, namespace=NAMESPACE, patience=180)
     gone = lambda job: not job.get("status", {}).get("active")  # noqa: E731
     cluster.wait_for("job", f"{name}-1", gone, namespace=NAMESPACE, patience=180)
+    saved = s3_server.client().list_objects_v2(Bucket="models", Prefix=f"{name}/checkpoints/")["Contents"]
+    assert [entry for entry in saved if entry["Key"].endswith("/manifest.json")], "the suspended pods saved on SIGTERM"
     cluster.kubectl(
         "patch", "ftj", name, "--namespace", NAMESPACE, "--type=merge", "-p", '{"spec":{"run":{"suspend":false}}}'
     )

@@ -108,6 +108,7 @@ def configuration(kubeconfig: Path) -> dict[str, Any]:
         "scrape_configs": [
             {
                 "job_name": "pods",
+                "honor_labels": True,  # as the chart's monitors do: a series about a job carries the job's name
                 "kubernetes_sd_configs": [{"role": "pod", "kubeconfig_file": str(kubeconfig)}],
                 "relabel_configs": [
                     relabel("pod_annotation_prometheus_io_scrape", regex="true", action="keep"),
