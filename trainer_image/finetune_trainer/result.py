@@ -39,6 +39,9 @@ _TOKENIZER_FILES: Final = (
 
 def build_result(attempt: AttemptFile, base: Path | None, checkpoint: Path, target: Path, manifest: Manifest) -> None:
     """Write everything that is published, but the manifest, to `target`; without a `base` the checkpoint has every weight."""
+    import transformers
+
+    transformers.logging.disable_progress_bar()
     source = exported(checkpoint)
     check_exported(source, adapter=base is not None)
     target.mkdir(parents=True)

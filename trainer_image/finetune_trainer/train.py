@@ -132,6 +132,7 @@ class _Rank:
         import transformers
 
         transformers.logging.set_verbosity_warning()
+        transformers.logging.disable_progress_bar()
         import finetune_trainer.job_trainer  # noqa: F401 - imported here to measure it
 
         if inputs.done():
