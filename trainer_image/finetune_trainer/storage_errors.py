@@ -56,6 +56,7 @@ class AlreadyExists(StorageError):
 
 _STATUS: Final = re.compile(r"status(?: code)?:? (\d{3})")
 _CODE: Final = re.compile(r"<Code>([A-Za-z]{1,60})</Code>")
+_FILE_SYSTEM: Final = re.compile(r"([A-Z][A-Za-z -]{1,60}) \(os error \d+\)")
 _NETWORK: Final = (
     ("timed out", "no answer in time"),
     ("Connection refused", "connection refused"),
@@ -119,6 +120,11 @@ def translated(error: Exception, uri: str) -> StorageError:
     if isinstance(error, OSError) and not isinstance(error, (ConnectionError, TimeoutError)):
         return StorageRefused(
             uri, f"the file system refuses it ({error.strerror})", "check path, permissions and free space"
+        )
+    file_system = _FILE_SYSTEM.search(text)
+    if uri.startswith("file://") and file_system is not None:
+        return StorageRefused(
+            uri, f"the file system refuses it ({file_system[1]})", "check path, permissions and free space"
         )
     network = next((words for key, words in _NETWORK if key in text), "the store failed")
     return StorageUnavailable(

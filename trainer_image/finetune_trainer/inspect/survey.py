@@ -14,6 +14,7 @@ from typing import Final, Literal
 from tokenizers import Encoding, Tokenizer
 
 from finetune_operator.api.inspection import RowProblem
+from finetune_trainer.encoding import Encoder
 from finetune_trainer.inspect.seen import SeenDigests
 from finetune_trainer.rendering import RenderedRow
 from finetune_trainer.rows import Conversation, RowValue
@@ -26,6 +27,7 @@ BATCHES_AHEAD: Final = 2
 PROBLEMS_KEPT: Final = 100_000
 """The full report holds at most this many unusable rows (about 10 MB); all are counted."""
 REASONS_KEPT: Final = 50
+CONVERSATIONS_ENCODED: Final = 20
 _NUMBER: Final = re.compile(r"\d+")
 
 
@@ -121,7 +123,8 @@ class _Lengths:
 
     def __init__(self, files: TokenizerFiles, limits: Limits) -> None:
         self._tokenizer: Tokenizer = files.tokenizer
-        self._template = files.template
+        self._encoder = Encoder(files, completions_only=True, max_length=limits.max_length)
+        self._encoded = 0
         self.limits = limits
 
     def of_batch(self, batch: Iterable[RenderedRow]) -> list[int]:
@@ -139,35 +142,19 @@ class _Lengths:
         return map(len, encodings)
 
     def problem(self, value: RowValue, text: str, length: int) -> str | None:
-        """Return why a row of this length cannot be used: it has no token, or training cuts off all of its answer."""
+        """Return why a row of this length cannot be used: it has no token, or training cuts off all of its answer.
+
+        The first conversations are encoded with their labels whatever their length: a template that does not let training find the answers
+        must be known before the GPUs are taken.
+        """
         if length == 0:
             return "it has no tokens"
-        if length <= self.limits.max_length or self.limits.loss_on == "all":
+        if self.limits.loss_on == "all":
             return None
-        if self._answer_start(value, text) < self.limits.max_length:
+        is_early = isinstance(value, Conversation) and self._encoded < CONVERSATIONS_ENCODED
+        if length <= self.limits.max_length and not is_early:
+            return None
+        self._encoded += 1
+        if self._encoder.encode(value, text).is_trainable:
             return None
         return f"no token of the answer is within training.maxLength ({self.limits.max_length})"
-
-    def _answer_start(self, value: RowValue, text: str) -> int:
-        """Return the index of the first token that the loss counts."""
-        if not isinstance(value, Conversation):
-            prompt = self._tokenizer.encode(value.prompt).ids
-            return _common_prefix(prompt, self._tokenizer.encode(text).ids)
-        if self._template is None:
-            return 0
-        if self._template.marks_generation:
-            text, spans = self._template.render_with_spans(value.messages)
-            if not spans:
-                return len(text)
-            first = self._tokenizer.encode(text, add_special_tokens=False).char_to_token(spans[0][0])
-            return len(text) if first is None else int(first)
-        asked = next(index for index, message in enumerate(value.messages) if message.role == "assistant")
-        prompt_text = self._template.render(value.messages[:asked], add_generation_prompt=True)
-        return len(self._tokenizer.encode(prompt_text, add_special_tokens=False).ids)
-
-
-def _common_prefix(first: list[int], second: list[int]) -> int:
-    return next(
-        (index for index, (one, other) in enumerate(zip(first, second, strict=False)) if one != other),
-        min(len(first), len(second)),
-    )

@@ -1,0 +1,194 @@
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finetune_operator.api.spec import Dataset
+from finetune_trainer import rows as rows_module
+from finetune_trainer.rows import (
+    Conversation,
+    Layout,
+    LayoutUnknown,
+    Message,
+    PromptCompletion,
+    RowLayout,
+    choose_layout,
+    convert,
+    read_lines,
+    read_rows,
+    to_training_row,
+)
+
+
+def dataset(**fields: Any) -> Dataset:
+    return Dataset.model_validate({"uri": "s3://b/x.jsonl", **fields})
+
+
+def problems(content: bytes) -> list[tuple[int, str | None]]:
+    return [(line.number, line.problem) for line in read_lines("x", [content])]
+
+
+def turns(*roles: str) -> dict[str, object]:
+    return {"messages": [{"role": role, "content": "text"} for role in roles]}
+
+
+def reason(row: dict[str, object], layout: Layout = Layout.MESSAGES) -> str:
+    result = convert(row, RowLayout(layout), has_chat_template=True)
+    assert isinstance(result, str)
+    return result
+
+
+def test_blank_lines_are_no_rows_but_count_as_lines() -> None:
+    assert [line.number for line in read_lines("x", [b'{"a": 1}\n\n  \r\n{"a": 2}\n'])] == [1, 4]
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_read() -> None:
+    assert problems(b'\xef\xbb\xbf{"a": 1}\r\n{"a": 2}\r\n') == [(1, None), (2, None)]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b'{"a": "\xff"}', "not UTF-8 at byte 8 of the line"),
+        (b'{"a": }', "not valid JSON at character 7"),
+        (b"[1]", "not a JSON object"),
+        (b'{"a": "\\ud800"}', "half of a surrogate pair"),
+        (b'{"a":' + b"[" * 100_000, "nested too deeply"),
+        (b'{"a": ' + b"1" * 5000 + b"}", "a number that is too long"),
+    ],
+)
+def test_an_unreadable_line_says_why_without_its_content(line: bytes, words: str) -> None:
+    (_, good), (number, problem) = problems(b'{"b": 1}\n' + line + b"\n")
+    assert good is None
+    assert number == 2
+    assert problem is not None
+    assert words in problem
+
+
+def test_a_line_that_is_too_long_is_a_problem_of_that_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows_module, "LINE_LIMIT_BYTES", 20)
+    content = b'{"a": 1}\n{"a": "' + b"x" * 100 + b'"}\n{"a": 2}\n'
+    for size in (1, 7, 1000):
+        chunks = [content[start : start + size] for start in range(0, len(content), size)]
+        assert [line.problem is None for line in read_lines("x", chunks)] == [True, False, True]
+
+
+@given(
+    texts=st.lists(st.text(max_size=20), max_size=12),
+    size=st.integers(min_value=1, max_value=50),
+    final_newline=st.booleans(),
+)
+def test_how_the_bytes_are_cut_into_chunks_does_not_matter(texts: list[str], size: int, final_newline: bool) -> None:
+    content = "\n".join(json.dumps({"t": text}, ensure_ascii=False) for text in texts).encode()
+    content += b"\n" if final_newline and content else b""
+    chunks = [content[start : start + size] for start in range(0, len(content), size)]
+    assert [line.value for line in read_lines("x", chunks)] == [{"t": text} for text in texts]
+
+
+@pytest.mark.parametrize(
+    ("row", "layout"),
+    [
+        ({"messages": []}, Layout.MESSAGES),
+        ({"prompt": "", "completion": ""}, Layout.PROMPT_COMPLETION),
+        ({"instruction": "", "output": ""}, Layout.ALPACA),
+    ],
+)
+def test_the_layout_is_known_by_the_columns(row: dict[str, object], layout: Layout) -> None:
+    assert choose_layout(dataset(), [row]).layout is layout
+
+
+def test_mapped_columns_decide_the_layout() -> None:
+    layout = choose_layout(
+        dataset(columns={"prompt": "question", "completion": "answer"}), [{"question": "", "answer": ""}]
+    )
+    assert layout.layout is Layout.PROMPT_COMPLETION
+    assert layout.needed == ("question", "answer")
+
+
+def test_the_layout_of_most_rows_wins() -> None:
+    assert choose_layout(dataset(), [{"x": 1}, {"messages": []}, {"messages": []}]).layout is Layout.MESSAGES
+
+
+def test_an_unknown_layout_names_the_columns_and_the_remedy() -> None:
+    with pytest.raises(LayoutUnknown, match=r"columns answer, question; set dataset\.columns"):
+        choose_layout(dataset(), [{"question": "private words", "answer": "1"}])
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({}, "column messages is missing"),
+        ({"messages": "text"}, "column messages is text, not a list"),
+        ({"messages": []}, "column messages is empty"),
+        ({"messages": ["x"]}, "message 1 is text, not an object"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "message 1 has no role, or one that is not"),
+        ({"messages": [{"role": "user", "content": None}]}, "message 1 (user) is null, not text"),
+        ({"messages": [{"role": "user", "content": " "}]}, "message 1 (user) is empty"),
+        (turns("assistant"), "message 1 is assistant, expected system or user"),
+        (turns("user", "user", "assistant"), "message 2 is user, expected assistant"),
+        (turns("user", "assistant", "system"), "message 3 is system, expected user"),
+        (turns("system"), "no assistant turn"),
+        (turns("user"), "no assistant turn"),
+        (turns("user", "assistant", "user"), "the last turn is not the assistant's"),
+    ],
+)
+def test_an_unusable_conversation_says_why(row: dict[str, object], words: str) -> None:
+    assert words in reason(row)
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"prompt": "x"}, "column completion is missing"),
+        ({"prompt": "x", "completion": ""}, "column completion is empty"),
+        ({"prompt": "", "completion": "x"}, "column prompt is empty"),
+        ({"prompt": 3, "completion": "x"}, "column prompt is a number, not text"),
+        ({"prompt": "x", "completion": [{"role": "assistant"}]}, "column completion is a list, not text"),
+    ],
+)
+def test_an_unusable_prompt_or_completion_says_why(row: dict[str, object], words: str) -> None:
+    assert words in reason(row, Layout.PROMPT_COMPLETION)
+
+
+def test_alpaca_becomes_a_conversation_where_the_model_has_a_template() -> None:
+    row: dict[str, object] = {"instruction": "Add", "input": "1, 2", "output": "3"}
+    assert convert(row, RowLayout(Layout.ALPACA), has_chat_template=True) == Conversation(
+        (Message("user", "Add\n\n1, 2"), Message("assistant", "3"))
+    )
+
+
+def test_alpaca_becomes_plain_text_where_the_model_has_no_template() -> None:
+    row: dict[str, object] = {"instruction": "Add", "input": "", "output": "3"}
+    assert convert(row, RowLayout(Layout.ALPACA), has_chat_template=False) == PromptCompletion(
+        "### Instruction:\nAdd\n\n### Response:\n", "3"
+    )
+
+
+def test_rows_come_in_order_with_the_bad_ones_in_their_place() -> None:
+    files = [("a", [b'{"prompt": "1", "completion": "x"}\nbad\n']), ("b", [b'{"prompt": "2", "completion": "y"}'])]
+    layout, rows = read_rows(files, dataset(), has_chat_template=False)
+    assert layout.layout is Layout.PROMPT_COMPLETION
+    assert [(row.file, row.line, row.value is None) for row in rows] == [
+        ("a", 1, False),
+        ("a", 2, True),
+        ("b", 1, False),
+    ]
+
+
+def test_training_gets_what_trl_takes() -> None:
+    assert to_training_row(PromptCompletion("p", "c")) == {"prompt": "p", "completion": "c"}
+    assert to_training_row(Conversation((Message("user", "p"),))) == {"messages": [{"role": "user", "content": "p"}]}
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    )
+)
+def test_no_value_of_any_type_breaks_the_reader(value: object) -> None:
+    for layout in Layout:
+        columns = dict.fromkeys(("messages", "prompt", "completion", "instruction", "input", "output"), value)
+        convert(columns, RowLayout(layout), has_chat_template=True)
