@@ -1,5 +1,7 @@
 """From apply to Complete, and the ways around: what is made, what is shown, and why nothing is made twice."""
 
+from dataclasses import replace
+
 import pytest
 
 from finetune_operator.api.plan import PlanError
@@ -66,7 +68,7 @@ def test_a_job_goes_from_apply_to_complete() -> None:
 def test_all_known_conditions_are_there_from_the_first_status_on() -> None:
     world = World()
     world.reconcile()
-    assert {c.type for c in world.status.conditions} == set(ConditionType) - {ConditionType.QUOTA_RESERVED}
+    assert {c.type for c in world.status.conditions} == set(ConditionType)
 
 
 def test_the_report_of_an_equal_job_spares_the_inspect_pod_and_is_copied() -> None:
@@ -397,3 +399,11 @@ def test_a_job_can_be_suspended_between_training_and_publication() -> None:
     world.change_spec(run={"suspend": False})
     world.settle()
     assert (world.status.state, world.children["tune-publish"].suspended) == (JobState.PUBLISHING, False)
+
+
+@pytest.mark.parametrize("phase", ["Running", "Succeeded"])
+def test_a_job_whose_pods_have_just_ended_does_not_look_like_one_that_starts(phase: str) -> None:
+    world = trained()
+    world.pods = [replace(ended_pod(0), phase=phase, running=False)]
+    world.settle()
+    assert world.status.state is JobState.RUNNING

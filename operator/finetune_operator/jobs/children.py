@@ -52,7 +52,7 @@ _INSPECT_WORK: Final = 2 * GIB
 _PUBLISH_BASE: Final = 2 * GIB
 """Imports of the trainer (about 1 GiB) and buffers of the upload."""
 _PUBLISH_COPIES: Final = 3
-"""Of the base model, in memory and on disk while an adapter is merged: the weights, the merged tensors, and the file being written."""
+"""Of the model, in memory and on disk: the weights, the merged or converted tensors, and the file being written."""
 
 
 def inspect_job(job: FineTuneJob, settings: RenderSettings) -> Body:
@@ -186,9 +186,9 @@ def attempt_job(job: FineTuneJob, file: AttemptFile, settings: RenderSettings) -
 
 def publish_job(job: FineTuneJob, file: AttemptFile, settings: RenderSettings) -> Body:
     """Return the Job that verifies the final checkpoint of `file`'s attempt, merges and uploads; repeatable."""
-    merges = file.spec.output.merge and file.spec.tuning.method is not Method.FULL
+    loads_model = file.spec.output.merge or file.spec.tuning.method is Method.FULL  # else the adapter is copied
     copies = _PUBLISH_COPIES * file.inspection.model.weight_bytes
-    size = _PUBLISH_BASE + (copies if merges else 0)
+    size = _PUBLISH_BASE + (copies if loads_model else 0)
     disk = _PUBLISH_BASE + copies if file.plan.resources.ephemeral_storage_bytes else 0
     memory = {"memory": megabytes(size)}
     marks = labels(file.name, COMPONENT_PUBLISH, file.attempt)

@@ -76,7 +76,6 @@ REASONS_OF: Final[Mapping[ConditionType, frozenset[Reason]]] = MappingProxyType(
                 Reason.INVALID_SPEC,
             }
         ),
-        ConditionType.QUOTA_RESERVED: frozenset(),
         ConditionType.PODS_SCHEDULED: frozenset(
             {
                 Reason.WAITING_FOR_PLAN,
@@ -121,7 +120,7 @@ REASONS_OF: Final[Mapping[ConditionType, frozenset[Reason]]] = MappingProxyType(
         ConditionType.DEGRADED: frozenset({Reason.HEALTHY, Reason.CHECKPOINT_REJECTED}),
     }
 )
-"""Which reasons each condition type can have. QuotaReserved is written from the day a queue is supported."""
+"""Which reasons each condition type can have."""
 
 _INITIAL: Final = (
     Finding(ConditionType.ACCEPTED, "True", Reason.ACCEPTED),

@@ -22,7 +22,7 @@ from finetune_operator.jobs.observed import Observed, PodReport
 from finetune_operator.jobs.stage import MOVING, Stage, stalled
 from finetune_operator.jobs.times import moment_of, seconds_since
 from finetune_operator.jobs.training import plan_status, planned
-from finetune_operator.jobs.waiting import Wait, why_waiting
+from finetune_operator.jobs.waiting import Wait, has_ended, why_waiting
 
 SILENCE_SECONDS: Final = 15 * 60.0
 """An attempt whose pods run and that reports nothing for so long does not move: the trainer reports every few seconds."""
@@ -97,7 +97,7 @@ def _active(job: FineTuneJob, observed: Observed, record: AttemptStatus, file: A
     if ended := next((pod for pod in pods if cause_of_pod(pod) is not None), None):
         said = f"attempt {record.number}: pod {ended.name} has failed; Kubernetes stops the others"
         return Stage(job.status.state or JobState.STARTING, said, requeue_after=2.0)
-    expected = (file.plan.pods if file else 1) - sum(pod.phase == "Succeeded" for pod in pods)
+    expected = (file.plan.pods if file else 1) - sum(has_ended(pod) for pod in pods)
     if (wait := why_waiting(pods, expected)) is not None:
         return _starting(job, observed, record, wait)
     running_since = _scheduled_since(job)

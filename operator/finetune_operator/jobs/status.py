@@ -7,7 +7,7 @@ from typing import Final
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.plan import GIB
 from finetune_operator.api.progress import METRIC_CHECKPOINTS_REJECTED
-from finetune_operator.api.reasons import ConditionType, Reason
+from finetune_operator.api.reasons import REASON_MEANINGS, ConditionType, Reason
 from finetune_operator.api.status import Condition, FineTuneJobStatus, PlanStatus, ResultStatus
 from finetune_operator.jobs.attempts import Attempts
 from finetune_operator.jobs.conditions import Finding, merge, shortened
@@ -76,7 +76,7 @@ def events_between(before: FineTuneJobStatus, after: FineTuneJobStatus) -> tuple
 
 
 def _told(old: Condition | None, condition: Condition) -> list[JobEvent]:
-    text = condition.message or f"{condition.type} is {condition.status}"
+    text = condition.message or REASON_MEANINGS[condition.reason].meaning
     if condition.status == "True" and condition.type in _TOLD_WHEN_TRUE:
         kind = _TOLD_WHEN_TRUE[condition.type]
         return [JobEvent("Warning" if kind == "Warning" else "Normal", condition.reason, text)]

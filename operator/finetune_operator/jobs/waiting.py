@@ -28,8 +28,13 @@ class Wait:
 
 
 def why_waiting(pods: Sequence[PodReport], expected: int) -> Wait | None:
-    """Return why not all `expected` pods run, or None when they do. The worst of several reasons is named."""
-    alive = [pod for pod in pods if pod.phase not in _ENDED]
+    """Return why not all `expected` pods run, or None when they do or have ended. The worst of several reasons is named.
+
+    A pod whose container has ended counts as ended although its phase lags behind: the kubelet sets it a second later.
+    """
+    if expected <= 0:
+        return None
+    alive = [pod for pod in pods if not has_ended(pod)]
     unscheduled = [pod for pod in alive if not pod.scheduled]
     if refused := next((pod for pod in unscheduled if pod.unschedulable), None):
         text = f"{_count(len(unscheduled), expected)} cannot be scheduled: {refused.unschedulable}"
@@ -50,6 +55,11 @@ def why_waiting(pods: Sequence[PodReport], expected: int) -> Wait | None:
     if running < expected:
         return Wait(Reason.RENDEZVOUS, f"{running} of {expected} pods run; ranks wait for the others", scheduled=True)
     return None
+
+
+def has_ended(pod: PodReport) -> bool:
+    """Whether the pod's container will not run again."""
+    return pod.phase in _ENDED or pod.exit_code is not None
 
 
 def _count(number: int, expected: int) -> str:
