@@ -119,9 +119,10 @@ def _next(
     if latest.result == "Succeeded":
         file = observed.attempts.get(latest.number)
         if file is None:
+            # Its ConfigMap was deleted by hand. The training is done all the same, whatever the cluster has now.
             prepared = prepare(job, observed, settings, planner, attempts, latest.number)
             if isinstance(prepared, Stage):
-                return prepared
+                return replace(prepared, state=JobState.PUBLISHING)
             file = prepared.file
         return publish(job, observed, settings, latest, file)
     if latest.result == "Failed":
