@@ -67,8 +67,6 @@ OPERATOR_METRICS_PREFIX: Final = "finetune_operator_"
 ATTEMPTS_KEPT: Final = 5
 """How many attempts `status.attempts` shows; names and labels carry the number for ever."""
 
-KUEUE_QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
-
 
 def progress_path(namespace: str, name: str, what: str) -> str:
     """Return the path that pods POST to; `what` is `progress` or `inspection`."""

@@ -23,11 +23,6 @@ class ObjectMeta(ReadModel):
     namespace: str = "default"
     uid: str = ""
     generation: int = 1
-    labels: dict[str, str] = Field(default_factory=dict)
-    annotations: dict[str, str] = Field(default_factory=dict)
-    creation_timestamp: str | None = None
-    deletion_timestamp: str | None = None
-    resource_version: str | None = None
 
     @field_validator("name")
     @classmethod

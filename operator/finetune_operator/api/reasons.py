@@ -17,7 +17,6 @@ class ConditionType(StrEnum):
     ACCEPTED = "Accepted"
     INSPECTED = "Inspected"
     PLANNED = "Planned"
-    QUOTA_RESERVED = "QuotaReserved"
     PODS_SCHEDULED = "PodsScheduled"
     RUNNING = "Running"
     PUBLISHED = "Published"
@@ -34,7 +33,6 @@ class JobState(StrEnum):
     PENDING = "Pending"
     INSPECTING = "Inspecting"
     PLANNED = "Planned"
-    QUEUED = "Queued"
     STARTING = "Starting"
     RUNNING = "Running"
     PUBLISHING = "Publishing"
@@ -153,7 +151,7 @@ REASON_MEANINGS: Final = MappingProxyType(
         ),
         Reason.UNKNOWN_ARCHITECTURE: ReasonMeaning(
             "the estimator does not know the model's architecture",
-            "use a supported architecture (docs/reference/support.md)",
+            "use a model of one of the types that the message lists",
         ),
         Reason.WAITING_FOR_PLAN: ReasonMeaning("no pods are created before there is a plan", "wait"),
         Reason.CREATING_PODS: ReasonMeaning("the attempt's Job was created; its pods are not there yet", "wait"),

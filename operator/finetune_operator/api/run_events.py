@@ -52,13 +52,12 @@ class ResumeEvent(ReadModel):
 
 
 class MemoryEvent(ReadModel):
-    """Measured peak of one rank at its end: GPU memory, or on CPU the growth of the resident set is inside `bytes` too."""
+    """Measured peak of one rank, told at its end."""
 
     event: Literal["memory"] = "memory"
     attempt: int
     rank: int
     bytes: int = Field(description="Highest reserved GPU memory, or highest resident set (VmHWM) on CPU.")
-    by_phase: dict[str, int] = Field(default_factory=dict)
 
 
 class PublishEvent(ReadModel):

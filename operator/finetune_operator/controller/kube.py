@@ -50,7 +50,6 @@ PODS: Final = Resource("v1", "Pod", "pods")
 CONFIG_MAPS: Final = Resource("v1", "ConfigMap", "configmaps")
 SERVICES: Final = Resource("v1", "Service", "services")
 NODES: Final = Resource("v1", "Node", "nodes", namespaced=False)
-RESOURCE_QUOTAS: Final = Resource("v1", "ResourceQuota", "resourcequotas")
 EVENTS: Final = Resource("events.k8s.io/v1", "Event", "events")
 LEASES: Final = Resource("coordination.k8s.io/v1", "Lease", "leases")
 TOKEN_REVIEWS: Final = Resource("authentication.k8s.io/v1", "TokenReview", "tokenreviews", namespaced=False)
@@ -64,7 +63,6 @@ RESOURCES: Final[Mapping[tuple[str, str], Resource]] = {
         CONFIG_MAPS,
         SERVICES,
         NODES,
-        RESOURCE_QUOTAS,
         EVENTS,
         LEASES,
         TOKEN_REVIEWS,

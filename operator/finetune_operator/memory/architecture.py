@@ -83,8 +83,6 @@ class Architecture:
     norm: NormKind = NormKind.RMS
     sandwich_norms: bool = False
     """A second pair of norms behind attention and MLP (Gemma 2 and 3)."""
-    post_norms: bool = False
-    """Norms only behind attention and MLP, none before (OLMo 2)."""
     query_key_norm: bool = False
     gated: bool = True
     fused_activation: bool = True
@@ -150,13 +148,6 @@ class Architecture:
     def largest_linear(self) -> int:
         """Elements of the largest linear weight."""
         return max((tensor.elements for tensor in self.tensors if tensor.linear), default=0)
-
-    def by_class(self) -> dict[TensorClass, int]:
-        """Return the parameters of each class."""
-        totals: dict[TensorClass, int] = {}
-        for tensor in self.tensors:
-            totals[tensor.kind] = totals.get(tensor.kind, 0) + tensor.total
-        return totals
 
     def adapted(self, targets: tuple[str, ...]) -> tuple[Tensor, ...]:
         """Return the linear weights that get an adapter; `all-linear` means every one but the output head."""

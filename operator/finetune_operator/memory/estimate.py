@@ -63,11 +63,6 @@ def estimate(architecture: Architecture, workload: Workload) -> MemoryEstimate:
     )
 
 
-def allocated_bytes(memory: MemoryEstimate) -> int:
-    """Return the expected peak without the runtime: what torch.cuda.max_memory_allocated() shows."""
-    return max(phase.total - phase.components[Component.RUNTIME] for phase in memory.phases)
-
-
 def _upper(workload: Workload, phase: PhaseMemory) -> int:
     held = phase.total - phase.components[Component.RUNTIME]
     if workload.accelerator == "cpu":

@@ -95,7 +95,7 @@ def _olmo2(config: ConfigReader) -> Architecture:
         *gated_mlp(shape.hidden, shape.intermediate, shape.layers),
         *block_norms(shape, 2),
     )
-    return assemble("olmo2", shape, tensors, post_norms=True, query_key_norm=True)
+    return assemble("olmo2", shape, tensors, query_key_norm=True)
 
 
 def _phi3(config: ConfigReader) -> Architecture:

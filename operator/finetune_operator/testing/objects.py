@@ -7,7 +7,7 @@ from copy import deepcopy
 
 from finetune_operator.controller.kube import Body, Conflict, Invalid, resource_of
 
-STATUS_KINDS = frozenset({"FineTuneJob", "Job", "Pod", "Service", "Node", "ResourceQuota"})
+STATUS_KINDS = frozenset({"FineTuneJob", "Job", "Pod", "Service", "Node"})
 """Kinds whose status is written through an endpoint of its own."""
 SYSTEM_METADATA = ("uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp", "managedFields")
 """What the server alone writes."""
