@@ -1,5 +1,6 @@
 """What inspect renders and counts without transformers and TRL is what these produce; the one slow import of this folder (about 15 s)."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,14 @@ HEADERS = (
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
 CHATS = (
     (Message("user", "How many?"), Message("assistant", "Seven.")),
-    (Message("system", "Be brief. "), Message("user", " <b>a & b</b> é\n"), Message("assistant", "x "), Message("user", "y"), Message("assistant", "z")),
-)  # fmt: skip
+    (
+        Message("system", "Be brief. "),
+        Message("user", " <b>a & b</b> é\n"),
+        Message("assistant", "x "),
+        Message("user", "y"),
+        Message("assistant", "z"),
+    ),
+)
 
 
 @pytest.mark.parametrize("source", [CHATML, BRACKETS, HEADERS], ids=["chatml", "brackets", "headers"])
@@ -89,10 +96,9 @@ def test_a_template_cannot_leave_the_sandbox() -> None:
         ChatTemplate("{{ ''.__class__.__mro__[1].__subclasses__()[0]() }}", {}).render(CHATS[0])
 
 
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")  # TRL sets it itself
 @pytest.mark.parametrize("layout", ["messages", "prompt-completion", "alpaca"])
 def test_lengths_and_kept_rows_are_those_of_trl(model: Path, tmp_path: Path, layout: str) -> None:
-    import json
-
     rows: list[dict[str, Any]] = []
     for n in range(30):
         question, answer = f"What is {n} times {n}? " + "Think. " * n, f"{n * n} " * (1 + n % 3)

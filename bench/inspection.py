@@ -1,6 +1,6 @@
 """How fast inspect reads rows, and in how much memory: prints JSON.
 
-    python bench/inspect.py [--rows 20000]
+    python bench/inspection.py [--rows 20000]
 
 `schemaRowsPerSecond` is reading and checking alone, `rowsPerSecond` the whole: template, tokens, duplicates. Rows have about 1 KB.
 """
@@ -11,13 +11,10 @@ import argparse
 import json
 import random
 import resource
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-
-sys.path[:0] = [str(Path(__file__).parents[1] / folder) for folder in ("operator", "trainer_image")]
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
