@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from finetune_operator.api.compatibility import Method
 from finetune_operator.api.constants import (
     COMPONENT_INSPECT,
     COMPONENT_PUBLISH,
@@ -186,9 +185,9 @@ def attempt_job(job: FineTuneJob, file: AttemptFile, settings: RenderSettings) -
 
 def publish_job(job: FineTuneJob, file: AttemptFile, settings: RenderSettings) -> Body:
     """Return the Job that verifies the final checkpoint of `file`'s attempt, merges and uploads; repeatable."""
-    loads_model = file.spec.output.merge or file.spec.tuning.method is Method.FULL  # else the adapter is copied
+    # Also without a merge: an adapter is tried on its base model before anybody gets it.
     copies = _PUBLISH_COPIES * file.inspection.model.weight_bytes
-    size = _PUBLISH_BASE + (copies if loads_model else 0)
+    size = _PUBLISH_BASE + copies
     disk = _PUBLISH_BASE + copies if file.plan.resources.ephemeral_storage_bytes else 0
     memory = {"memory": megabytes(size)}
     marks = labels(file.name, COMPONENT_PUBLISH, file.attempt)
