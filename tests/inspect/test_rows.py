@@ -18,7 +18,6 @@ from finetune_trainer.rows import (
     convert,
     read_lines,
     read_rows,
-    to_training_row,
 )
 
 
@@ -175,11 +174,6 @@ def test_rows_come_in_order_with_the_bad_ones_in_their_place() -> None:
         ("a", 2, True),
         ("b", 1, False),
     ]
-
-
-def test_training_gets_what_trl_takes() -> None:
-    assert to_training_row(PromptCompletion("p", "c")) == {"prompt": "p", "completion": "c"}
-    assert to_training_row(Conversation((Message("user", "p"),))) == {"messages": [{"role": "user", "content": "p"}]}
 
 
 @given(

@@ -10,7 +10,7 @@ from finetune_operator.api.spec import Dataset
 from finetune_trainer.chat_template import ChatTemplate, TemplateRefused
 from finetune_trainer.inspect.survey import Limits, survey_rows
 from finetune_trainer.rendering import read_rendered_rows
-from finetune_trainer.rows import Conversation, Message, to_training_row
+from finetune_trainer.rows import Conversation, Message, RowValue
 from finetune_trainer.storage import open_storage
 from finetune_trainer.tokenizer_files import read_tokenizer
 
@@ -117,11 +117,18 @@ def test_lengths_and_kept_rows_are_those_of_trl(model: Path, tmp_path: Path, lay
     rendered = list(read_rendered_rows([("x", [content])], dataset, tokenizer)[1])
     limit = 100
     survey = survey_rows(iter(rendered), tokenizer, Limits(limit, "completions"))
-    theirs = lengths_by_trl(model, [to_training_row(row.value) for row, _ in rendered if row.value is not None], limit)
+    theirs = lengths_by_trl(model, [as_trl_takes_it(row.value) for row, _ in rendered if row.value is not None], limit)
     assert survey.rows == len(theirs)
     assert sorted(min(length, limit) for length in survey.lengths.elements()) == sorted(theirs)
     assert any(length == limit for length in theirs), "the case must have rows that are cut"
     assert all(isinstance(row.value, Conversation) == (layout != "prompt-completion") for row, _ in rendered)
+
+
+def as_trl_takes_it(value: RowValue) -> dict[str, object]:
+    """Return what TRL's SFTTrainer takes for a row."""
+    if isinstance(value, Conversation):
+        return {"messages": [{"role": message.role, "content": message.content} for message in value.messages]}
+    return {"prompt": value.prompt, "completion": value.completion}
 
 
 def lengths_by_trl(model: Path, rows: list[dict[str, object]], limit: int) -> list[int]:

@@ -4,8 +4,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from finetune_trainer import storage as storage_module
-from finetune_trainer import storage_hub
+from finetune_trainer import storage_hub, storage_streams
 from finetune_trainer.storage import StorageRefused, StorageUnavailable
 from finetune_trainer.storage_hub import HubStorage, open_hub
 from finetune_trainer.storage_location import parse_location
@@ -50,8 +49,7 @@ def test_a_data_set_repository_is_read_below_its_folder() -> None:
 
 
 def test_a_download_in_ranges_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage_module, "READ_RANGE_BYTES", 100)
-    monkeypatch.setattr(storage_hub, "READ_RANGE_BYTES", 100)
+    monkeypatch.setattr(storage_streams, "READ_RANGE_BYTES", 100)
     with serve_hub("org/name", FILES) as endpoint:
         stored = opened(endpoint).download("model.safetensors", tmp_path / "x")
     assert stored.sha256 == hashlib.sha256(FILES["model.safetensors"]).hexdigest()

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_trainer import storage as storage_module
+from finetune_trainer import storage_streams
 from finetune_trainer.storage import AlreadyExists, ObjectStorage, StorageRefused, open_storage, open_writable
 
 
@@ -99,7 +100,7 @@ def test_what_goes_up_comes_down_with_the_same_digest(tmp_path_factory: pytest.T
 
 
 def test_a_file_of_several_ranges_streams_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage_module, "READ_RANGE_BYTES", 7)
+    monkeypatch.setattr(storage_streams, "READ_RANGE_BYTES", 7)
     (tmp_path / "numbers").write_bytes(bytes(range(100)))
     chunks = list(open_storage(f"file://{tmp_path}").stream("numbers"))
     assert len(chunks) == 15

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import ClassVar, Final
+from typing import Final
 
 import jinja2
 from jinja2.ext import Extension, loopcontrols
@@ -34,7 +34,7 @@ class TemplateRefused(Exception):
 class _Generation(Extension):
     """The tag pair {% generation %}…{% endgeneration %}, which marks what the assistant wrote, and where that is in the text."""
 
-    tags: ClassVar[set[str]] = {"generation"}
+    tags = {"generation"}  # noqa: RUF012 - declared by jinja as an instance variable
 
     def __init__(self, environment: jinja2.Environment) -> None:
         super().__init__(environment)

@@ -1,4 +1,4 @@
-"""The files of a data set in the order of their names, and the rows in them: the one way in for inspect and train."""
+"""The files of a data set in the order of their names: the one way in for inspect and train."""
 
 from __future__ import annotations
 
@@ -7,13 +7,9 @@ from dataclasses import dataclass
 
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.inspection import InputFile
-from finetune_operator.api.spec import Dataset
 from finetune_trainer.failures import TrainerFailure
-from finetune_trainer.rendering import read_rendered_rows
-from finetune_trainer.rows import RowLayout, to_training_row
 from finetune_trainer.storage import Storage, StoredFile, open_storage
 from finetune_trainer.storage_location import matches, split_pattern
-from finetune_trainer.tokenizer_files import TokenizerFiles
 
 
 @dataclass(frozen=True)
@@ -44,11 +40,3 @@ def find_files(uri: str) -> DatasetFiles:
     if not found:
         raise TrainerFailure(ExitCode.NOT_FOUND, f"dataset.uri {uri} matches no file; check the pattern")
     return DatasetFiles(storage, found)
-
-
-def read_training_rows(
-    files: DatasetFiles, dataset: Dataset, tokenizer: TokenizerFiles
-) -> tuple[RowLayout, Iterator[dict[str, object]]]:
-    """Return the layout of a data set and its usable rows, in order, as TRL's SFTTrainer takes them."""
-    layout, rendered = read_rendered_rows(files.contents(), dataset, tokenizer)
-    return layout, (to_training_row(item.row.value) for item in rendered if item.row.value is not None)

@@ -287,10 +287,3 @@ def _kind(value: object) -> str:
         return "null"
     names = {bool: "a boolean", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
     return names.get(type(value), "of an unknown type")
-
-
-def to_training_row(value: RowValue) -> dict[str, object]:
-    """Return what TRL's SFTTrainer takes for a row."""
-    if isinstance(value, Conversation):
-        return {"messages": [{"role": message.role, "content": message.content} for message in value.messages]}
-    return {"prompt": value.prompt, "completion": value.completion}

@@ -10,20 +10,20 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Final, Protocol, Self, TypeVar
+from typing import Final, Self, TypeVar
 
 import obstore
 from obstore import exceptions
 from obstore.store import AzureStore, GCSStore, LocalStore, ObjectStore, S3Store
 
 from finetune_trainer.storage_errors import AlreadyExists, StorageRefused, StorageUnavailable, translated
+from finetune_trainer.storage_interface import Storage, Stored, StoredFile
 from finetune_trainer.storage_location import Location, parse_location
+from finetune_trainer.storage_streams import MEBIBYTE, read_stream, write_stream
 
 __all__ = [
     "AlreadyExists",
@@ -35,13 +35,9 @@ __all__ = [
     "Stored",
     "StoredFile",
     "open_storage",
-    "read_stream",
+    "open_writable",
 ]
 
-MEBIBYTE: Final = 1024**2
-READ_RANGE_BYTES: Final = 16 * MEBIBYTE
-READ_AHEAD: Final = 3
-"""Ranges that are fetched while an earlier one is used: at most 4 × 16 MiB in memory."""
 PART_BYTES: Final = 32 * MEBIBYTE
 MAXIMUM_PARTS: Final = 9000
 """S3 allows 10,000 parts; a file of more than 281 GiB gets larger parts."""
@@ -60,63 +56,6 @@ class StorageSettings:
     connect_timeout: timedelta = timedelta(seconds=10)
     retries: int = 5
     retry_timeout: timedelta = timedelta(seconds=120)
-
-
-@dataclass(frozen=True)
-class StoredFile:
-    """One object below a storage's root."""
-
-    name: str
-    """Path relative to the root."""
-    uri: str
-    size: int
-    etag: str | None
-    """Changes when the content does; for a local file the modification time in nanoseconds."""
-
-
-@dataclass(frozen=True)
-class Stored:
-    """What went through a download or an upload."""
-
-    size: int
-    sha256: str
-
-
-class Storage(Protocol):
-    """A folder in some store; names are relative to it."""
-
-    @property
-    def uri(self) -> str:
-        """The folder's location, without a trailing slash."""
-        ...
-
-    def list(self, prefix: str = "") -> Iterator[StoredFile]:
-        """Yield every file below the folder `prefix`, in the order of names. A folder that is not there has none."""
-        ...
-
-    def head(self, name: str) -> StoredFile:
-        """Return what is known about one file without reading it."""
-        ...
-
-    def exists(self, name: str) -> bool:
-        """Return whether a file is there; a store that refuses to say raises."""
-        ...
-
-    def read(self, name: str) -> bytes:
-        """Return a small file's content."""
-        ...
-
-    def read_range(self, name: str, start: int, end: int) -> bytes:
-        """Return the bytes [start, end) of a file, fewer where it ends earlier."""
-        ...
-
-    def stream(self, name: str) -> Iterator[bytes]:
-        """Yield a file's content in order, with bounded memory; a file that changes meanwhile is StorageUnavailable."""
-        ...
-
-    def download(self, name: str, target: Path) -> Stored:
-        """Write a file's content to `target`, complete or not at all, and return its size and digest."""
-        ...
 
 
 class ObjectStorage:
@@ -171,9 +110,9 @@ class ObjectStorage:
         meta = self._call(name, lambda: obstore.head(self._store, self._key(name)))
         size, etag = meta["size"], meta["e_tag"]
 
-        def part(start: int) -> bytes:
+        def part(start: int, end: int) -> bytes:
             # Ranges instead of one long GET: the request timeout covers the body, and each range is retried on its own.
-            options: obstore.GetOptions = {"range": (start, min(start + READ_RANGE_BYTES, size))}
+            options: obstore.GetOptions = {"range": (start, end)}
             if etag is not None:
                 options["if_match"] = etag
             return self._call(name, lambda: bytes(obstore.get(self._store, self._key(name), options=options).bytes()))
@@ -296,40 +235,3 @@ def _store(location: Location, settings: StorageSettings) -> ObjectStore:
     if endpoint.startswith("http://"):
         client["allow_http"] = True
     return S3Store(location.bucket, region=region, endpoint=endpoint, client_options=client, retry_config=retry)
-
-
-def read_stream(part: Callable[[int], bytes], size: int) -> Iterator[bytes]:
-    """Yield the parts that start at 0, READ_RANGE_BYTES, … up to `size` in order, fetching a few of them ahead."""
-    starts = iter(range(0, size, READ_RANGE_BYTES))
-    if size <= READ_RANGE_BYTES:
-        yield from (part(start) for start in starts)
-        return
-    pool = ThreadPoolExecutor(max_workers=READ_AHEAD, thread_name_prefix="storage-read")
-    try:
-        ahead: deque[Future[bytes]] = deque()
-        for start in starts:
-            ahead.append(pool.submit(part, start))
-            if len(ahead) > READ_AHEAD:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def write_stream(chunks: Iterator[bytes], target: Path) -> Stored:
-    """Write chunks to `target`, which appears only when it is complete, and return its size and digest."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    digest = hashlib.sha256()
-    size = 0
-    try:
-        with partial.open("wb") as file:
-            for chunk in chunks:
-                digest.update(chunk)
-                file.write(chunk)
-                size += len(chunk)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
-    return Stored(size, digest.hexdigest())

@@ -27,9 +27,10 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined] # public by it
     http_backoff,
 )
 
-from finetune_trainer.storage import READ_RANGE_BYTES, Stored, StoredFile, read_stream, write_stream
 from finetune_trainer.storage_errors import StorageError, StorageRefused, StorageUnavailable
+from finetune_trainer.storage_interface import Stored, StoredFile
 from finetune_trainer.storage_location import Location
+from finetune_trainer.storage_streams import read_stream, write_stream
 
 REQUEST_TIMEOUT_SECONDS: Final = 60.0
 RETRIES: Final = 4
@@ -111,7 +112,7 @@ class HubStorage:
     def stream(self, name: str) -> Iterator[bytes]:
         """Yield a file's content in order, with bounded memory."""
         size = self.head(name).size
-        return read_stream(lambda start: self.read_range(name, start, start + READ_RANGE_BYTES), size)
+        return read_stream(lambda start, end: self.read_range(name, start, end), size)
 
     def download(self, name: str, target: Path) -> Stored:
         """Write a file's content to `target`, complete or not at all, and compare it with the hub's own digest."""
