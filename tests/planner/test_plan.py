@@ -14,6 +14,7 @@ from finetune_operator.api.plan import GIB, Plan, PlanError
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.memory.architecture import Architecture, architecture_of
+from finetune_operator.memory.workload import FLOAT32_MASTER, numerics_of
 from finetune_operator.planner.catalogue import CATALOGUE, UNKNOWN, catalogue_inventory, gpu_of
 from finetune_operator.planner.inventory import CpuNodes, GpuNodes, Inventory
 from finetune_operator.planner.known_models import KNOWN_MODELS
@@ -93,6 +94,11 @@ def test_qlora_of_an_8b_model_fits_one_t4_with_checkpointing() -> None:
     plan = good(plan_of(spec_of(method="qlora", resources={"gpuProduct": [T4], "gpus": 1})))
     assert (plan.strategy, plan.gradient_checkpointing, plan.processes) == (Strategy.SINGLE, Checkpointing.FULL, 1)
     assert any("no bfloat16" in reason for reason in plan.reasons)
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "qlora"])
+def test_trained_weights_are_planned_in_float32_as_the_trainer_keeps_them(method: str) -> None:
+    assert numerics_of(spec_of(method=method)) == FLOAT32_MASTER
 
 
 def test_lora_of_a_70b_model_on_eight_a100_is_sharded() -> None:
@@ -208,11 +214,11 @@ def test_the_proposed_hardware_does_fit() -> None:
     good(plan_of(spec_of(method="full", resources={"gpuProduct": [A10G], "gpus": int(proposal)})))
 
 
-def test_a_micro_batch_override_that_is_too_large_is_refused_with_the_override_named() -> None:
+def test_overrides_that_are_too_large_only_together_are_named_together() -> None:
     resources = {"gpuProduct": [A10G], "gpus": 1, "microBatchSize": 64, "gradientCheckpointing": "none"}
     error = bad(plan_of(spec_of(method="qlora", resources=resources)))
     assert error.reason == Reason.DOES_NOT_FIT
-    assert "resources.gradientCheckpointing" in error.message or "resources.microBatchSize" in error.message
+    assert "resources.microBatchSize: 1 with resources.gradientCheckpointing: full" in error.message
 
 
 def test_a_node_with_too_little_host_memory_is_not_planned_for() -> None:

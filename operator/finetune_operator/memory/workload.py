@@ -78,12 +78,10 @@ class Workload:
 def numerics_of(spec: FineTuneJobSpec) -> Numerics:
     """Return the number formats that the trainer uses for `spec`.
 
-    full and lora with bf16: float32 trained weights under autocast (full 16 bytes per parameter; the base of lora is bfloat16).
-    qlora: TRL 1.16 casts the adapters of a quantised model to bfloat16 (sft_trainer.py, "When using QLoRA …").
+    bf16: float32 trained weights under autocast (16 bytes per parameter) beside a base in bfloat16. Also of qlora: TRL 1.16 casts the adapters
+    of a quantised model to bfloat16, and the trainer casts them back (modeling.py, `restore_float_masters`).
     """
-    if spec.training.precision == "fp32":
-        return FLOAT32
-    return PURE_BF16 if spec.tuning.method is Method.QLORA else FLOAT32_MASTER
+    return FLOAT32 if spec.training.precision == "fp32" else FLOAT32_MASTER
 
 
 def workload_of(

@@ -64,6 +64,10 @@ def _smaller_job(task: Task, pools: tuple[Pool, ...], counts: tuple[int, ...]) -
         ("resources.gradientCheckpointing: full", lambda: _relaxed(task, "gradient_checkpointing")),
         ("resources.microBatchSize: 1", lambda: _relaxed(task, "micro_batch_size")),
         (
+            "resources.microBatchSize: 1 with resources.gradientCheckpointing: full",
+            lambda: _relaxed(task, "micro_batch_size", "gradient_checkpointing"),
+        ),
+        (
             "resources.strategy: auto",
             lambda: None if task.spec.resources.strategy == "single" else _relaxed(task, "strategy"),
         ),
@@ -87,10 +91,10 @@ def _smaller_job(task: Task, pools: tuple[Pool, ...], counts: tuple[int, ...]) -
         length //= 2
 
 
-def _relaxed(task: Task, field: str) -> Task | None:
-    """The task without one of its overrides; None where the override is not set."""
-    value = getattr(task.spec.resources, field)
-    return None if value in (None, "auto") else _without(task, field)
+def _relaxed(task: Task, *fields: str) -> Task | None:
+    """The task without these overrides; None where one of them is not set."""
+    values = [getattr(task.spec.resources, field) for field in fields]
+    return None if any(value in (None, "auto") for value in values) else _without(task, *fields)
 
 
 def _without(task: Task, *fields: str) -> Task:
