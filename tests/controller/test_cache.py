@@ -65,7 +65,7 @@ def test_children_are_found_by_the_job_that_their_label_names() -> None:
     )
     (child,) = cache.children(KEY)
     assert (child.job.name, child.job.component, child.job.attempt) == ("tune-1", "train", 1)
-    assert (child.job.active, child.job.ready, child.owner_uid) == (2, 1, "uid-1")
+    assert (child.job.active, child.owner_uid) == (2, "uid-1")
 
 
 def test_conditions_and_times_of_a_child_are_read() -> None:

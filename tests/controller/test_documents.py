@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from finetune_operator.api.constants import INSPECTION_FILE, INSPECTION_KEY_LABEL, JOB_LABEL, PLAN_FILE
@@ -10,7 +9,7 @@ from finetune_operator.api.inspection import InspectionReport
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.plan import AttemptFile
 from finetune_operator.controller.cache import JobKey
-from finetune_operator.controller.documents import Documents, DocumentStore, age_seconds
+from finetune_operator.controller.documents import Documents, DocumentStore
 from finetune_operator.controller.inspection_reports import store_inspection
 from finetune_operator.jobs.testing import make_plan, make_report
 from finetune_operator.testing import FakeApi, config_map, finetune_job, owned_by
@@ -102,9 +101,3 @@ async def test_the_newest_report_about_equal_inputs_is_found_whatever_job_it_was
     namespace.api.seed(config_map("other-inspection", data, labels={INSPECTION_KEY_LABEL: newest.key}))
     assert await namespace.store.inspection_of_equals("team", newest.key) == newest
     assert await namespace.store.inspection_of_equals("elsewhere", newest.key) is None
-
-
-def test_the_age_of_a_report_counts_from_its_end() -> None:
-    job = FineTuneJob.from_manifest(finetune_job())
-    finished = datetime(2026, 1, 1, tzinfo=UTC)
-    assert age_seconds(make_report(job, finished=finished), finished + timedelta(hours=2)) == 7200

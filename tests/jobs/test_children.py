@@ -55,7 +55,7 @@ def attempt(job: FineTuneJob, plan: Plan) -> list[dict[str, Any]]:
 def rendered() -> dict[str, list[dict[str, Any]]]:
     job, rich = make_job(), make_job(**RICH)
     return {
-        "inspect": [inspect_job(job, SETTINGS), inspection_config_map(job, make_report(job))],
+        "inspect": [inspect_job(job, SETTINGS), inspection_config_map(job.metadata, make_report(job))],
         "attempt-cpu-one-pod": attempt(job, make_plan(processes=2)),
         "attempt-gpu-two-pods": attempt(rich, make_plan(pods=2, processes=16, accelerator="gpu")),
         "publish": [publish_job(job, make_file(job, make_plan()), SETTINGS)],

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from finetune_operator.api.plan import PlanError
 from finetune_operator.api.reasons import ConditionType, JobState, Reason
 from finetune_operator.jobs.causes import failing
-from finetune_operator.jobs.conditions import REASONS_OF
+from finetune_operator.jobs.conditions import REASONS_OF, is_finished
 from finetune_operator.jobs.decisions import Desired
-from finetune_operator.jobs.desired import desired_state, is_finished
+from finetune_operator.jobs.desired import desired_state
 from finetune_operator.jobs.testing import SETTINGS, FixedPlanner, World, ended_pod, make_job, make_plan, make_pod
 
 S = JobState
@@ -156,7 +156,7 @@ class Witness(World):
 
     def reconcile(self) -> Desired:
         before = self.status
-        finished = is_finished(self.job)
+        finished = is_finished(self.job.status)
         again = desired_state(self.job, self.observe(), SETTINGS, self.planner)
         desired = super().reconcile()
         assert json.dumps([*desired.objects]) == json.dumps([*again.objects])
@@ -174,7 +174,7 @@ class Witness(World):
         self.highest = max(numbers, default=0)
         if finished:
             assert not [body for body in desired.objects if not body["spec"]["suspend"]]
-        elif not is_finished(self.job) and not self.job.spec.run.suspend:
+        elif not is_finished(self.job.status) and not self.job.spec.run.suspend:
             assert desired.requeue_after is not None, "it would wait for an event that may not come"
         return desired
 
@@ -208,7 +208,7 @@ def test_a_lost_status_changes_neither_the_attempt_nor_what_runs(
     for turn, number in story:
         turn(world, number)
         world.settle()
-    if is_finished(world.job) or world.foreign:
+    if is_finished(world.job.status) or world.foreign:
         return
     names, files = set(world.children), dict(world.files)
     if any(record.reason is Reason.REPLANNED for record in world.status.attempts):

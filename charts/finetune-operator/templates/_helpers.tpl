@@ -59,10 +59,6 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - apiGroups: [finetune-operator.dev]
   resources: [finetunejobs/status]
   verbs: [get, patch, update]
-- apiGroups: [finetune-operator.dev]
-  resources: [finetunejobs/finalizers]
-  # Owner references that block deletion need it where the API server checks them (OpenShift).
-  verbs: [update]
 - apiGroups: [batch]
   resources: [jobs]
   verbs: [get, list, watch, create, patch, delete]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import datetime
-
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.plan import GIB
 from finetune_operator.api.reasons import ConditionType
 from finetune_operator.api.status import AttemptStatus, FineTuneJobStatus
 from finetune_operator.controller.cache import JobKey
 from finetune_operator.controller.metrics import FinishedJob, OperatorMetrics
+from finetune_operator.jobs.conditions import holds, is_finished
+from finetune_operator.jobs.times import moment_of, seconds_since
 
 
 class Accounts:
@@ -41,15 +40,13 @@ def has_ended(attempt: AttemptStatus | None) -> bool:
 
 def finished_job(job: FineTuneJob, status: FineTuneJobStatus) -> FinishedJob | None:
     """Return the final values of a job that is Complete or Failed, else None."""
-    ends: Mapping[ConditionType, bool] = {condition.type: condition.status == "True" for condition in status.conditions}
-    succeeded = ends.get(ConditionType.COMPLETE, False)
-    if not succeeded and not ends.get(ConditionType.FAILED, False):
+    if not is_finished(status):
         return None
     progress, plan = job.status.progress, status.plan
     return FinishedJob(
         namespace=job.metadata.namespace,
         job=job.metadata.name,
-        succeeded=succeeded,
+        succeeded=holds(status, ConditionType.COMPLETE),
         attempts=max((attempt.number for attempt in status.attempts), default=0),
         seconds=_seconds(status.start_time, status.completion_time),
         steps=progress.step if progress else None,
@@ -62,7 +59,7 @@ def finished_job(job: FineTuneJob, status: FineTuneJobStatus) -> FinishedJob | N
 def _seconds(start: str | None, end: str | None) -> float:
     if not start or not end:
         return 0.0
-    return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
+    return seconds_since(moment_of(start), moment_of(end))
 
 
 def _gib(text: str | None) -> int | None:

@@ -12,12 +12,12 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from finetune_operator.api.constants import ATTEMPT_LABEL, COMPONENT_LABEL, JOB_LABEL, SPEC_HASH_ANNOTATION
 from finetune_operator.controller.kube import FINETUNE_JOBS, JOBS, Body
 from finetune_operator.jobs.observed import ChildCondition, ChildJob, ComponentName
+from finetune_operator.jobs.times import moment_of
 
 _COMPONENTS: Final[Mapping[str, ComponentName]] = {"inspect": "inspect", "train": "train", "publish": "publish"}
 _LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
@@ -201,15 +201,11 @@ def child_of(body: Body) -> CachedChild | None:
         name=metadata["name"],
         component=component,
         attempt=int(attempt) if attempt else None,
-        created=moment(metadata["creationTimestamp"]),
+        created=moment_of(metadata["creationTimestamp"]),
         suspended=bool(spec.get("suspend")),
         active=status.get("active") or 0,
-        ready=status.get("ready") or 0,
-        succeeded=status.get("succeeded") or 0,
-        failed=status.get("failed") or 0,
-        terminating=status.get("terminating") or 0,
         conditions=tuple(_condition(condition) for condition in status.get("conditions") or ()),
-        completed=moment(status["completionTime"]) if status.get("completionTime") else None,
+        completed=moment_of(status["completionTime"]) if status.get("completionTime") else None,
         spec_hash=(metadata.get("annotations") or {}).get(SPEC_HASH_ANNOTATION, ""),
         deleting="deletionTimestamp" in metadata,
     )
@@ -223,7 +219,7 @@ def _condition(condition: Mapping[str, Any]) -> ChildCondition:
         status=condition["status"],
         reason=condition.get("reason", ""),
         message=condition.get("message", ""),
-        last_transition_time=moment(moved) if moved else None,
+        last_transition_time=moment_of(moved) if moved else None,
     )
 
 
@@ -231,8 +227,3 @@ def controller_uid(body: Body) -> str:
     """Return the uid of the object's controller, or nothing when it has none."""
     owners = body["metadata"].get("ownerReferences") or ()
     return next((owner["uid"] for owner in owners if owner.get("controller")), "")
-
-
-def moment(text: str) -> datetime:
-    """Return a Kubernetes Time or MicroTime."""
-    return datetime.fromisoformat(text)

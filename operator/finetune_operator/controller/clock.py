@@ -40,11 +40,6 @@ class SystemClock:
         await asyncio.sleep(seconds)
 
 
-def timestamp(moment: datetime) -> str:
-    """Return `moment` as Kubernetes writes a Time: RFC 3339 in UTC, whole seconds."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def micro_timestamp(moment: datetime) -> str:
     """Return `moment` as Kubernetes writes a MicroTime (Leases, Events): six digits after the second."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Final
 
 from pydantic import ValidationError
@@ -17,8 +16,10 @@ from pydantic import ValidationError
 from finetune_operator.api.constants import INSPECTION_FILE, INSPECTION_KEY_LABEL, JOB_LABEL, PLAN_FILE
 from finetune_operator.api.inspection import InspectionReport
 from finetune_operator.api.plan import AttemptFile
-from finetune_operator.controller.cache import JobKey, controller_uid, moment
+from finetune_operator.controller.cache import JobKey, controller_uid
 from finetune_operator.controller.kube import CONFIG_MAPS, Api, Body
+from finetune_operator.jobs.names import inspection_name
+from finetune_operator.jobs.times import moment_of
 
 KEPT_BYTES: Final = 16 * 2**20
 """Of JSON text; parsed it takes about five times as much."""
@@ -66,7 +67,7 @@ class DocumentStore:
             inspect_version: resourceVersion of its inspect Job: when that changed, the report may be there, or be new.
         """
         kept = self._kept.get(key)
-        if kept and kept.uid == uid and (kept.inspect_version == inspect_version):
+        if kept and kept.uid == uid and kept.inspect_version == inspect_version:
             self._kept.move_to_end(key)
             return kept.documents
         listing = await self._api.list(CONFIG_MAPS, key.namespace, labels=f"{JOB_LABEL}={key.name}")
@@ -82,7 +83,7 @@ class DocumentStore:
         listing = await self._api.list(CONFIG_MAPS, namespace, labels=f"{INSPECTION_KEY_LABEL}={digest}")
         reports = [_parse_inspection(body) for body in listing.items if INSPECTION_FILE in (body.get("data") or {})]
         equal = (report for report in reports if report.key == digest)
-        return max(equal, key=lambda report: moment(report.finished_at), default=None)
+        return max(equal, key=lambda report: moment_of(report.finished_at), default=None)
 
     def forget(self, key: JobKey) -> None:
         """Drop what is remembered of a job, because it was written or is gone."""
@@ -112,18 +113,12 @@ def read_documents(key: JobKey, uid: str, bodies: tuple[Body, ...]) -> Documents
             continue
         names.add(name)
         data = body.get("data") or {}
-        if name == f"{key.name}-inspection" and INSPECTION_FILE in data:
+        if name == inspection_name(key.name) and INSPECTION_FILE in data:
             inspection = _parse_inspection(body)
         elif PLAN_FILE in data:
             attempt = _parse_attempt(body)
             attempts[attempt.attempt] = attempt
     return Documents(inspection, attempts, frozenset(names), tuple(foreign))
-
-
-def age_seconds(report: InspectionReport, now: datetime) -> float:
-    """Return how long ago the inspection was finished."""
-    finished = moment(report.finished_at)
-    return (now - (finished if finished.tzinfo else finished.replace(tzinfo=UTC))).total_seconds()
 
 
 def _parse_inspection(body: Body) -> InspectionReport:

@@ -6,17 +6,11 @@ import logging
 import re
 from typing import Final
 
-from finetune_operator.api.constants import (
-    API_VERSION,
-    COMPONENT_INSPECT,
-    COMPONENT_LABEL,
-    INSPECTION_FILE,
-    INSPECTION_KEY_LABEL,
-    JOB_LABEL,
-    KIND,
-)
 from finetune_operator.api.inspection import InspectionReport
+from finetune_operator.api.job import ObjectMeta
+from finetune_operator.controller.cache import controller_uid
 from finetune_operator.controller.kube import CONFIG_MAPS, Api, Body, NotFound
+from finetune_operator.jobs.children import inspection_config_map
 
 logger = logging.getLogger(__name__)
 
@@ -27,41 +21,6 @@ class NameTaken(Exception):
     """A ConfigMap of that name belongs to someone else: it is never touched."""
 
 
-def inspection_config_map(job: Body, report: InspectionReport) -> Body:
-    """Return the ConfigMap of a report; the FineTuneJob owns it.
-
-    Raises:
-        ValueError: the report's key cannot be a label, so that nothing could find it.
-    """
-    if not _LABEL_VALUE.match(report.key):
-        raise ValueError("key: must be the `key` of the inspection request, 16 hexadecimal digits")
-    metadata = job["metadata"]
-    owner = {
-        "apiVersion": API_VERSION,
-        "kind": KIND,
-        "name": metadata["name"],
-        "uid": metadata["uid"],
-        "controller": True,
-        "blockOwnerDeletion": True,
-    }
-    labels = {
-        JOB_LABEL: metadata["name"],
-        COMPONENT_LABEL: COMPONENT_INSPECT,
-        INSPECTION_KEY_LABEL: report.key,
-    }
-    return {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {
-            "namespace": metadata["namespace"],
-            "name": f"{metadata['name']}-inspection",
-            "labels": labels,
-            "ownerReferences": [owner],
-        },
-        "data": {INSPECTION_FILE: report.model_dump_json(by_alias=True, exclude_none=True)},
-    }
-
-
 async def store_inspection(api: Api, job: Body, report: InspectionReport) -> None:
     """Write the report's ConfigMap, over an older report of the same job.
 
@@ -70,15 +29,18 @@ async def store_inspection(api: Api, job: Body, report: InspectionReport) -> Non
         ValueError: the report cannot be stored.
         ApiError: the API server refuses or does not answer.
     """
-    body = inspection_config_map(job, report)
-    namespace, name, uid = body["metadata"]["namespace"], body["metadata"]["name"], job["metadata"]["uid"]
+    if not _LABEL_VALUE.match(report.key):  # nothing could find it
+        raise ValueError("key: must be the `key` of the inspection request, 16 hexadecimal digits")
+    metadata = ObjectMeta.model_validate(job["metadata"])
+    body = inspection_config_map(metadata, report)
+    namespace, name = body["metadata"]["namespace"], body["metadata"]["name"]
     try:
-        owners = (await api.get(CONFIG_MAPS, namespace, name))["metadata"].get("ownerReferences") or ()
+        owner = controller_uid(await api.get(CONFIG_MAPS, namespace, name))
     except NotFound:
-        owners = body["metadata"]["ownerReferences"]
-    if not any(owner.get("uid") == uid for owner in owners):
+        owner = metadata.uid
+    if owner != metadata.uid:
         raise NameTaken(
             f"ConfigMap {namespace}/{name} belongs to someone else; delete or rename it, or give the job another name"
         )
     await api.apply(body)
-    logger.info("inspection of %s/%s stored under key %s", namespace, job["metadata"]["name"], report.key)
+    logger.info("inspection of %s/%s stored under key %s", namespace, metadata.name, report.key)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from types import MappingProxyType
 from typing import Protocol
 
 from finetune_operator.api.constants import JOB_LABEL
-from finetune_operator.api.inspection import InspectionReport, inspection_key
+from finetune_operator.api.inspection import inspection_key
 from finetune_operator.api.job import FineTuneJob
-from finetune_operator.api.reasons import ConditionType
 from finetune_operator.controller.cache import Cache, CachedChild, JobKey
 from finetune_operator.controller.clock import Clock
-from finetune_operator.controller.documents import DocumentStore, age_seconds
+from finetune_operator.controller.documents import DocumentStore
 from finetune_operator.controller.kube import PODS, Api
 from finetune_operator.controller.pods import pod_reports
+from finetune_operator.jobs.conditions import is_finished
 from finetune_operator.jobs.observed import Observed, PodReport
+from finetune_operator.jobs.times import moment_of, seconds_since
 from finetune_operator.planner.inventory import Inventory
 
 
@@ -59,7 +59,7 @@ class Observer:
             children=tuple(child.job for child in ours),
             pods=await self._pods(key, job, ours),
             inspection=inspection,
-            inspection_age_seconds=_age(inspection, now),
+            inspection_age_seconds=seconds_since(moment_of(inspection.finished_at), now) if inspection else 0.0,
             inspection_owned=owned,
             attempts=MappingProxyType(dict(documents.attempts)),
             foreign=(
@@ -78,16 +78,10 @@ class Observer:
         self._documents.forget(key)
 
     async def _pods(self, key: JobKey, job: FineTuneJob, ours: tuple[CachedChild, ...]) -> tuple[PodReport, ...]:
-        if not ours or (has_ended(job) and self._settled.get(key) == _versions(self._cache.children(key))):
+        if not ours or (is_finished(job.status) and self._settled.get(key) == _versions(self._cache.children(key))):
             return ()
         listing = await self._api.list(PODS, key.namespace, labels=f"{JOB_LABEL}={key.name}")
         return pod_reports(listing.items, ours)
-
-
-def has_ended(job: FineTuneJob) -> bool:
-    """Whether the job is Complete or Failed for good."""
-    ends = (job.status.condition(ConditionType.COMPLETE), job.status.condition(ConditionType.FAILED))
-    return any(condition is not None and condition.status == "True" for condition in ends)
 
 
 def _versions(children: tuple[CachedChild, ...]) -> frozenset[tuple[str, str]]:
@@ -96,7 +90,3 @@ def _versions(children: tuple[CachedChild, ...]) -> frozenset[tuple[str, str]]:
 
 def _inspect_version(children: tuple[CachedChild, ...]) -> str:
     return next((child.resource_version for child in children if child.job.component == "inspect"), "")
-
-
-def _age(report: InspectionReport | None, now: datetime) -> float:
-    return age_seconds(report, now) if report else 0.0

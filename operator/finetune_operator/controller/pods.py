@@ -12,9 +12,10 @@ from pydantic import ValidationError
 
 from finetune_operator.api.constants import ATTEMPT_LABEL
 from finetune_operator.api.progress import TerminationMessage
-from finetune_operator.controller.cache import CachedChild, controller_uid, moment
+from finetune_operator.controller.cache import CachedChild, controller_uid
 from finetune_operator.controller.kube import Body
 from finetune_operator.jobs.observed import PodReport
+from finetune_operator.jobs.times import moment_of
 
 _INDEX: Final = "batch.kubernetes.io/job-completion-index"
 _STARTING: Final = frozenset({"ContainerCreating", "PodInitializing"})
@@ -47,7 +48,7 @@ def pod_report(pod: Body, child: CachedChild) -> PodReport:
         attempt=int(attempt) if attempt.isdigit() else child.job.attempt,
         index=int(index) if index.isdigit() else None,
         phase=status.get("phase", "Unknown"),
-        created=moment(metadata["creationTimestamp"]),
+        created=moment_of(metadata["creationTimestamp"]),
         scheduled=scheduled.get("status") == "True",
         unschedulable=scheduled.get("message", "") if scheduled.get("reason") == "Unschedulable" else "",
         waiting_reason=waiting.get("reason", ""),
@@ -57,9 +58,8 @@ def pod_report(pod: Body, child: CachedChild) -> PodReport:
         # An evicted pod may have no container status left; the kubelet's word then stands on the pod itself.
         container_reason=ended.get("reason") or (status.get("reason", "") if not ended else ""),
         termination=_termination(ended.get("message", "")),
-        finished=moment(finished) if finished else None,
+        finished=moment_of(finished) if finished else None,
         disrupted=(disruption.get("message") or "disrupted") if disruption.get("status") == "True" else "",
-        node=(pod.get("spec") or {}).get("nodeName", ""),
     )
 
 

@@ -29,8 +29,9 @@ from finetune_operator.api.progress import (
     TrainerStatus,
 )
 from finetune_operator.api.status import ProgressStatus
-from finetune_operator.controller.clock import Clock, timestamp
+from finetune_operator.controller.clock import Clock
 from finetune_operator.controller.kube import FINETUNE_JOBS, Api, ApiError, Body, Conflict, NotFound
+from finetune_operator.jobs.times import text_of
 
 logger = logging.getLogger(__name__)
 
@@ -113,11 +114,11 @@ class ProgressWriter:
         known = self._jobs.get(key)
         if known is None:
             shown = shown_progress(await self._api.get(FINETUNE_JOBS, *key))
-            status = progress_status(report, attempt, timestamp(self._clock.now()), shown)
+            status = progress_status(report, attempt, text_of(self._clock.now()), shown)
             # Two first reports at once: the second finds the first one's entry here.
             known = self._jobs.setdefault(key, _JobProgress(status, now, -math.inf))
         before = known.status
-        status = progress_status(report, attempt, timestamp(self._clock.now()), before)
+        status = progress_status(report, attempt, text_of(self._clock.now()), before)
         if (status.attempt or 0) < (before.attempt or 0):
             return "ignored"
         known.status, known.reported_at, known.pending = status, now, True

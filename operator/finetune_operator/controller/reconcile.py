@@ -20,7 +20,7 @@ from finetune_operator.api.job import FineTuneJob, InvalidJob
 from finetune_operator.api.reasons import ConditionType, Reason
 from finetune_operator.controller.accounts import Accounts
 from finetune_operator.controller.cache import Cache, CachedChild, JobKey, controller_uid
-from finetune_operator.controller.clock import Clock, timestamp
+from finetune_operator.controller.clock import Clock
 from finetune_operator.controller.documents import UnreadableDocument
 from finetune_operator.controller.events import EventRecorder
 from finetune_operator.controller.kube import (
@@ -41,6 +41,7 @@ from finetune_operator.controller.status_body import comparable, refusal_text, s
 from finetune_operator.jobs.conditions import Finding
 from finetune_operator.jobs.desired import ChildReference, Desired, JobEvent, RenderSettings
 from finetune_operator.jobs.observed import Observed
+from finetune_operator.jobs.times import text_of
 
 logger = logging.getLogger(__name__)
 
@@ -233,7 +234,7 @@ class Reconciler:
 
     async def _say(self, key: JobKey, body: Body, finding: Finding) -> None:
         """Say one thing in the status and keep the rest of it, when there is no basis for a decision."""
-        await self._write_status(key, body, saying(body, finding, timestamp(self._clock.now())))
+        await self._write_status(key, body, saying(body, finding, text_of(self._clock.now())))
 
 
 def _reference(body: Body) -> str:

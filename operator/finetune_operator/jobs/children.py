@@ -24,8 +24,9 @@ from finetune_operator.api.constants import (
 )
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.inspection import InspectionReport, InspectionRequest, inspection_key
-from finetune_operator.api.job import FineTuneJob
+from finetune_operator.api.job import FineTuneJob, ObjectMeta
 from finetune_operator.api.plan import GIB, AttemptFile
+from finetune_operator.jobs.causes import SIGTERM_EXIT_CODE
 from finetune_operator.jobs.decisions import RenderSettings
 from finetune_operator.jobs.names import (
     attempt_name,
@@ -35,17 +36,18 @@ from finetune_operator.jobs.names import (
     labels,
     publish_name,
 )
-from finetune_operator.jobs.pods import CONTAINER_NAME, PodShape, disk_request, megabytes, millicores, pod_template
+from finetune_operator.jobs.pods import CONTAINER_NAME, PodShape, disk_request, mebibytes, millicores, pod_template
 
 Body = dict[str, Any]
 
+FINAL_CODES: Final = frozenset({ExitCode.BAD_SPEC, ExitCode.BAD_DATA})
+"""With these an inspect or publish pod says that another try cannot help."""
 INSPECT_BACKOFF_LIMIT: Final = 6
 PUBLISH_BACKOFF_LIMIT: Final = 4
 INSPECT_TTL_SECONDS: Final = 3600
 """A finished inspect Job is only of use for its log."""
 GPU_RESOURCE: Final = "nvidia.com/gpu"
 GPU_PRODUCT_LABEL: Final = "nvidia.com/gpu.product"
-SIGTERM_EXIT_CODE: Final = 143
 _INSPECT_MEMORY: Final = 2 * GIB
 _INSPECT_WORK: Final = 2 * GIB
 _PUBLISH_BASE: Final = 2 * GIB
@@ -73,8 +75,8 @@ def inspect_job(job: FineTuneJob, settings: RenderSettings) -> Body:
         labels=marks,
         annotations={REQUEST_ANNOTATION: request.model_dump_json(by_alias=True, exclude_none=True)},
         resources={
-            "requests": {"cpu": millicores(250), "memory": megabytes(_INSPECT_MEMORY // 4)},
-            "limits": {"memory": megabytes(_INSPECT_MEMORY)},
+            "requests": {"cpu": millicores(250), "memory": mebibytes(_INSPECT_MEMORY // 4)},
+            "limits": {"memory": mebibytes(_INSPECT_MEMORY)},
         },
         work_bytes=_INSPECT_WORK,
         volumes=(
@@ -93,17 +95,17 @@ def inspect_job(job: FineTuneJob, settings: RenderSettings) -> Body:
         "backoffLimit": INSPECT_BACKOFF_LIMIT,
         "ttlSecondsAfterFinished": INSPECT_TTL_SECONDS,
         "podReplacementPolicy": "Failed",
-        "podFailurePolicy": _final_codes(ExitCode.BAD_SPEC, ExitCode.BAD_DATA),
+        "podFailurePolicy": {"rules": [_on_exit_codes("FailJob", "In", *FINAL_CODES)]},
         "template": pod_template(job.spec, settings, shape),
     }
-    return child(job, "batch/v1", "Job", inspect_name(meta.name), marks, {"spec": content})
+    return child(job.metadata, "batch/v1", "Job", inspect_name(meta.name), marks, {"spec": content})
 
 
-def inspection_config_map(job: FineTuneJob, report: InspectionReport) -> Body:
+def inspection_config_map(job: ObjectMeta, report: InspectionReport) -> Body:
     """Return the ConfigMap that keeps a report; equal jobs of the namespace find it by its key."""
-    marks = {**labels(job.metadata.name, COMPONENT_INSPECT), INSPECTION_KEY_LABEL: report.key}
+    marks = {**labels(job.name, COMPONENT_INSPECT), INSPECTION_KEY_LABEL: report.key}
     data = {INSPECTION_FILE: report.model_dump_json(by_alias=True, exclude_none=True)}
-    return child(job, "v1", "ConfigMap", inspection_name(job.metadata.name), marks, {"data": data})
+    return child(job, "v1", "ConfigMap", inspection_name(job.name), marks, {"data": data})
 
 
 def attempt_objects(job: FineTuneJob, file: AttemptFile, settings: RenderSettings) -> tuple[Body, ...]:
@@ -119,7 +121,7 @@ def attempt_config_map(job: FineTuneJob, file: AttemptFile) -> Body:
     data = {PLAN_FILE: file.model_dump_json(by_alias=True, exclude_none=True)}
     marks = labels(file.name, COMPONENT_TRAIN, file.attempt)
     content = {"immutable": True, "data": data}
-    return child(job, "v1", "ConfigMap", attempt_name(file.name, file.attempt), marks, content)
+    return child(job.metadata, "v1", "ConfigMap", attempt_name(file.name, file.attempt), marks, content)
 
 
 def _rendezvous_service(job: FineTuneJob, file: AttemptFile) -> Body:
@@ -127,7 +129,7 @@ def _rendezvous_service(job: FineTuneJob, file: AttemptFile) -> Body:
     port = {"name": "rendezvous", "port": file.rendezvous_port, "protocol": "TCP"}
     # Ranks look for one another before any of them is ready.
     content = {"spec": {"clusterIP": "None", "publishNotReadyAddresses": True, "selector": marks, "ports": [port]}}
-    return child(job, "v1", "Service", attempt_name(file.name, file.attempt), marks, content)
+    return child(job.metadata, "v1", "Service", attempt_name(file.name, file.attempt), marks, content)
 
 
 def attempt_job(job: FineTuneJob, file: AttemptFile, settings: RenderSettings) -> Body:
@@ -136,7 +138,7 @@ def attempt_job(job: FineTuneJob, file: AttemptFile, settings: RenderSettings) -
     name = attempt_name(file.name, file.attempt)
     marks = labels(file.name, COMPONENT_TRAIN, file.attempt)
     gpu = plan.accelerator == "gpu"
-    amounts = {"memory": megabytes(plan.resources.memory_bytes)}
+    amounts = {"memory": mebibytes(plan.resources.memory_bytes)}
     if gpu:
         amounts[GPU_RESOURCE] = str(plan.resources.gpus)
     disk = plan.resources.ephemeral_storage_bytes
@@ -162,7 +164,7 @@ def attempt_job(job: FineTuneJob, file: AttemptFile, settings: RenderSettings) -
             _plan_volume(name),
             {
                 "name": "shared-memory",
-                "emptyDir": {"medium": "Memory", "sizeLimit": megabytes(plan.resources.shared_memory_bytes)},
+                "emptyDir": {"medium": "Memory", "sizeLimit": mebibytes(plan.resources.shared_memory_bytes)},
             },
         ),
         mounts=(_PLAN_MOUNT, {"name": "shared-memory", "mountPath": "/dev/shm"}),  # noqa: S108 - a mount of the pod's own
@@ -180,7 +182,7 @@ def attempt_job(job: FineTuneJob, file: AttemptFile, settings: RenderSettings) -
         "podFailurePolicy": _any_failure(),
         "template": pod_template(spec, settings, shape),
     }
-    return child(job, "batch/v1", "Job", name, marks, {"spec": content})
+    return child(job.metadata, "batch/v1", "Job", name, marks, {"spec": content})
 
 
 def publish_job(job: FineTuneJob, file: AttemptFile, settings: RenderSettings) -> Body:
@@ -189,7 +191,7 @@ def publish_job(job: FineTuneJob, file: AttemptFile, settings: RenderSettings) -
     copies = _PUBLISH_COPIES * file.inspection.model.weight_bytes
     size = _PUBLISH_BASE + copies
     disk = _PUBLISH_BASE + copies if file.plan.resources.ephemeral_storage_bytes else 0
-    memory = {"memory": megabytes(size)}
+    memory = {"memory": mebibytes(size)}
     marks = labels(file.name, COMPONENT_PUBLISH, file.attempt)
     shape = PodShape(
         image=settings.trainer_image,
@@ -210,10 +212,10 @@ def publish_job(job: FineTuneJob, file: AttemptFile, settings: RenderSettings) -
         "backoffLimit": PUBLISH_BACKOFF_LIMIT,
         "suspend": job.spec.run.suspend,
         "podReplacementPolicy": "Failed",
-        "podFailurePolicy": _final_codes(ExitCode.BAD_SPEC, ExitCode.BAD_DATA),
+        "podFailurePolicy": {"rules": [_on_exit_codes("FailJob", "In", *FINAL_CODES)]},
         "template": pod_template(file.spec, settings, shape),
     }
-    return child(job, "batch/v1", "Job", publish_name(file.name), marks, {"spec": content})
+    return child(job.metadata, "batch/v1", "Job", publish_name(file.name), marks, {"spec": content})
 
 
 _PLAN_MOUNT: Final = {"name": "plan", "mountPath": PLAN_DIRECTORY, "readOnly": True}
@@ -224,15 +226,11 @@ def _plan_volume(config_map: str) -> Body:
 
 
 def _on_exit_codes(action: str, operator: str, *codes: int) -> Body:
-    requirement = {"containerName": CONTAINER_NAME, "operator": operator, "values": sorted(codes)}
+    requirement = {"containerName": CONTAINER_NAME, "operator": operator, "values": sorted(int(code) for code in codes)}
     return {"action": action, "onExitCodes": requirement}
-
-
-def _final_codes(*codes: ExitCode) -> Body:
-    return {"rules": [_on_exit_codes("FailJob", "In", *(int(code) for code in codes))]}
 
 
 def _any_failure() -> Body:
     disrupted = {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
-    stopped = _on_exit_codes("Count", "In", int(ExitCode.TERMINATED), SIGTERM_EXIT_CODE)
-    return {"rules": [disrupted, stopped, _on_exit_codes("FailJob", "NotIn", int(ExitCode.OK))]}
+    stopped = _on_exit_codes("Count", "In", ExitCode.TERMINATED, SIGTERM_EXIT_CODE)
+    return {"rules": [disrupted, stopped, _on_exit_codes("FailJob", "NotIn", ExitCode.OK)]}

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Final, Literal
 
 from finetune_operator.api.reasons import ConditionType, Reason
-from finetune_operator.api.status import Condition
+from finetune_operator.api.status import Condition, FineTuneJobStatus
 from finetune_operator.jobs.times import text_of
 
 Truth = Literal["True", "False", "Unknown"]
@@ -136,6 +136,17 @@ _INITIAL: Final = (
     Finding(ConditionType.DEGRADED, "False", Reason.HEALTHY),
 )
 """Every known condition is there from the first status on: absence could not be told from an old operator."""
+
+
+def holds(status: FineTuneJobStatus, kind: ConditionType) -> bool:
+    """Whether the condition of that type is True."""
+    condition = status.condition(kind)
+    return condition is not None and condition.status == "True"
+
+
+def is_finished(status: FineTuneJobStatus) -> bool:
+    """Whether the job is Complete or Failed for good."""
+    return holds(status, ConditionType.COMPLETE) or holds(status, ConditionType.FAILED)
 
 
 def fitting(kind: ConditionType, reason: Reason) -> Reason:

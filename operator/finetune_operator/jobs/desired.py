@@ -25,7 +25,7 @@ from finetune_operator.jobs.attempts import (
 )
 from finetune_operator.jobs.causes import failing
 from finetune_operator.jobs.children import attempt_job, publish_job
-from finetune_operator.jobs.conditions import Finding
+from finetune_operator.jobs.conditions import Finding, holds, is_finished
 from finetune_operator.jobs.deadlines import seconds_to_deadline, seconds_to_removal
 from finetune_operator.jobs.decisions import ChildReference, Desired, JobEvent, Planner, RenderSettings
 from finetune_operator.jobs.names import job_reference
@@ -46,7 +46,7 @@ FOREIGN_SECONDS: Final = 60.0
 
 def desired_state(job: FineTuneJob, observed: Observed, settings: RenderSettings, planner: Planner) -> Desired:
     """Return what should be of `job`, given what is known of it."""
-    if is_finished(job):
+    if is_finished(job.status):
         return _finished(job, observed, settings)
     attempts = attempts_of(job, observed)
     latest = attempts.latest
@@ -65,12 +65,6 @@ def desired_state(job: FineTuneJob, observed: Observed, settings: RenderSettings
     unique = dict.fromkeys((*stage.deletions, *deletions, *old))
     stage = replace(stage, deletions=tuple(unique))
     return _desired(job, observed, attempts, stage)
-
-
-def is_finished(job: FineTuneJob) -> bool:
-    """Whether the job is Complete or Failed for good."""
-    ends = (job.status.condition(ConditionType.COMPLETE), job.status.condition(ConditionType.FAILED))
-    return any(end is not None and end.status == "True" for end in ends)
 
 
 def _refused(job: FineTuneJob, observed: Observed) -> Stage | None:
@@ -199,9 +193,7 @@ def _stopping(job: FineTuneJob, observed: Observed, settings: RenderSettings, st
 
 def _finished(job: FineTuneJob, observed: Observed, settings: RenderSettings) -> Desired:
     before = job.status
-    complete = before.condition(ConditionType.COMPLETE)
-    done = complete is not None and complete.status == "True"
-    state = JobState.COMPLETE if done else JobState.FAILED
+    state = JobState.COMPLETE if holds(before, ConditionType.COMPLETE) else JobState.FAILED
     attempts = Attempts(tuple(before.attempts))
     stage = Stage(state, before.message or "", ended=True)
     stage = _stopping(job, observed, settings, stage)
@@ -218,7 +210,7 @@ def _desired(job: FineTuneJob, observed: Observed, attempts: Attempts, stage: St
     status = status_after(job, observed, attempts, stage)
     waits = [stage.requeue_after]
     left = seconds_to_deadline(job, observed.now)
-    if left is not None and left > 0 and not is_finished(job) and not stage.ended:
+    if left is not None and left > 0 and not is_finished(job.status) and not stage.ended:
         waits.append(left)
     return Desired(
         status=status,

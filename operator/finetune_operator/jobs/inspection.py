@@ -10,14 +10,13 @@ from dataclasses import replace
 from typing import Any, Final
 
 from finetune_operator.api.constants import COMPONENT_INSPECT
-from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.inspection import InspectionReport, inspection_key
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.reasons import ConditionType, JobState, Reason
 from finetune_operator.api.status import AttemptStatus, InspectionStatus
 from finetune_operator.jobs.attempts import Attempts
 from finetune_operator.jobs.causes import PATIENCE_SECONDS, cause_of_attempt, failing, latest_cause
-from finetune_operator.jobs.children import inspect_job, inspection_config_map
+from finetune_operator.jobs.children import FINAL_CODES, inspect_job, inspection_config_map
 from finetune_operator.jobs.conditions import Finding, fitting
 from finetune_operator.jobs.decisions import RenderSettings
 from finetune_operator.jobs.names import config_map_reference, inspect_name, inspection_name, job_reference, spec_hash
@@ -35,7 +34,6 @@ REPORT_PATIENCE_SECONDS: Final = 60.0
 """From the end of an inspect Job to the arrival of its report, before it is run again."""
 PROBLEMS_SHOWN: Final = 10
 
-_FINAL_CODES: Final = frozenset({ExitCode.BAD_SPEC, ExitCode.BAD_DATA})
 _WAITING: Final = (
     Finding(ConditionType.PLANNED, "Unknown", Reason.WAITING_FOR_INSPECTION),
     Finding(ConditionType.RUNNING, "False", Reason.WAITING_FOR_PLAN),
@@ -104,7 +102,7 @@ def inspection_status(report: InspectionReport) -> InspectionStatus:
 
 def own_copy(job: FineTuneJob, report: InspectionReport, observed: Observed) -> tuple[dict[str, Any], ...]:
     """Return the ConfigMap to write when the report is another job's, which may be deleted at any time."""
-    return () if observed.inspection_owned else (inspection_config_map(job, report),)
+    return () if observed.inspection_owned else (inspection_config_map(job.metadata, report),)
 
 
 def inspecting(job: FineTuneJob, observed: Observed, settings: RenderSettings, attempts: Attempts) -> Stage:
@@ -165,7 +163,7 @@ def _failing(job: FineTuneJob, child: ChildJob, pods: tuple[PodReport, ...], obs
     cause = latest_cause(pods) or cause_of_attempt(child, pods, observed.now)
     if cause is None:
         return _in_work("the inspect pod has failed, its cause is being read", requeue_after=PATIENCE_SECONDS / 4)
-    if cause.exit_code in _FINAL_CODES:
+    if cause.exit_code in FINAL_CODES:
         reason = fitting(ConditionType.INSPECTED, cause.reason)
         return failed(
             cause.reason, cause.message, Finding(ConditionType.INSPECTED, "False", reason, cause.message), _WAITING[0]

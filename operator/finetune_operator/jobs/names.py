@@ -16,7 +16,7 @@ from finetune_operator.api.constants import (
     KIND,
     SPEC_HASH_ANNOTATION,
 )
-from finetune_operator.api.job import FineTuneJob
+from finetune_operator.api.job import ObjectMeta
 from finetune_operator.jobs.decisions import ChildReference
 
 Body = dict[str, Any]
@@ -55,13 +55,13 @@ def labels(job: str, component: str, attempt: int | None = None) -> dict[str, st
     return found if attempt is None else {**found, ATTEMPT_LABEL: str(attempt)}
 
 
-def owner_reference(job: FineTuneJob) -> Body:
+def owner_reference(job: ObjectMeta) -> Body:
     """Return the reference by which the garbage collector deletes a child with its job."""
     return {
         "apiVersion": API_VERSION,
         "kind": KIND,
-        "name": job.metadata.name,
-        "uid": job.metadata.uid,
+        "name": job.name,
+        "uid": job.uid,
         "controller": True,
         # Deleting a job must not wait for pods that save for two minutes; true would also need rights on finalizers.
         "blockOwnerDeletion": False,
@@ -69,15 +69,15 @@ def owner_reference(job: FineTuneJob) -> Body:
 
 
 def child(
-    job: FineTuneJob, api_version: str, kind: str, name: str, marks: dict[str, str], content: Body
+    job: ObjectMeta, api_version: str, kind: str, name: str, marks: dict[str, str], content: Body
 ) -> dict[str, Any]:
-    """Return an owned, labelled object with the digest of what is applied."""
+    """Return an object that the job with this metadata owns, labelled, with the digest of what is applied."""
     body: Body = {
         "apiVersion": api_version,
         "kind": kind,
         "metadata": {
             "name": name,
-            "namespace": job.metadata.namespace,
+            "namespace": job.namespace,
             "labels": marks,
             "ownerReferences": [owner_reference(job)],
         },

@@ -38,10 +38,6 @@ class ChildJob:
     created: datetime
     suspended: bool = False
     active: int = 0
-    ready: int = 0
-    succeeded: int = 0
-    failed: int = 0
-    terminating: int = 0
     conditions: tuple[ChildCondition, ...] = ()
     completed: datetime | None = None
     spec_hash: str = ""
@@ -81,7 +77,6 @@ class PodReport:
     finished: datetime | None = None
     disrupted: str = ""
     """The message of condition DisruptionTarget, when Kubernetes took the pod away."""
-    node: str = ""
 
 
 @dataclass(frozen=True)

@@ -30,14 +30,14 @@ TOKEN_SECONDS: Final = 3600
 _MEBIBYTE: Final = 2**20
 
 
-def megabytes(size: int) -> str:
+def mebibytes(size: int) -> str:
     """Return a byte count as a Kubernetes quantity, rounded up to whole MiB."""
     return f"{-(-size // _MEBIBYTE)}Mi"
 
 
 def disk_request(size: int) -> dict[str, str]:
     """Return the request for local disk; none where the nodes do not offer any, since the pod would wait for ever."""
-    return {"ephemeral-storage": megabytes(size)} if size else {}
+    return {"ephemeral-storage": mebibytes(size)} if size else {}
 
 
 def millicores(value: int) -> str:
@@ -85,7 +85,7 @@ def pod_template(spec: FineTuneJobSpec, settings: RenderSettings, shape: PodShap
         },
         "containers": [_container(spec, settings, shape)],
         "volumes": [
-            {"name": "work", "emptyDir": {"sizeLimit": megabytes(shape.work_bytes)} if shape.work_bytes else {}},
+            {"name": "work", "emptyDir": {"sizeLimit": mebibytes(shape.work_bytes)} if shape.work_bytes else {}},
             {"name": "temporary", "emptyDir": {}},
             _token_volume(),
             *shape.volumes,

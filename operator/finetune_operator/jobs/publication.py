@@ -6,13 +6,12 @@ from dataclasses import replace
 from typing import Any, Final
 
 from finetune_operator.api.constants import COMPONENT_PUBLISH
-from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.plan import AttemptFile
 from finetune_operator.api.reasons import ConditionType, JobState, Reason
 from finetune_operator.api.status import AttemptStatus
 from finetune_operator.jobs.causes import cause_of_attempt, failing, latest_cause
-from finetune_operator.jobs.children import attempt_config_map, publish_job
+from finetune_operator.jobs.children import FINAL_CODES, attempt_config_map, publish_job
 from finetune_operator.jobs.conditions import Finding, fitting
 from finetune_operator.jobs.decisions import RenderSettings
 from finetune_operator.jobs.names import job_reference, publish_name
@@ -111,7 +110,7 @@ def _failing(
     cause = latest_cause(pods) or cause_of_attempt(child, pods, observed.now)
     if cause is None:
         return _publishing("the publish pod has failed, its cause is being read", requeue_after=2.0)
-    if cause.exit_code in (ExitCode.BAD_SPEC, ExitCode.BAD_DATA):
+    if cause.exit_code in FINAL_CODES:
         reason = fitting(ConditionType.PUBLISHED, cause.reason)
         said = f"{cause.message} The training is safe: its checkpoints stay where they are."
         return failed(cause.reason, said, *_TRAINED, Finding(ConditionType.PUBLISHED, "False", reason, said))

@@ -270,7 +270,7 @@ class World:
         """Let the attempt's pods run and report a step."""
         count = self.files[attempt].plan.pods
         self.pods = [make_pod(attempt=attempt, index=index, created=self.now) for index in range(count)]
-        self.children[f"tune-{attempt}"] = replace(self.children[f"tune-{attempt}"], active=count, ready=count)
+        self.children[f"tune-{attempt}"] = replace(self.children[f"tune-{attempt}"], active=count)
         self.settle()
         self.advance(5)
         told = ProgressStatus(attempt=attempt, step=step, total_steps=21, last_updated_time=text_of(self.now))
@@ -288,7 +288,7 @@ class World:
 
     def _end(self, name: str, condition: ChildCondition, **changes: Any) -> None:
         child = self.children[name]
-        self.children[name] = replace(child, conditions=(*child.conditions, condition), active=0, ready=0, **changes)
+        self.children[name] = replace(child, conditions=(*child.conditions, condition), active=0, **changes)
 
     def _apply(self, body: dict[str, Any]) -> None:
         name, kind = body["metadata"]["name"], body["kind"]

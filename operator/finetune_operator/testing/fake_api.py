@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from finetune_operator.api.constants import FIELD_MANAGER
-from finetune_operator.controller.clock import Clock, timestamp
+from finetune_operator.controller.clock import Clock
 from finetune_operator.controller.kube import (
     ApiError,
     Body,
@@ -25,6 +25,7 @@ from finetune_operator.controller.kube import (
     Resource,
     resource_of,
 )
+from finetune_operator.jobs.times import text_of
 from finetune_operator.testing.calls import Call, Fault
 from finetune_operator.testing.clock import FakeClock
 from finetune_operator.testing.objects import (
@@ -254,7 +255,7 @@ class FakeApi:
             raise Conflict(409, "Conflict", f"the UID in the precondition ({uid}) does not match")
         if stored.body["metadata"].get("finalizers"):
             body = deepcopy(stored.body)
-            body["metadata"]["deletionTimestamp"] = timestamp(self.clock.now())
+            body["metadata"]["deletionTimestamp"] = text_of(self.clock.now())
             self._store(key_of(body), body, stored.managers)
         else:
             self._remove(key_of(stored.body))
@@ -268,7 +269,7 @@ class FakeApi:
                 del metadata[name]
         if old is None:
             metadata.update(
-                uid=f"00000000-0000-4000-8000-{next(self._uids):012d}", creationTimestamp=timestamp(self.clock.now())
+                uid=f"00000000-0000-4000-8000-{next(self._uids):012d}", creationTimestamp=text_of(self.clock.now())
             )
             if key[0] in _GENERATION_KINDS:
                 metadata["generation"] = 1
