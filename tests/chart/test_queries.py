@@ -34,7 +34,7 @@ def working_operator() -> OperatorMetrics:
     metrics.workqueue_depth.set(0)
     metrics.workqueue_wait_seconds.observe(0.1)
     metrics.observe_reconcile("done", 0.1)
-    metrics.observe_request("apply", 200, 0.1)
+    metrics.observe_request("apply", 200)
     metrics.set_jobs({JobState.RUNNING: 1})
     metrics.attempt_ended(Reason.RANK_KILLED)
     metrics.events_total.labels("Training").inc()

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from finetune_operator.controller.certificates import ServerCertificate
 from finetune_operator.controller.listening import listening
+from finetune_operator.controller.settings import InvalidSettings
 from finetune_operator.testing import FakeClock, settle
 
 
@@ -69,7 +70,7 @@ async def test_an_app_is_served_over_tls(pairs: dict[str, Path]) -> None:
 
 
 def test_absent_files_are_named_with_the_remedy(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"tls\.crt and .*tls\.key.*mount the TLS Secret"):
+    with pytest.raises(InvalidSettings, match=r"TLS_DIRECTORY.*tls\.crt and .*tls\.key.*mount the TLS Secret"):
         ServerCertificate(tmp_path)
 
 

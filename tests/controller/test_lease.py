@@ -181,9 +181,3 @@ async def test_a_lease_that_rbac_forbids_is_tried_again_and_not_an_end() -> None
     one = asyncio.create_task(elector(api, clock, "one").acquire())
     await clock.advance(10)
     assert one.done()
-
-
-def test_durations_that_do_not_ascend_are_refused_with_their_names() -> None:
-    settings = LeaseSettings("system", "lease", "one", duration_seconds=5)
-    with pytest.raises(ValueError, match="must ascend"):
-        LeaderElector(FakeApi(), FakeClock(), settings)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune_operator.api.constants import JOB_LABEL, PLAN_FILE
+from finetune_operator.api.constants import JOB_LABEL, PLAN_FILE, SPEC_HASH_ANNOTATION
 from finetune_operator.api.inspection import ProgressEndpoint
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.reasons import ConditionType, JobState, Reason
@@ -41,6 +41,7 @@ from finetune_operator.controller.status_body import comparable
 from finetune_operator.controller.worker import relist, resync, work
 from finetune_operator.controller.workqueue import WorkQueue
 from finetune_operator.jobs.desired import ChildReference, Desired, JobEvent, RenderSettings
+from finetune_operator.jobs.names import digest
 from finetune_operator.jobs.observed import Observed
 from finetune_operator.planner.inventory import Inventory
 from finetune_operator.testing import (
@@ -80,7 +81,11 @@ def wanted_objects(job: FineTuneJob, suspend: bool = False) -> tuple[dict[str, A
         "spec": {"clusterIP": "None", "selector": {"a": "b"}},
     }
     files = config_map(f"{job.metadata.name}-1", {"other": "{}"}, namespace=job.metadata.namespace)
-    return tuple(owned_by(owner, body) for body in (files, service, batch_job))
+    return tuple(with_spec_hash(owned_by(owner, body)) for body in (files, service, batch_job))
+
+
+def with_spec_hash(body: dict[str, Any]) -> dict[str, Any]:
+    return {**body, "metadata": {**body["metadata"], "annotations": {SPEC_HASH_ANNOTATION: digest(body)}}}
 
 
 def decide_attempt(job: FineTuneJob, observed: Observed, render: RenderSettings) -> Desired:
@@ -279,7 +284,7 @@ async def test_a_service_that_changes_is_applied_again() -> None:
     def changed(job: FineTuneJob, observed: Observed, render: RenderSettings) -> Desired:
         desired = decide_attempt(job, observed, render)
         desired.objects[1]["spec"]["publishNotReadyAddresses"] = True
-        return desired
+        return replace(desired, objects=tuple(with_spec_hash(body) for body in desired.objects))
 
     harness.decide = changed
     await harness.reconcile()

@@ -58,7 +58,6 @@ class TrainerProcess:
         name: str,
         *arguments: str,
         on_event: Callable[[RunEvent], None] = lambda _: None,
-        on_wait: Callable[[], None] = lambda: None,
     ) -> Ending:
         """Run one subcommand to its end; `name` names its log and termination message.
 
@@ -80,7 +79,6 @@ class TrainerProcess:
             while process.poll() is None:
                 for event in reader.new_events():
                     on_event(event)
-                on_wait()
                 time.sleep(0.1)
         for event in reader.new_events():
             on_event(event)

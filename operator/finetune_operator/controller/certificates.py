@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from finetune_operator.controller.clock import Clock
+from finetune_operator.controller.settings import InvalidSettings
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ class ServerCertificate:
         """Load the pair.
 
         Raises:
-            ValueError: the files are absent or do not fit each other; the text names them.
+            InvalidSettings: the files are absent or do not fit each other; the text names them.
         """
         self._certificate = directory / CERTIFICATE_FILE
         self._key = directory / KEY_FILE
@@ -35,8 +36,8 @@ class ServerCertificate:
             self._version = self._read_version()
             self.context: Final = self._load(_server_context())
         except (OSError, ssl.SSLError) as error:
-            raise ValueError(
-                f"cannot load the server certificate from {self._certificate} and {self._key}: {error}; "
+            raise InvalidSettings(
+                f"TLS_DIRECTORY: cannot load the server certificate from {self._certificate} and {self._key}: {error}; "
                 "mount the TLS Secret there (the chart does)"
             ) from error
 

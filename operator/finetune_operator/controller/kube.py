@@ -89,7 +89,6 @@ class Listing:
     """The objects of one list call, all pages together. Items carry no apiVersion and kind when the server omits them."""
 
     items: tuple[Body, ...]
-    resource_version: str = ""
 
 
 class Api(Protocol):
@@ -132,10 +131,6 @@ class ApiError(Exception):
         super().__init__(f"{status} {reason}: {message}" if status else f"{reason}: {message}")
 
 
-class Unauthorized(ApiError):
-    """401: the credentials are not known to the API server."""
-
-
 class Forbidden(ApiError):
     """403: RBAC, quota or an admission policy refuses; only a person can change that."""
 
@@ -146,10 +141,6 @@ class NotFound(ApiError):
 
 class Conflict(ApiError):
     """409: the name is taken, the resourceVersion is old, or a field belongs to another manager."""
-
-
-class Gone(ApiError):
-    """410: a list or watch position is too old; list again."""
 
 
 class Invalid(ApiError):
@@ -170,11 +161,9 @@ class Unavailable(ApiError):
 
 _BY_STATUS: Final[Mapping[int, type[ApiError]]] = {
     400: Invalid,
-    401: Unauthorized,
     403: Forbidden,
     404: NotFound,
     409: Conflict,
-    410: Gone,
     422: Invalid,
 }
 

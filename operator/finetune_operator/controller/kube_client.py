@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -23,14 +22,14 @@ from kubernetes.aio.client import ApiClient, Configuration
 
 from finetune_operator import __version__
 from finetune_operator.api.constants import FIELD_MANAGER
-from finetune_operator.controller.kube import ApiError, Body, Listing, Resource, Unavailable, error_of, resource_of
+from finetune_operator.controller.kube import Body, Listing, Resource, Unavailable, error_of, resource_of
 
 APPLY_CONTENT_TYPE: Final = "application/apply-patch+yaml"
 PAGE_SIZE: Final = 500
 SERVICE_ACCOUNT_TOKEN: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 
-OnRequest = Callable[[str, int, float], None]
-"""Told of every request: verb, HTTP status (0: no answer), seconds."""
+OnRequest = Callable[[str, int], None]
+"""Told of every request: verb, HTTP status (0: no answer)."""
 
 
 async def load_configuration(kubeconfig: str | None = None) -> Configuration:
@@ -53,7 +52,7 @@ class KubernetesApi:
         configuration: Configuration,
         *,
         timeout_seconds: float = 15.0,
-        on_request: OnRequest = lambda verb, status, seconds: None,
+        on_request: OnRequest = lambda verb, status: None,
     ) -> None:
         # The client's own retries would run past our time limit, hide 429 from the queue, and repeat writes.
         configuration.retries = None
@@ -110,7 +109,7 @@ class KubernetesApi:
             items.extend(page.get("items") or ())
             metadata = page.get("metadata") or {}
             if not metadata.get("continue"):
-                return Listing(tuple(items), metadata.get("resourceVersion", ""))
+                return Listing(tuple(items))
             query = {**query, "continue": metadata["continue"]}
 
     async def _send(
@@ -122,7 +121,6 @@ class KubernetesApi:
         body: Body | None = None,
         content_type: str = "application/json",
     ) -> Body:
-        started = time.monotonic()
         status = 0
         try:
             status, answer, retry_after = await self._exchange(method, path, query, body, content_type)
@@ -131,7 +129,7 @@ class KubernetesApi:
         except (aiohttp.ClientError, OSError) as error:
             raise Unavailable(0, "ConnectionFailed", f"{method} {path}: {error or type(error).__name__}") from error
         finally:
-            self._on_request(verb, status, time.monotonic() - started)
+            self._on_request(verb, status)
         if status >= 400:
             raise error_of(status, answer, retry_after)
         return answer
@@ -164,6 +162,3 @@ class KubernetesApi:
 def _path_of(body: Body, subresource: str = "") -> str:
     metadata = body["metadata"]
     return resource_of(body).path(metadata.get("namespace", ""), metadata["name"], subresource)
-
-
-__all__ = ["ApiError", "KubernetesApi", "load_configuration"]

@@ -54,11 +54,6 @@ class LeaderElector:
         settings: LeaseSettings,
         on_change: Callable[[bool], None] = lambda leading: None,
     ) -> None:
-        if not settings.retry_seconds < settings.renew_deadline_seconds < settings.duration_seconds:
-            raise ValueError(
-                f"the lease's durations must ascend: retry {settings.retry_seconds} s < renew deadline "
-                f"{settings.renew_deadline_seconds} s < duration {settings.duration_seconds} s; see the settings' LEASE_ variables"
-            )
         self._api = api
         self._clock = clock
         self._settings = settings

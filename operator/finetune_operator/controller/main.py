@@ -30,7 +30,7 @@ from finetune_operator.controller.documents import DocumentStore
 from finetune_operator.controller.events import EventRecorder
 from finetune_operator.controller.health import Health, health_app
 from finetune_operator.controller.inventory import InventoryReader
-from finetune_operator.controller.kube import FINETUNE_JOBS, JOBS, LEASES, Api, ApiError, NotFound
+from finetune_operator.controller.kube import FINETUNE_JOBS, JOBS, LEASES, Api, ApiError
 from finetune_operator.controller.kube_client import KubernetesApi, load_configuration
 from finetune_operator.controller.lease import LeaderElector, LeaseLost
 from finetune_operator.controller.listening import listening
@@ -165,17 +165,11 @@ def build(settings: OperatorSettings, api: Api, clock: Clock, metrics: OperatorM
         clock, on_depth=metrics.workqueue_depth.set, on_wait=metrics.workqueue_wait_seconds.observe
     )
 
-    async def reach_api() -> None:
-        try:
-            await api.get(LEASES, settings.operator_namespace, settings.lease_name)
-        except NotFound:
-            return  # it answers, and that is the question
-
     health = Health(
         clock,
         resync_seconds=settings.resync_seconds,
         oldest_queue_wait_seconds=lambda: queue.oldest_wait_seconds,
-        reach_api=reach_api,
+        reach_api=partial(api.get, LEASES, settings.operator_namespace, settings.lease_name),
     )
     cache = Cache(health.seen)
     documents = DocumentStore(api)
@@ -291,7 +285,7 @@ def main() -> int:
     configure_logs(settings.log_level, sys.stderr)
     try:
         asyncio.run(run(settings))
-    except (LeaseLost, PartEnded, InvalidSettings, ValueError) as error:
+    except (LeaseLost, PartEnded, InvalidSettings) as error:
         logger.error("the process ends: %s", error)
         return 1
     except Exception as error:

@@ -81,7 +81,7 @@ class OperatorMetrics:
         self._finished = _FinishedJobs()
         self.registry.register(self._finished)
 
-    def observe_request(self, verb: str, status: int, seconds: float) -> None:
+    def observe_request(self, verb: str, status: int) -> None:
         """Count one request to the API server; fits `KubernetesApi(on_request=)`."""
         self.api_requests_total.labels(verb, str(status)).inc()
 

@@ -8,8 +8,6 @@ and a newer operator renders another one) but for `spec.suspend`, and what the A
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -37,10 +35,12 @@ from finetune_operator.controller.kube import (
     resource_of,
 )
 from finetune_operator.controller.observe import Observer
-from finetune_operator.controller.status_body import comparable, refusal_text, saying, stalled, with_refusal
+from finetune_operator.controller.status_body import comparable, refusal_text, saying, with_refusal
 from finetune_operator.jobs.conditions import Finding
 from finetune_operator.jobs.desired import ChildReference, Desired, JobEvent, RenderSettings
+from finetune_operator.jobs.names import spec_hash
 from finetune_operator.jobs.observed import Observed
+from finetune_operator.jobs.stage import stalled
 from finetune_operator.jobs.times import text_of
 
 logger = logging.getLogger(__name__)
@@ -101,10 +101,10 @@ class Reconciler:
         try:
             observed = await self._observer.observe(key, job)
         except (Forbidden, Invalid) as error:
-            await self._say(key, body, stalled(Reason.CLUSTER_REFUSED, refusal_text("a request about", error)))
+            await self._say(key, body, stalled(refusal_text("a request about", error), Reason.CLUSTER_REFUSED))
             return Outcome("refused", REFUSED_SECONDS)
         except UnreadableDocument as error:
-            await self._say(key, body, stalled(Reason.NO_PROGRESS, str(error)))
+            await self._say(key, body, stalled(str(error)))
             return Outcome("refused", REFUSED_SECONDS)
         desired = self._decide(job, observed, self._render())
         if foreign := await self._foreign(key, job, desired.objects):
@@ -170,15 +170,15 @@ class Reconciler:
             await self._delete_child(key, job, deletion)
 
     async def _apply(self, key: JobKey, job: FineTuneJob, body: Body) -> None:
-        stamped, digest = stamp(body)
+        digest = spec_hash(body)
         known = self._applied.setdefault(key, {})
         reference = _reference(body)
         if body["kind"] == JOBS.kind:
-            await self._apply_job(key, job, stamped)
+            await self._apply_job(key, job, body)
         elif reference in known and (known[reference] == digest or body.get("immutable")):
             return
         else:
-            await self._api.apply(stamped)
+            await self._api.apply(body)
             known[reference] = digest
             if body["kind"] == CONFIG_MAPS.kind:
                 self._observer.forget(key)
@@ -239,14 +239,3 @@ class Reconciler:
 
 def _reference(body: Body) -> str:
     return f"{body['kind']}/{body['metadata']['name']}"
-
-
-def stamp(body: Body) -> tuple[Body, str]:
-    """Return the object with the digest of its content as annotation, and the digest."""
-    metadata = body["metadata"]
-    annotations = metadata.get("annotations") or {}
-    digest = (
-        annotations.get(SPEC_HASH_ANNOTATION)
-        or hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
-    )
-    return {**body, "metadata": {**metadata, "annotations": {**annotations, SPEC_HASH_ANNOTATION: digest}}}, digest

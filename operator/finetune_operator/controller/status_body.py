@@ -7,10 +7,11 @@ from datetime import datetime
 from typing import Any
 
 from finetune_operator.api.job import FineTuneJob
-from finetune_operator.api.reasons import ConditionType, JobState, Reason
+from finetune_operator.api.reasons import JobState, Reason
 from finetune_operator.api.status import FineTuneJobStatus
 from finetune_operator.controller.kube import ApiError, Body
 from finetune_operator.jobs.conditions import Finding, set_condition
+from finetune_operator.jobs.stage import stalled
 
 
 def comparable(status: Mapping[str, Any]) -> Body:
@@ -32,14 +33,9 @@ def refusal_text(what: str, error: ApiError) -> str:
     return f"the API server refuses {what} the job ({error.status} {error.reason}): {error.message}"
 
 
-def stalled(reason: Reason, message: str) -> Finding:
-    """Return the finding that the job cannot go on."""
-    return Finding(ConditionType.STALLED, "True", reason, message)
-
-
 def with_refusal(job: FineTuneJob, status: FineTuneJobStatus, error: ApiError, now: datetime) -> FineTuneJobStatus:
     """Return the status with condition Stalled and the API server's words: people see why nothing happens."""
-    finding = stalled(Reason.CLUSTER_REFUSED, refusal_text("an object of", error))
+    finding = stalled(refusal_text("an object of", error), Reason.CLUSTER_REFUSED)
     condition = set_condition(job.status.condition(finding.type), finding, job.metadata.generation, now)
     others = [found for found in status.conditions if found.type is not finding.type]
     return status.model_copy(update={"message": condition.message, "conditions": [*others, condition]})

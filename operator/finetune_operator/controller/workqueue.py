@@ -125,10 +125,6 @@ class WorkQueue(Generic[Key]):
         """Reset the backoff of `key`."""
         self._failures.pop(key, None)
 
-    def failures(self, key: Key) -> int:
-        """Return how often in a row `key` has failed."""
-        return self._failures.get(key, 0)
-
     async def get(self) -> Key:
         """Wait for a key and take it; the caller must give it back with `done`.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from finetune_operator.api.inspection import InspectionReport, ProgressEndpoint
@@ -61,7 +61,7 @@ class Desired:
     """Without `progress`, which belongs to another field manager."""
     objects: tuple[dict[str, Any], ...] = ()
     deletions: tuple[ChildReference, ...] = ()
-    events: tuple[JobEvent, ...] = field(default=())
+    events: tuple[JobEvent, ...] = ()
     requeue_after: float | None = None
     """Seconds until the job must be looked at again although nothing happens."""
     delete_job: bool = False

@@ -38,9 +38,9 @@ class Stage:
         return replace(self, findings=(*findings, *self.findings))
 
 
-def stalled(message: str) -> Finding:
+def stalled(message: str, reason: Reason = Reason.NO_PROGRESS) -> Finding:
     """Return the finding that the job waits for what does not move by itself."""
-    return Finding(ConditionType.STALLED, "True", Reason.NO_PROGRESS, message)
+    return Finding(ConditionType.STALLED, "True", reason, message)
 
 
 MOVING = Finding(ConditionType.STALLED, "False", Reason.PROGRESSING)

@@ -66,7 +66,6 @@ class FakeApi:
         self._faults: list[Fault] = []
         self._versions = itertools.count(1)
         self._uids = itertools.count(1)
-        self._last_version = "0"
         self._crd_schemas = {
             crd["spec"]["names"]["kind"]: crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"] for crd in crds
         }
@@ -194,7 +193,7 @@ class FakeApi:
             if kind == resource.kind and namespace in ("", where)
         ]
         found = (body for body in bodies if matches_labels(body, labels) and matches_fields(body, fields))
-        return Listing(tuple(deepcopy(body) for body in found), self._last_version)
+        return Listing(tuple(deepcopy(body) for body in found))
 
     def _apply(self, config: Body, manager: str, subresource: str, force: bool) -> Body:
         key = key_of(config)
@@ -277,7 +276,7 @@ class FakeApi:
             return deepcopy(old.body)
         elif key[0] in _GENERATION_KINDS and old.body.get("spec") != body.get("spec"):
             metadata["generation"] = old.body["metadata"]["generation"] + 1
-        metadata["resourceVersion"] = self._last_version = str(next(self._versions))
+        metadata["resourceVersion"] = str(next(self._versions))
         metadata["managedFields"] = managed_fields(body["apiVersion"], managers)
         self._objects[key] = _Stored(body, managers)
         if metadata.get("deletionTimestamp") and not metadata.get("finalizers"):
@@ -288,7 +287,6 @@ class FakeApi:
 
     def _remove(self, key: tuple[str, str, str]) -> None:
         body = self._objects.pop(key).body
-        self._last_version = str(next(self._versions))
         self._tell("DELETED", body)
         uid = body["metadata"]["uid"]
         for other, stored in list(self._objects.items()):
