@@ -16,6 +16,7 @@ from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.memory.architecture import Architecture, architecture_of
 from finetune_operator.memory.workload import FLOAT32_MASTER, numerics_of
 from finetune_operator.planner.catalogue import CATALOGUE, UNKNOWN, catalogue_inventory, gpu_of
+from finetune_operator.planner.host import DISK_BASE_BYTES
 from finetune_operator.planner.inventory import CpuNodes, GpuNodes, Inventory
 from finetune_operator.planner.known_models import KNOWN_MODELS
 from finetune_operator.planner.plan import make_plan, total_steps
@@ -232,6 +233,16 @@ def test_a_node_with_too_little_disk_is_not_planned_for() -> None:
     tight = gpu_nodes(H100, ephemeral_storage_bytes=10 * GIB)
     error = bad(plan_of(spec_of(method="lora"), Inventory(gpu_nodes=(tight,))))
     assert "local disk" in error.message
+
+
+@pytest.mark.parametrize(("strategy", "bytes_per_parameter"), [("ddp", 12), ("fsdp", 16), ("zero2", 16)])
+def test_the_disk_holds_the_checkpoint_that_was_resumed_from_and_the_last_one(
+    strategy: str, bytes_per_parameter: int
+) -> None:
+    """Bytes per parameter as measured of last checkpoints of full training, with tests/trainer's tiny model on two processes."""
+    resources = {"gpus": 2, "strategy": strategy}
+    plan = good(plan_of(spec_of("meta-llama/Llama-3.2-1B", method="full", resources=resources)))
+    assert plan.resources.ephemeral_storage_bytes >= 2 * bytes_per_parameter * plan.total_parameters + DISK_BASE_BYTES
 
 
 def test_no_disk_is_planned_where_the_nodes_do_not_say_what_they_have() -> None:
