@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -14,6 +15,13 @@ from finetune_operator.api.spec import FineTuneJobSpec
 
 class UnreadableManifest(Exception):
     """The manifest cannot be used; the text says why and what to do."""
+
+
+def add_filename(parser: argparse.ArgumentParser) -> None:
+    """Declare the option that names the manifest."""
+    parser.add_argument(
+        "-f", "--filename", required=True, metavar="FILE", help="the job's manifest; - reads standard input"
+    )
 
 
 def read_job(filename: str) -> FineTuneJob:

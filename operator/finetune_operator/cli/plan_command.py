@@ -13,26 +13,21 @@ import yaml
 from pydantic import BaseModel, JsonValue, ValidationError
 
 from finetune_operator.api.inspection import InspectionReport
-from finetune_operator.api.plan import PlanError
+from finetune_operator.api.plan import GIB, PlanError
 from finetune_operator.api.spec import FineTuneJobSpec
-from finetune_operator.cli.manifest_file import UnreadableManifest, read_job, with_absolute_locations
+from finetune_operator.cli.exit_codes import BAD_INPUT, NO_PLAN
+from finetune_operator.cli.manifest_file import UnreadableManifest, add_filename, read_job, with_absolute_locations
 from finetune_operator.planner.catalogue import CATALOGUE, UNKNOWN, catalogue_inventory, gpu_of
 from finetune_operator.planner.inventory import CpuNodes, Inventory
 from finetune_operator.planner.known_models import KNOWN_MODELS
 from finetune_operator.planner.plan import make_plan
-
-EXIT_BAD_INPUT = 2
-EXIT_PLAN_ERROR = 3
-GIB = 2**30
 
 Read = TypeVar("Read", bound=BaseModel)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `finetune plan`."""
-    parser.add_argument(
-        "-f", "--filename", required=True, metavar="FILE", help="the job's manifest; - reads standard input"
-    )
+    add_filename(parser)
     parser.add_argument(
         "--inspection",
         type=Path,
@@ -61,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
         inventory, inventory_assumption = (given, ()) if given is not None else _assumed_inventory(spec)
     except UnreadableManifest as error:
         print(f"finetune plan: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+        return BAD_INPUT
     plan = make_plan(
         spec,
         inspection,
@@ -74,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
         if options.output == "json":
             print(json.dumps(plan.to_json_dict(), indent=2))
         print(f"finetune plan: {plan.reason}: {plan.message}", file=sys.stderr)
-        return EXIT_PLAN_ERROR
+        return NO_PLAN
     if options.output == "json":
         print(json.dumps(plan.to_json_dict(), indent=2))
         return 0
@@ -172,6 +167,5 @@ def _read(path: Path, kind: type[Read]) -> Read:
             first = error.errors(include_url=False)[0]
             where = ".".join(str(part) for part in first["loc"])
             problem = ValueError(f"{where}: {first['msg']}")
-        raise UnreadableManifest(
-            f"{path}: is no {kind.__name__}: {problem}; see docs/reference for its fields"
-        ) from error
+        fields = ", ".join(field.alias or name for name, field in kind.model_fields.items())
+        raise UnreadableManifest(f"{path}: is no {kind.__name__}: {problem}; its fields are {fields}") from error

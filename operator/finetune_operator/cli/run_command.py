@@ -22,16 +22,14 @@ from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.plan import AttemptFile, Plan, PlanError, checkpoint_uri
 from finetune_operator.api.progress import TerminationMessage
 from finetune_operator.api.run_events import CheckpointEvent, ResumeEvent, RunEvent, StepEvent
+from finetune_operator.cli.exit_codes import BAD_INPUT, NO_PLAN
 from finetune_operator.cli.local_machine import inventory_of_this_machine
-from finetune_operator.cli.manifest_file import UnreadableManifest, read_job, with_absolute_locations
+from finetune_operator.cli.manifest_file import UnreadableManifest, add_filename, read_job, with_absolute_locations
 from finetune_operator.cli.run_report import RunRecord
 from finetune_operator.cli.tables import inspection_table, memory_comparison_table, plan_table
 from finetune_operator.cli.trainer_process import Ending, TrainerProcess
 from finetune_operator.jobs.retry import GiveUp, next_after_failure
 from finetune_operator.planner.plan import make_plan
-
-EXIT_BAD_INPUT = 2
-EXIT_PLAN_ERROR = 3
 
 
 class RunFailed(Exception):
@@ -44,9 +42,7 @@ class RunFailed(Exception):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `finetune run`."""
-    parser.add_argument(
-        "-f", "--filename", required=True, metavar="FILE", help="the job's manifest; - reads standard input"
-    )
+    add_filename(parser)
     parser.add_argument(
         "--folder",
         type=Path,
@@ -65,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
         job = read_job(options.filename)
     except UnreadableManifest as error:
         print(f"finetune run: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+        return BAD_INPUT
     job = job.model_copy(update={"spec": with_absolute_locations(job.spec, Path.cwd())})
     local_run = LocalRun(job, options.folder, console)
     try:
@@ -134,7 +130,7 @@ class LocalRun:
         self._console.print(inspection_table(inspection))
         plan = make_plan(self._job.spec, inspection, inventory_of_this_machine(self._folder))
         if isinstance(plan, PlanError):
-            raise RunFailed(f"{plan.reason}: {plan.message}", EXIT_PLAN_ERROR)
+            raise RunFailed(f"{plan.reason}: {plan.message}", NO_PLAN)
         self._plan = plan
         self._console.print(plan_table(plan))
         return inspection, plan
