@@ -20,11 +20,11 @@ INVENTORY_AGE_SECONDS: Final = 60.0
 
 NVIDIA_GPU: Final = "nvidia.com/gpu"
 AMD_GPU: Final = "amd.com/gpu"
+PRODUCT_LABEL: Final = "nvidia.com/gpu.product"
 _CONTROL_PLANE_TAINT: Final = "node-role.kubernetes.io/control-plane"
 _CONDITION_TAINTS: Final = "node.kubernetes.io/"
 _REPELLING: Final = frozenset({"NoSchedule", "NoExecute"})
 _MEBIBYTE: Final = 1024**2
-_GIBIBYTE: Final = 1024**3
 
 _QUANTITY: Final = re.compile(
     r"^(?P<number>\d+\.?\d*|\.\d+)(?P<suffix>[numkMGTPE]|[KMGTPE]i|[eE][+-]?\d{1,2})?$", re.ASCII
@@ -54,8 +54,9 @@ def parse_quantity(text: str) -> Fraction:
 def node_inventory(nodes: Iterable[Body]) -> Inventory:
     """Return what these Node objects offer, equal nodes together, the largest group first.
 
-    Left out: nodes that are not ready, cordoned, unreachable or reserved for the control plane, and GPU nodes whose GPU
-    memory no label tells (install NVIDIA's GPU feature discovery). Taints that only a node's owner understands do not
+    Left out: nodes that are not ready, cordoned, unreachable or reserved for the control plane; GPU nodes whose product
+    and memory no label tells (install NVIDIA's GPU feature discovery), since pods select their nodes by the product; and
+    AMD's GPUs, which the trainer image has no libraries for: pods ask for nvidia.com/gpu. Taints that only a node's owner understands do not
     count here: `pod.tolerations` may tolerate them, and the scheduler says so where they do not.
     """
     gpu_nodes: Counter[GpuNodes] = Counter()
@@ -132,40 +133,28 @@ def _cpus(node: Body) -> CpuNodes:
 
 def _gpus(node: Body) -> GpuNodes | None:
     labels = (node.get("metadata") or {}).get("labels") or {}
-    nvidia, amd = _allocatable(node, NVIDIA_GPU), _allocatable(node, AMD_GPU)
-    if nvidia:
-        product, memory, shared = _nvidia_product(labels), _nvidia_memory(labels), _is_shared(labels)
-    elif amd:
-        product, memory, shared = labels.get("amd.com/gpu.product-name", "AMD"), _amd_memory(labels), False
-    else:
-        return None
-    if not memory:
+    count, memory = _allocatable(node, NVIDIA_GPU), _nvidia_memory(labels)
+    if not count or not memory or PRODUCT_LABEL not in labels:
         return None
     return GpuNodes(
-        product=product,
+        product=_nvidia_product(labels),
         memory_bytes=memory,
-        gpus_per_node=nvidia or amd,
+        gpus_per_node=count,
         nodes=1,
         cpu_millicores=_allocatable(node, "cpu", 1000),
         host_memory_bytes=_allocatable(node, "memory"),
         ephemeral_storage_bytes=_allocatable(node, "ephemeral-storage"),
-        shared=shared,
+        shared=_is_shared(labels),
     )
 
 
 def _nvidia_product(labels: Mapping[str, str]) -> str:
-    return labels.get("nvidia.com/gpu.product", "NVIDIA")
+    return labels.get(PRODUCT_LABEL, "")
 
 
 def _nvidia_memory(labels: Mapping[str, str]) -> int:
     text = labels.get("nvidia.com/gpu.memory", "")
     return int(text) * _MEBIBYTE if text.isdecimal() else 0
-
-
-def _amd_memory(labels: Mapping[str, str]) -> int:
-    # AMD's node labeller writes whole GiB as "64G".
-    text = labels.get("amd.com/gpu.vram", "").removesuffix("G")
-    return int(text) * _GIBIBYTE if text.isdecimal() else 0
 
 
 def _is_shared(labels: Mapping[str, str]) -> bool:
