@@ -58,9 +58,10 @@ format: setup ## Format the code and mend what the linter can
 	$(BIN)/ruff check --fix .
 
 .PHONY: crds
-crds: setup ## Generate crds/ and docs/reference/finetunejob.md from the API models
+crds: setup ## Generate crds/ and the pages of docs/reference that come from code
 	$(BIN)/python -m finetune_operator.api.crd --write crds --write charts/finetune-operator/files/crds
 	$(BIN)/python -m finetune_operator.api.reference --write docs/reference
+	$(BIN)/python -m finetune_operator.jobs.reference docs/reference
 
 .PHONY: requirements
 requirements: setup ## Compile the pinned requirement files again

@@ -204,3 +204,17 @@ def test_an_inspection_is_shown_by_numbers_and_line_numbers_only() -> None:
     text = printed(inspection_table(report))
     for words in ("1,234,567", "7 usable, 1 dropped", "rows.jsonl:17", "no completion"):
         assert words in text
+
+
+def test_the_readme_shows_what_the_command_prints(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    root = Path(__file__).parents[2]
+    block = (
+        (root / "README.md").read_text().partition("$ finetune plan -f examples/minimal.yaml\n")[2].partition("\n…")[0]
+    )
+    assert main(["plan", "-f", str(root / "examples" / "minimal.yaml")]) == 0
+    printed = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert block
+    assert [line for line in block.splitlines() if line not in printed] == []
