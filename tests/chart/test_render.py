@@ -15,7 +15,7 @@ from testbed import tools
 from testbed.processes import TestbedError, output
 
 from finetune_operator.api.constants import PLURAL
-from finetune_operator.controller.kube import LEASES, NODES, RESOURCES, TOKEN_REVIEWS, Resource
+from finetune_operator.controller.kube import EVENTS, LEASES, NODES, RESOURCES, TOKEN_REVIEWS, Resource
 from finetune_operator.controller.settings import OperatorSettings
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]  # Helm may have to be compiled first
@@ -181,6 +181,10 @@ def test_what_is_applied_may_be_created_and_patched(plural: str) -> None:
     resource = next(resource for resource in RESOURCES.values() if resource.plural == plural)
     assert allowed(resource, "create")
     assert allowed(resource, "patch")
+
+
+def test_the_operator_may_read_the_events_that_tell_why_pods_are_not_created() -> None:
+    assert allowed(EVENTS, "list")
 
 
 def test_the_status_may_be_written_and_the_spec_of_no_job_created() -> None:

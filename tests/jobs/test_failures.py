@@ -141,6 +141,17 @@ def test_when_the_pods_are_gone_the_jobs_own_condition_names_the_cause(message: 
     assert (first.reason, first.charged) == MESSAGES[message]
 
 
+def test_a_pod_that_somebody_deleted_is_not_charged() -> None:
+    world = running()
+    world.fail("tune-1", reason="BackoffLimitExceeded", message="Job has reached the specified backoff limit")
+    world.settle()
+    world.advance(10)
+    world.settle()
+    first = world.status.attempts[0]
+    assert (first.reason, first.charged) == (Reason.TERMINATED, False)
+    assert "deleted from outside" in first.message
+
+
 def test_a_failure_that_nobody_explains_is_taken_as_it_is_after_ten_seconds() -> None:
     world = running()
     world.fail("tune-1", kind="Failed", message="deleted by an administrator")

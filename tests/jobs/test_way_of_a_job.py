@@ -1,6 +1,7 @@
 """From apply to Complete, and the ways around: what is made, what is shown, and why nothing is made twice."""
 
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 
@@ -326,6 +327,38 @@ def test_the_message_says_why_pods_do_not_run(wait: str) -> None:
     assert reason(world, ConditionType.RUNNING) == running
     assert words in (world.status.message or "")
     assert desired.requeue_after is not None
+
+
+@pytest.mark.parametrize("component", ["inspect", "train", "publish"])
+def test_pods_that_a_quota_refuses_are_explained(component: str) -> None:
+    world = World(planner=FixedPlanner(make_plan(pods=2)))
+    world.settle()
+    if component != "inspect":
+        world.inspect()
+        world.settle()
+    if component == "publish":
+        world.finish("tune-1")
+        world.settle()
+    child = {"inspect": "tune-inspect", "train": "tune-1", "publish": "tune-publish"}[component]
+    world.pods = [make_pod()] if component == "train" else []
+    world.refusals = {child: "exceeded quota: zero"}
+    world.settle()
+    assert "cannot be created: exceeded quota: zero" in (world.status.message or "")
+    assert reason(world, ConditionType.STALLED) == ("True", Reason.NO_PROGRESS)
+
+
+@pytest.mark.parametrize("component", ["inspect", "publish"])
+def test_a_pod_that_is_done_is_not_said_to_be_missing(component: Literal["inspect", "publish"]) -> None:
+    world = World()
+    world.settle()
+    if component == "publish":
+        world.inspect()
+        world.settle()
+        world.finish("tune-1", ended_pod(0))
+        world.settle()
+    world.pods = [make_pod(component, None, phase="Succeeded", running=False, exit_code=0)]
+    world.settle()
+    assert "not created" not in (world.status.message or "")
 
 
 def test_ranks_that_wait_for_another_pod_are_in_rendezvous() -> None:

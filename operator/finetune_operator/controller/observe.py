@@ -13,6 +13,7 @@ from finetune_operator.controller.clock import Clock
 from finetune_operator.controller.documents import DocumentStore
 from finetune_operator.controller.kube import PODS, Api
 from finetune_operator.controller.pods import pod_reports
+from finetune_operator.controller.refusals import Refusals
 from finetune_operator.jobs.conditions import is_finished
 from finetune_operator.jobs.observed import Observed, PodReport
 from finetune_operator.jobs.times import moment_of, seconds_since
@@ -38,6 +39,7 @@ class Observer:
         self._documents = documents
         self._inventory = inventory
         self._clock = clock
+        self._refusals = Refusals(api, clock)
         self._settled: dict[JobKey, frozenset[tuple[str, str]]] = {}
 
     async def observe(self, key: JobKey, job: FineTuneJob) -> Observed:
@@ -53,15 +55,17 @@ class Observer:
             )
             owned = inspection is None
         now = self._clock.now()
+        pods = await self._pods(key, job, ours)
         return Observed(
             now=now,
             inventory=await self._inventory.read(),
             children=tuple(child.job for child in ours),
-            pods=await self._pods(key, job, ours),
+            pods=pods,
             inspection=inspection,
             inspection_age_seconds=seconds_since(moment_of(inspection.finished_at), now) if inspection else 0.0,
             inspection_owned=owned,
             attempts=MappingProxyType(dict(documents.attempts)),
+            refusals=MappingProxyType(await self._refusals.of_children(key.namespace, ours, pods, documents.attempts)),
             foreign=(
                 *(f"Job/{child.job.name}" for child in labelled if child.owner_uid != uid),
                 *(f"ConfigMap/{name}" for name in documents.foreign),

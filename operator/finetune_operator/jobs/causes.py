@@ -23,6 +23,8 @@ PATIENCE_SECONDS: Final = 10.0
 SIGTERM_EXIT_CODE: Final = 143
 
 _OUT_OF_MEMORY: Final = "OOMKilled"
+_COUNTED: Final = "BackoffLimitExceeded"
+"""Of all endings of a training pod its Job counts only those by SIGTERM, and that of a pod which is deleted before anybody has read its end."""
 _SYMPTOMS: Final = frozenset({Reason.PEER_LOST, Reason.TERMINATED})
 _STOPPED: Final = _SYMPTOMS | {Reason.RANK_KILLED}
 """How pods end that a suspension stops; killed are those that need longer than their grace period."""
@@ -137,6 +139,11 @@ def _step(pod: PodReport) -> int | None:
 def _cause_in_condition(condition: ChildCondition) -> Cause | None:
     if "has condition DisruptionTarget" in condition.message:
         return Cause(Reason.DISRUPTED, f"{condition.message}.", None, retry=True, charged=False)
+    if condition.reason == _COUNTED:
+        said = "a pod was stopped or deleted from outside, and is gone"
+        return Cause(
+            Reason.TERMINATED, f"{said}: {condition.message}.", ExitCode.TERMINATED.value, retry=True, charged=False
+        )
     found = _EXIT_CODE_IN_MESSAGE.search(condition.message)
     if found is None:
         return None

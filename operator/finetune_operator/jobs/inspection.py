@@ -123,7 +123,7 @@ def inspecting(job: FineTuneJob, observed: Observed, settings: RenderSettings, a
         return _failing(job, child, pods, observed)
     if child.has_condition("Complete"):
         return _without_report(job, child, observed)
-    return _running(pods)
+    return _running(pods, observed.refusals.get(child.name, ""))
 
 
 def _refuted(attempts: Attempts, observed: Observed) -> InspectionReport | None:
@@ -188,11 +188,12 @@ def _without_report(job: FineTuneJob, child: ChildJob, observed: Observed) -> St
     return _in_work("the report did not arrive; inspecting again", deletions=(reference,), requeue_after=2.0)
 
 
-def _running(pods: tuple[PodReport, ...]) -> Stage:
+def _running(pods: tuple[PodReport, ...], refused: str) -> Stage:
     if (cause := latest_cause(pods)) is not None:
         return _troubled(cause, "It is tried again.", requeue_after=30.0)
-    alive = [pod for pod in pods if pod.phase not in ("Succeeded", "Failed")]
-    wait = why_waiting(alive, 1)
+    if any(pod.exit_code == 0 for pod in pods):
+        return _in_work("the inspect pod is done, its report is on its way", requeue_after=30.0)
+    wait = why_waiting(pods, 1, refused)
     if wait is None:
         return _in_work("reading the model's config and every row", requeue_after=30.0)
     stage = _in_work(wait.message, requeue_after=15.0)

@@ -95,6 +95,8 @@ class Observed:
     """False when the report is another job's; the reconciler then writes this job's own copy."""
     attempts: Mapping[int, AttemptFile] = field(default_factory=lambda: MappingProxyType({}))
     """plan.json of the ConfigMaps `<job>-<attempt>` that exist."""
+    refusals: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Why pods of a child cannot be created (quota, admission), by the child's name; only its Events tell that."""
     foreign: tuple[str, ...] = ()
     """Kind/name of objects that bear a child's name and belong to someone else."""
 

@@ -55,7 +55,8 @@ def publish(
         return _suspended(objects)
     if (cause := latest_cause(pods)) is not None:
         return _troubled(cause, "The training is safe; it is tried again.", LOOK_SECONDS)
-    wait = why_waiting(pods, 1)
+    expected = 0 if any(pod.exit_code == 0 for pod in pods) else 1  # its Job says so a second later
+    wait = why_waiting(pods, expected, observed.refusals.get(child.name, ""))
     stage = _publishing(wait.message if wait else "verifying, merging and uploading", objects=objects)
     return (
         stage

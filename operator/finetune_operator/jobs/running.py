@@ -98,7 +98,7 @@ def _active(job: FineTuneJob, observed: Observed, record: AttemptStatus, file: A
         said = f"attempt {record.number}: pod {ended.name} has failed; Kubernetes stops the others"
         return Stage(job.status.state or JobState.STARTING, said, requeue_after=2.0)
     expected = (file.plan.pods if file else 1) - sum(has_ended(pod) for pod in pods)
-    if (wait := why_waiting(pods, expected)) is not None:
+    if (wait := why_waiting(pods, expected, _refusal(observed, record.number))) is not None:
         return _starting(job, observed, record, wait)
     running_since = _scheduled_since(job)
     reported = _last_report(job, record)
@@ -147,6 +147,11 @@ def _starting(job: FineTuneJob, observed: Observed, record: AttemptStatus, wait:
         ),
         requeue_after=LOOK_SECONDS,
     )
+
+
+def _refusal(observed: Observed, attempt: int) -> str:
+    child = observed.child(COMPONENT_TRAIN, attempt)
+    return observed.refusals.get(child.name, "") if child else ""
 
 
 def _scheduled_since(job: FineTuneJob) -> datetime | None:

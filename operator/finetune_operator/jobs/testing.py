@@ -201,6 +201,7 @@ class World:
         self.report: InspectionReport | None = None
         self.report_owned = True
         self.report_age = 0.0
+        self.refusals: dict[str, str] = {}
         self.foreign: tuple[str, ...] = ()
         self.deleted = False
         self.history: list[Desired] = []
@@ -221,6 +222,7 @@ class World:
             inspection_age_seconds=self.report_age,
             inspection_owned=self.report_owned,
             attempts=MappingProxyType(dict(self.files)),
+            refusals=MappingProxyType(dict(self.refusals)),
             foreign=self.foreign,
         )
 
@@ -281,10 +283,17 @@ class World:
         self.pods = [*pods]
         self._end(name, ChildCondition("Complete", "True", "CompletionsReached", "", self.now), completed=self.now)
 
-    def fail(self, name: str, *pods: PodReport, kind: str = "FailureTarget", message: str = "") -> None:
+    def fail(
+        self,
+        name: str,
+        *pods: PodReport,
+        kind: str = "FailureTarget",
+        reason: str = "PodFailurePolicy",
+        message: str = "",
+    ) -> None:
         """Let a child Job fail."""
         self.pods = [*pods]
-        self._end(name, ChildCondition(kind, "True", "PodFailurePolicy", message, self.now))
+        self._end(name, ChildCondition(kind, "True", reason, message, self.now))
 
     def _end(self, name: str, condition: ChildCondition, **changes: Any) -> None:
         child = self.children[name]

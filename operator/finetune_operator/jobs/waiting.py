@@ -27,17 +27,21 @@ class Wait:
     """It will hardly mend itself."""
 
 
-def why_waiting(pods: Sequence[PodReport], expected: int) -> Wait | None:
+def why_waiting(pods: Sequence[PodReport], expected: int, refused: str = "") -> Wait | None:
     """Return why not all `expected` pods run, or None when they do or have ended. The worst of several reasons is named.
 
+    `refused` is what Kubernetes said to the creation of pods that are missing.
     A pod whose container has ended counts as ended although its phase lags behind: the kubelet sets it a second later.
     """
     if expected <= 0:
         return None
     alive = [pod for pod in pods if not has_ended(pod)]
     unscheduled = [pod for pod in alive if not pod.scheduled]
-    if refused := next((pod for pod in unscheduled if pod.unschedulable), None):
-        text = f"{_count(len(unscheduled), expected)} cannot be scheduled: {refused.unschedulable}"
+    if refused and len(alive) < expected:
+        text = f"{_count(expected - len(alive), expected)} cannot be created: {refused}"
+        return Wait(Reason.CREATING_PODS, text, scheduled=False, needs_people=True)
+    if unfit := next((pod for pod in unscheduled if pod.unschedulable), None):
+        text = f"{_count(len(unscheduled), expected)} cannot be scheduled: {unfit.unschedulable}"
         return Wait(Reason.UNSCHEDULABLE, text, scheduled=False)
     scheduled = not unscheduled and len(alive) >= expected
     for pod in alive:
