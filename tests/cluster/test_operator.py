@@ -149,7 +149,7 @@ def test_a_token_counts_for_its_own_job_and_audience_alone(
 def test_a_killed_operator_loses_and_doubles_nothing(
     cluster: ControlPlane, operator: OperatorProcess, name: str
 ) -> None:
-    job = manifest(name, seconds=25)
+    job = manifest(name, seconds=12)
     cluster.apply(job)
     inspect(cluster, operator, job)
     wait_for_pod(cluster, f"finetune-operator.dev/job={name},finetune-operator.dev/component=train")

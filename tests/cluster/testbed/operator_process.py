@@ -38,6 +38,10 @@ class OperatorProcess:
             "TLS_DIRECTORY": str(self.directory),
             "HEALTH_PORT": str(self.health_port),
             "NO_PROXY": "*",
+            # A killed leader's Lease runs out: a third of the usual durations, and of the wait.
+            "LEASE_DURATION_SECONDS": "5",
+            "LEASE_RENEW_DEADLINE_SECONDS": "3",
+            "LEASE_RETRY_SECONDS": "0.5",
         }
 
     def start(self) -> None:
@@ -115,4 +119,6 @@ def wait_for_pod(
         for pod in cluster.list("pods", namespace, selector):
             if pod["spec"].get("nodeName"):
                 return pod
-    raise AssertionError(f"no scheduled pod for {selector}: {cluster.list('pods', namespace)}")
+    raise AssertionError(
+        f"no scheduled pod for {selector}; there are:\n{cluster.kubectl('get', 'pods', '-n', namespace)}"
+    )
