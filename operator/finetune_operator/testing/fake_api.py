@@ -30,7 +30,6 @@ from finetune_operator.testing.calls import Call, Fault
 from finetune_operator.testing.clock import FakeClock
 from finetune_operator.testing.objects import (
     STATUS_KINDS,
-    SYSTEM_METADATA,
     check_immutable,
     check_preconditions,
     comparable,
@@ -38,6 +37,7 @@ from finetune_operator.testing.objects import (
     identity,
     key_of,
     part,
+    system_metadata,
 )
 from finetune_operator.testing.selectors import matches_fields, matches_labels
 from finetune_operator.testing.server_side_apply import ManagerKey, Managers, Schema, apply, managed_fields, update
@@ -128,10 +128,7 @@ class FakeApi:
         stored = self._objects.get(key)
         live = deepcopy(stored.body) if stored else {}
         merged = deepcopy(body)
-        merged["metadata"] = {
-            **{k: v for k, v in live.get("metadata", {}).items() if k in SYSTEM_METADATA},
-            **merged["metadata"],
-        }
+        merged["metadata"] = {**system_metadata(live), **merged["metadata"]}
         schema = self._schema(body["kind"])
         managers = update(schema, live, stored.managers if stored else {}, merged, (manager, "Update", ""))
         return self._store(key, merged, managers)
@@ -238,10 +235,7 @@ class FakeApi:
         stored = self._stored(resource_of(body), key[1], key[2])
         check_preconditions(body, stored.body)
         fresh = part(body, "")
-        fresh["metadata"] = {
-            **{k: v for k, v in stored.body["metadata"].items() if k in SYSTEM_METADATA},
-            **fresh["metadata"],
-        }
+        fresh["metadata"] = {**system_metadata(stored.body), **fresh["metadata"]}
         if "status" in stored.body and key[0] in STATUS_KINDS:
             fresh["status"] = stored.body["status"]
         check_immutable(stored.body, fresh)

@@ -26,6 +26,11 @@ def identity(body: Body) -> Body:
     return {"apiVersion": body["apiVersion"], "kind": body["kind"], "metadata": kept}
 
 
+def system_metadata(body: Body) -> Body:
+    """Return what the server alone has written into an object's metadata; nothing of an object that is not there yet."""
+    return {name: value for name, value in body.get("metadata", {}).items() if name in SYSTEM_METADATA}
+
+
 def part(body: Body, subresource: str) -> Body:
     """Return what a write through this endpoint may change: the status, or everything else."""
     if subresource == "status":
