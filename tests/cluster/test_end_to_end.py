@@ -77,8 +77,9 @@ def finish(cluster: NodeCluster, name: str, state: str = "Complete") -> dict[str
 
 def reach_step(cluster: NodeCluster, name: str, step: int) -> None:
     """Wait until the job has reported that step."""
-    reached = lambda job: step_of(job) >= step or ended(job)  # noqa: E731
-    job = cluster.wait_for("ftj", name, reached, namespace=NAMESPACE, patience=PATIENCE)
+    job = cluster.wait_for(
+        "ftj", name, lambda job: step_of(job) >= step or ended(job), namespace=NAMESPACE, patience=PATIENCE
+    )
     assert not ended(job), job["status"]["message"]
 
 
@@ -219,14 +220,20 @@ def test_a_bucket_that_refuses_is_named_and_tried_again(cluster: NodeCluster, s3
     manifest["spec"]["output"]["uri"] = "s3://closed/model"
     name = submit(cluster, manifest)
 
-    refused = lambda job: condition(job, "Inspected").get("reason") == "StorageRefused"  # noqa: E731
-    job = cluster.wait_for("ftj", name, refused, namespace=NAMESPACE, patience=90)
+    job = cluster.wait_for(
+        "ftj",
+        name,
+        lambda job: condition(job, "Inspected").get("reason") == "StorageRefused",
+        namespace=NAMESPACE,
+        patience=90,
+    )
     assert "s3://closed/model" in job["status"]["message"]
     assert job["status"]["state"] not in ("Complete", "Failed")
 
     s3_server.accept("closed")
-    planned = lambda job: condition(job, "Planned").get("status") == "True"  # noqa: E731
-    cluster.wait_for("ftj", name, planned, namespace=NAMESPACE, patience=180)
+    cluster.wait_for(
+        "ftj", name, lambda job: condition(job, "Planned").get("status") == "True", namespace=NAMESPACE, patience=180
+    )
     cluster.kubectl("delete", "ftj", name, "--namespace", NAMESPACE)
 
 
@@ -257,10 +264,12 @@ def test_the_operator_may_die_and_the_job_be_suspended_in_mid_training(
     cluster.kubectl(
         "patch", "ftj", name, "--namespace", NAMESPACE, "--type=merge", "-p", '{"spec":{"run":{"suspend":true}}}'
     )
-    suspended = lambda job: job["status"].get("state") == "Suspended"  # noqa: E731
-    cluster.wait_for("ftj", name, suspended, namespace=NAMESPACE, patience=180)
-    gone = lambda job: not job.get("status", {}).get("active")  # noqa: E731
-    cluster.wait_for("job", f"{name}-1", gone, namespace=NAMESPACE, patience=180)
+    cluster.wait_for(
+        "ftj", name, lambda job: job["status"].get("state") == "Suspended", namespace=NAMESPACE, patience=180
+    )
+    cluster.wait_for(
+        "job", f"{name}-1", lambda job: not job.get("status", {}).get("active"), namespace=NAMESPACE, patience=180
+    )
     saved = s3_server.client().list_objects_v2(Bucket="models", Prefix=f"{name}/checkpoints/")["Contents"]
     assert [entry for entry in saved if entry["Key"].endswith("/manifest.json")], "the suspended pods saved on SIGTERM"
     cluster.kubectl(
@@ -307,8 +316,13 @@ def test_a_stranger_with_a_child_name_is_not_touched(cluster: NodeCluster) -> No
     cluster.apply(stranger)
     name = submit(cluster, again("contested"))
 
-    contested = lambda job: condition(job, "Accepted").get("reason") == "ChildNotOurs"  # noqa: E731
-    job = cluster.wait_for("ftj", name, contested, namespace=NAMESPACE, patience=120)
+    job = cluster.wait_for(
+        "ftj",
+        name,
+        lambda job: condition(job, "Accepted").get("reason") == "ChildNotOurs",
+        namespace=NAMESPACE,
+        patience=120,
+    )
 
     assert "contested-1" in job["status"]["message"]
     found = cluster.get("configmap", "contested-1", NAMESPACE)

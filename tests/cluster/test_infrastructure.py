@@ -122,8 +122,7 @@ time.sleep(600)
 def test_a_killed_process_is_seen_as_exit_137(node_cluster: NodeCluster, images: Any, namespace: str) -> None:
     pod = restricted_pod("victim", images.operator, "import time; time.sleep(600)", namespace=namespace)
     node_cluster.apply(pod)
-    running = lambda found: found["status"].get("phase") == "Running"  # noqa: E731
-    node_cluster.wait_for("pod", "victim", running, namespace=namespace)
+    node_cluster.wait_for("pod", "victim", lambda found: found["status"].get("phase") == "Running", namespace=namespace)
 
     os.kill(node_cluster.container_pid("victim", namespace), signal.SIGKILL)
 

@@ -6,7 +6,6 @@ import itertools
 import json
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -219,7 +218,7 @@ def test_deleting_a_job_collects_its_children(cluster: ControlPlane, operator: O
 
 
 def test_nothing_secret_reaches_status_events_logs_or_metrics(
-    cluster: ControlPlane, operator: OperatorProcess, name: str, tmp_path: Path
+    cluster: ControlPlane, operator: OperatorProcess, name: str
 ) -> None:
     job = manifest(name, seconds=60)
     secret = {

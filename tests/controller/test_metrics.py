@@ -14,7 +14,7 @@ def value(metrics: OperatorMetrics, name: str, **labels: str) -> float | None:
 
 def finished(job: str = "tune", **parts: float | bool | None) -> FinishedJob:
     values: dict[str, object] = {"succeeded": True, "attempts": 1, "seconds": 60.0, **parts}
-    return FinishedJob(namespace="team", job=job, **values)  # type: ignore[arg-type]
+    return FinishedJob(namespace="team", job=job, **values)
 
 
 def test_every_metric_has_the_operators_prefix_and_a_description() -> None:

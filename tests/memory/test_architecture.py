@@ -106,6 +106,6 @@ def test_an_unknown_model_type_names_the_supported_ones() -> None:
 @pytest.mark.parametrize("value", [None, 0, "4096", True])
 def test_a_config_without_a_usable_width_names_the_field(value: object) -> None:
     config = {**KNOWN_MODELS["Qwen/Qwen3-8B"], "hidden_size": value}
-    answer = architecture_of(config)  # type: ignore[arg-type]
+    answer = architecture_of(config)
     assert isinstance(answer, PlanError)
     assert "hidden_size" in answer.message

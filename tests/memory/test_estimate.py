@@ -141,7 +141,7 @@ def workloads(draw: st.DrawFn) -> Workload:
         checkpointing=draw(st.sampled_from(list(Checkpointing))),
         rank=draw(st.integers(1, 256)),
         dropout=draw(st.sampled_from([0.0, 0.1])),
-        accelerator=draw(st.sampled_from(["gpu", "cpu"])),  # type: ignore[arg-type]
+        accelerator=draw(st.sampled_from(["gpu", "cpu"])),
     )
 
 

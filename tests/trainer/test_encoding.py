@@ -96,7 +96,7 @@ def test_a_completion_is_counted_with_its_end() -> None:
 
 def test_a_template_that_rewrites_earlier_turns_is_refused_with_the_remedy() -> None:
     def render(messages: object, prompt: bool) -> str:
-        return f"{len(list(messages))} turns"  # type: ignore[call-overload]
+        return f"{len(list(messages))} turns"
 
     with pytest.raises(TrainerFailure, match="lossOn: all") as refused:
         answer_spans(TALK.messages, render, "4 turns")

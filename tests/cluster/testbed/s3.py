@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import boto3  # type: ignore[import-untyped]
-from botocore.config import Config  # type: ignore[import-untyped]
-from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
 
 from testbed import tools
 from testbed.control_plane import NODE_ADDRESS
@@ -117,10 +117,6 @@ class S3Server:
     def refuse(self, bucket: str) -> None:
         """Make every request of the jobs' account for a bucket a 403."""
         self.client().delete_bucket_policy(Bucket=bucket)
-
-    def wrong_keys(self) -> Keys:
-        """A known account with another secret: 403 SignatureDoesNotMatch."""
-        return Keys(self.keys.access_key, "not-the-secret-of-this-account")
 
     def secret(self, name: str, namespace: str = "default", keys: Keys | None = None) -> dict[str, Any]:
         """The Secret by which a job's pods find the server, in the names that every S3 client reads."""
