@@ -42,6 +42,10 @@ def test_no_gpu_is_no_line() -> None:
     assert parse_gpu_list("") == {}
 
 
+def test_a_gpu_without_memory_of_its_own_is_not_planned_for() -> None:
+    assert parse_gpu_list("NVIDIA GB10, [N/A]\n") == {}
+
+
 def test_a_step_that_was_made_twice_counts_with_its_second_loss() -> None:
     made = record(step(1), step(2, loss=9.0), step(2, attempt=2, loss=0.5))
     assert [(event.step, event.loss) for event in made.final_losses()] == [(1, 1.0), (2, 0.5)]

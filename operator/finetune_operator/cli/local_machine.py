@@ -38,11 +38,14 @@ def inventory_of_this_machine(folder: Path) -> Inventory:
 
 
 def parse_gpu_list(text: str) -> Counter[tuple[str, int]]:
-    """Return how often each (product, MiB) stands in the lines `name, memory` of nvidia-smi's CSV."""
+    """Return how often each (product, MiB) stands in the lines `name, memory` of nvidia-smi's CSV.
+
+    GPUs that share the host's memory have `[N/A]` there, and cannot be planned for.
+    """
     gpus: Counter[tuple[str, int]] = Counter()
     for line in text.splitlines():
         name, _, memory = line.rpartition(",")
-        if name:
+        if name and memory.strip().isdecimal():
             gpus[name.strip().replace(" ", "-"), int(memory)] += 1
     return gpus
 
