@@ -17,6 +17,7 @@ from finetune_operator.controller.metrics import OperatorMetrics
 from finetune_operator.controller.settings import OperatorSettings
 from finetune_operator.controller.workqueue import WorkQueue
 from finetune_operator.testing import FakeApi, FakeClock, finetune_job, settle, timed_out
+from finetune_operator.testing.operated_cluster import operator_settings
 
 Watch = Callable[[Cache, WorkQueue[JobKey], asyncio.Event], Coroutine[Any, Any, None]]
 
@@ -31,16 +32,7 @@ async def watch_nothing(cache: Cache, queue: WorkQueue[JobKey], ready: asyncio.E
 
 @pytest.fixture
 def settings(tmp_path: Path) -> OperatorSettings:
-    (tmp_path / "ca.crt").write_text("PEM")
-    return OperatorSettings(
-        operator_namespace="system",
-        pod_name="operator-0",
-        inspect_image="inspect:1",
-        trainer_image="trainer:1",
-        progress_url="https://progress:8443",
-        progress_ca_file=tmp_path / "ca.crt",
-        tls_directory=tmp_path,
-    )
+    return operator_settings(tmp_path)
 
 
 def operator(settings: OperatorSettings, api: FakeApi, clock: FakeClock, watch: Watch = watch_nothing) -> Operator:

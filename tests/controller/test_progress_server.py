@@ -14,9 +14,11 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from finetune_operator.api.constants import FIELD_MANAGER, progress_path
 from finetune_operator.api.inspection import InspectionReport
+from finetune_operator.api.job import FineTuneJob
 from finetune_operator.controller.kube import CONFIG_MAPS, FINETUNE_JOBS, TOKEN_REVIEWS
 from finetune_operator.controller.metrics import OperatorMetrics
 from finetune_operator.controller.progress_server import ProgressServer
+from finetune_operator.jobs.testing import make_report
 from finetune_operator.testing import FakeApi, FakeClock, config_map, finetune_job, pod, timed_out
 
 Body = dict[str, Any]
@@ -24,29 +26,9 @@ REPORT: Body = {"trainerStatus": {"progressPercentage": 40, "metrics": [{"name":
 
 
 def inspection(**parts: Any) -> Body:
-    tokens = {
-        "edges": [0, 8],
-        "counts": [3],
-        "minimum": 1,
-        "maximum": 5,
-        "mean": 3.0,
-        "median": 3,
-        "percentile99": 5,
-        "total": 9,
-    }
-    dataset = {"uri": "s3://data/rows.jsonl", "format": "messages", "files": [], "rows": 3, "tokens": tokens}
-    model = {
-        "uri": "hf://org/tiny",
-        "revision": "abc",
-        "architecture": "LlamaForCausalLM",
-        "config": {},
-        "parameters": 10,
-        "weightBytes": 20,
-        "dtypes": {"BF16": 10},
-        "files": [],
-    }
-    report = {"key": "0123456789abcdef", "job": "team/tune", "finishedAt": "2026-01-01T00:00:00Z", "seconds": 1.0}
-    return {**report, "model": model, "dataset": dataset, **parts}
+    """Return a report as an inspect pod sends it."""
+    report = make_report(FineTuneJob.from_manifest(finetune_job()), rows=3).to_json_dict()
+    return {**report, "key": "0123456789abcdef", **parts}
 
 
 class Cluster:

@@ -2,175 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from finetune_operator.api.job import FineTuneJob
-from finetune_operator.api.progress import METRIC_STEP, Metric, TerminationMessage, TrainerStatus
+from finetune_operator.api.progress import METRIC_STEP, Metric, TrainerStatus
 from finetune_operator.api.reasons import Reason
-from finetune_operator.controller.cache import Cache, JobKey
-from finetune_operator.controller.inspection_reports import store_inspection
-from finetune_operator.controller.kube import CONFIG_MAPS, EVENTS, FINETUNE_JOBS, JOBS, PODS, SERVICES, Unavailable
-from finetune_operator.controller.main import Operator, build
-from finetune_operator.controller.metrics import OperatorMetrics
+from finetune_operator.controller.kube import CONFIG_MAPS, EVENTS, FINETUNE_JOBS, JOBS, SERVICES, Unavailable
 from finetune_operator.controller.settings import OperatorSettings
-from finetune_operator.controller.shell import event_handlers
-from finetune_operator.controller.workqueue import WorkQueue
-from finetune_operator.jobs.testing import make_report
-from finetune_operator.testing import FakeApi, FakeClock, finetune_job, node, owned_by, pod
-
-TINY_LLAMA = {
-    "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "vocab_size": 1000, "max_position_embeddings": 2048, "tie_word_embeddings": False,
-}  # fmt: skip
-SPEC = {
-    "resources": {"accelerator": "cpu", "processes": 2, "pods": 2, "strategy": "ddp"},
-    "training": {"maxSteps": 20, "maxLength": 128},
-}
-
-
-class Cluster:
-    """The fake API server, the operator in it, and what kubelets and the Job controller would do, by hand."""
-
-    def __init__(self, settings: OperatorSettings) -> None:
-        self.settings = settings
-        self.clock = FakeClock()
-        self.api = FakeApi(self.clock)
-        self.api.seed(node("one"))
-        self.api.seed(node("two"))
-        self._running: asyncio.Task[None] | None = None
-
-    async def start(self) -> Operator:
-        """Start a process of the operator and let it become the leader."""
-
-        async def watch(cache: Cache, queue: WorkQueue[JobKey], ready: asyncio.Event) -> None:
-            on_job, on_child = event_handlers(cache, queue)
-            handlers: dict[str, Callable[[str | None, dict[str, Any]], None]] = {"FineTuneJob": on_job, "Job": on_child}
-
-            def tell(event: str, body: dict[str, Any]) -> None:
-                if body["kind"] in handlers:
-                    handlers[body["kind"]](event, body)
-
-            self.api.on_event[:] = [tell]
-            await asyncio.Event().wait()
-
-        self.metrics = OperatorMetrics()
-        operator = build(self.settings, self.api, self.clock, self.metrics, watch)
-        self._running = asyncio.create_task(operator.lead())
-        await self.clock.advance(1)
-        return operator
-
-    async def kill(self) -> None:
-        """End the operator's process; the cluster goes on."""
-        assert self._running is not None
-        self.api.on_event.clear()
-        self._running.cancel()
-        await asyncio.wait({self._running})
-
-    def submit(self, **spec: Any) -> None:
-        self.api.seed(finetune_job(spec={**SPEC, **spec}))
-
-    def job(self) -> FineTuneJob:
-        body = self.api.find(FINETUNE_JOBS, "team", "tune")
-        assert body is not None
-        return FineTuneJob.from_manifest(body)
-
-    def state(self) -> str:
-        return str(self.job().status.state)
-
-    async def inspected(self) -> None:
-        """Let the inspect pod report and end."""
-        report = make_report(self.job(), finished=self.clock.now())
-        model = report.model.model_copy(update={"config": TINY_LLAMA})
-        body = self.api.find(FINETUNE_JOBS, "team", "tune")
-        assert body is not None
-        await store_inspection(self.api, body, report.model_copy(update={"model": model}))
-        await self.ended("tune-inspect", 0, component="inspect", attempt=None)
-
-    async def running(self, name: str, attempt: int = 1) -> None:
-        """Let both pods of an attempt run."""
-        for index in range(2):
-            self._pod(
-                name,
-                attempt,
-                index,
-                {
-                    "phase": "Running",
-                    "conditions": [{"type": "PodScheduled", "status": "True"}],
-                    "containerStatuses": [{"name": "trainer", "state": {"running": {}}}],
-                },
-            )
-        self.api.seed_status(JOBS, "team", name, {"active": 2, "ready": 2})
-        await self.clock.advance(1)
-
-    async def ended(
-        self,
-        name: str,
-        code: int,
-        *,
-        component: str = "train",
-        attempt: int | None = 1,
-        reason: Reason = Reason.SUCCEEDED,
-        result: str | None = None,
-        said: str | None = None,
-    ) -> None:
-        """Let a child Job's first pod end and with it the Job."""
-        message = TerminationMessage(
-            reason=reason, exit_code=code, message="what happened.", step=20, result_uri=result
-        )
-        terminated = {
-            "exitCode": code,
-            "reason": "Error" if code else "Completed",
-            "finishedAt": self.clock.now().strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "message": said or message.model_dump_json(by_alias=True),
-        }
-        status = {
-            "phase": "Failed" if code else "Succeeded",
-            "containerStatuses": [{"name": "trainer", "state": {"terminated": terminated}}],
-        }
-        self._pod(name, attempt, 0, status, component)
-        if code:
-            condition = {"type": "FailureTarget", "status": "True", "reason": "PodFailurePolicy", "message": ""}
-            self.api.seed_status(JOBS, "team", name, {"failed": 1, "conditions": [condition]})
-        else:
-            condition = {"type": "Complete", "status": "True", "reason": "CompletionsReached", "message": ""}
-            self.api.seed_status(JOBS, "team", name, {"succeeded": 2, "conditions": [condition]})
-        await self.clock.advance(1)
-
-    def _pod(
-        self, name: str, attempt: int | None, index: int, status: dict[str, Any], component: str = "train"
-    ) -> None:
-        owner = self.api.find(JOBS, "team", name)
-        assert owner is not None
-        body = owned_by(owner, pod(f"{name}-{index}-abc", attempt=attempt, component=component))
-        body["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"] = str(index)
-        body["spec"]["containers"][0]["name"] = "trainer"
-        self.api.seed(body)
-        self.api.seed_status(PODS, "team", f"{name}-{index}-abc", status, "kubelet")
+from finetune_operator.testing import finetune_job
+from finetune_operator.testing.operated_cluster import SPEC, operating, operator_settings
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> OperatorSettings:
-    (tmp_path / "ca.crt").write_text("PEM")
-    return OperatorSettings(
-        operator_namespace="system", pod_name="operator-0", inspect_image="inspect:1", trainer_image="trainer:1",
-        progress_url="https://progress:8443", progress_ca_file=tmp_path / "ca.crt", tls_directory=tmp_path,
-    )  # fmt: skip
-
-
-@asynccontextmanager
-async def operating(settings: OperatorSettings) -> AsyncIterator[Cluster]:
-    cluster = Cluster(settings)
-    await cluster.start()
-    try:
-        yield cluster
-    finally:
-        await cluster.kill()
+    return operator_settings(tmp_path)
 
 
 async def test_a_job_goes_its_way_from_apply_to_complete_and_then_rests(settings: OperatorSettings) -> None:
