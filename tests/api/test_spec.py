@@ -46,6 +46,7 @@ def test_jobs_with_equal_inputs_share_an_inspection(good_manifest: dict[str, Any
         ("model", {"revision": "v2"}),
         ("dataset", {"format": "alpaca"}),
         ("output", {"uri": "s3://models/other"}),
+        ("checkpoint", {"uri": "s3://scratch/other"}),
         ("training", {"max_length": 512}),
     ],
 )

@@ -207,6 +207,19 @@ def test_changed_data_ends_the_attempt_before_it_starts(
     assert str(tiny_data) in result.run.errors()[0].message
 
 
+def test_a_model_that_came_to_the_output_after_the_inspection_ends_the_attempt_before_it_starts(
+    ranks: RankServer, make_attempt: Any, tmp_path: Path
+) -> None:
+    attempt = make_attempt(plan_for(Strategy.SINGLE))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "manifest.json").write_text("{}")
+
+    result = ranks.run(attempt, tmp_path / "run")
+
+    assert result.statuses == (ExitCode.BAD_SPEC,)
+    assert "output.ifExists" in result.run.errors()[0].message
+
+
 def test_bad_rows_are_told_by_file_and_line_and_never_by_content(
     ranks: RankServer, tiny_model: Path, tmp_path: Path
 ) -> None:

@@ -17,7 +17,8 @@ from finetune_operator.api.spec import ModelSource
 from finetune_trainer.dataset_files import DatasetFiles, find_files
 from finetune_trainer.failures import TrainerFailure
 from finetune_trainer.model_files import local_model
-from finetune_trainer.storage import Storage, open_storage
+from finetune_trainer.result_target import model_at
+from finetune_trainer.storage import Storage, open_storage, open_writable
 from finetune_trainer.storage_errors import StorageRefused
 
 
@@ -28,7 +29,8 @@ def model_source(attempt: AttemptFile) -> ModelSource:
 
 
 def check_inputs(attempt: AttemptFile) -> None:
-    """Raise when the model or the data set is not what was inspected."""
+    """Raise when the model or the data set is not what was inspected, or another job's model has come to the output meanwhile."""
+    model_at(open_writable(attempt.spec.output.uri), attempt.spec.output, attempt.uid)
     source = model_source(attempt)
     model = open_storage(source.uri, revision=source.revision)
     check_unchanged("the model", attempt.inspection.model.files, _look(model, attempt.inspection.model.files))

@@ -13,8 +13,6 @@ import traceback
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from finetune_operator.api.compatibility import Method
 from finetune_operator.api.constants import MANIFEST_FILE
 from finetune_operator.api.exit_codes import ExitCode
@@ -24,7 +22,7 @@ from finetune_operator.api.progress import TerminationMessage
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.run_events import PublishEvent
 from finetune_trainer.attempt import Place, Workplace, read_attempt
-from finetune_trainer.checkpoint_reader import find_checkpoint, foreign, read_manifest
+from finetune_trainer.checkpoint_reader import find_checkpoint, read_manifest
 from finetune_trainer.checkpoint_writer import installed_versions
 from finetune_trainer.collective import Collective
 from finetune_trainer.events import EventLog
@@ -33,6 +31,7 @@ from finetune_trainer.failures import TrainerFailure, failure_of
 from finetune_trainer.inputs import fetch_model, go_offline
 from finetune_trainer.launch import write_termination
 from finetune_trainer.measure import resident_memory
+from finetune_trainer.result_target import model_at, output_exists
 from finetune_trainer.storage import ObjectStorage, open_writable
 from finetune_trainer.storage_errors import AlreadyExists
 
@@ -68,7 +67,7 @@ def publish(plan_path: Path) -> int:
 def publish_attempt(attempt: AttemptFile) -> Manifest:
     """Publish the model of the job's final checkpoint and return its manifest."""
     output = open_writable(attempt.spec.output.uri)
-    before = existing_result(output, attempt)
+    before = model_at(output, attempt.spec.output, attempt.uid)
     if before is not None and before.uid == attempt.uid:
         print(f"{output.uri} has this job's model already", flush=True)
         _tell(output, before)
@@ -85,7 +84,7 @@ def publish_attempt(attempt: AttemptFile) -> Manifest:
     started = time.monotonic()
     build_result(attempt, base, workplace.resume, folder, checkpoint)
     print(f"the model was built and tried in {time.monotonic() - started:.1f} s", flush=True)
-    if before is not None:
+    if attempt.spec.output.if_exists == "overwrite":
         # From here on there is no other model at that place: its manifest goes first.
         output.delete(MANIFEST_FILE)
     files = tuple(_upload(output, folder, name) for name in _names(folder))
@@ -110,31 +109,6 @@ def publish_attempt(attempt: AttemptFile) -> Manifest:
                 output.delete(entry.name)
     _tell(output, manifest)
     return manifest
-
-
-def existing_result(output: ObjectStorage, attempt: AttemptFile) -> Manifest | None:
-    """Return the manifest of the model that is there; another job's one is a TrainerFailure unless it may be overwritten."""
-    if not output.exists(MANIFEST_FILE):
-        return None
-    try:
-        manifest = read_manifest(output)
-    except ValidationError:
-        manifest = None
-    is_ours = manifest is not None and foreign(manifest, attempt) is None
-    if not is_ours and attempt.spec.output.if_exists == "fail":
-        raise _output_exists(output, manifest)
-    if manifest is None:
-        output.delete(MANIFEST_FILE)
-    return manifest
-
-
-def _output_exists(output: ObjectStorage, manifest: Manifest | None) -> TrainerFailure:
-    whose = f"the model of job {manifest.namespace}/{manifest.job}" if manifest else "a manifest.json that is not ours"
-    return TrainerFailure(
-        ExitCode.BAD_SPEC,
-        f"output.uri {output.uri} holds {whose}; choose another output.uri, or set output.ifExists: overwrite",
-        Reason.OUTPUT_EXISTS,
-    )
 
 
 def _final_checkpoint(attempt: AttemptFile, workplace: Workplace) -> Manifest:
@@ -176,7 +150,7 @@ def _commit(output: ObjectStorage, attempt: AttemptFile, manifest: Manifest) -> 
     except AlreadyExists:
         other = read_manifest(output)
         if other.uid != attempt.uid:
-            raise _output_exists(output, other) from None
+            raise output_exists(attempt.spec.output, other) from None
         # A second publish pod of this job was faster; the files are the same.
 
 

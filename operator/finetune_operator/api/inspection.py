@@ -120,6 +120,7 @@ def inspection_key(namespace: str, spec: FineTuneJobSpec) -> str:
         "model": spec.model.to_json_dict(),
         "dataset": spec.dataset.to_json_dict(),
         "output": spec.output.to_json_dict(),
+        "checkpoints": spec.checkpoint.uri,
         "maxLength": spec.training.max_length,
         "lossOn": spec.training.loss_on,
         "credentials": spec.credentials.to_json_dict(),
