@@ -22,6 +22,7 @@ from finetune_operator.controller.kube import (
 from finetune_operator.controller.reconcile import Outcome
 from finetune_operator.jobs.desired import ChildReference, Desired, RenderSettings
 from finetune_operator.jobs.observed import Observed
+from finetune_operator.jobs.waiting import VOLUME_SECONDS
 from finetune_operator.testing import (
     finetune_job,
     indexed_job,
@@ -172,6 +173,37 @@ async def test_a_batch_job_that_somebody_deleted_is_created_again() -> None:
     await harness.api.delete(JOBS, "team", "tune-1")
     await harness.reconcile()
     assert harness.api.names(JOBS) == ["tune-1"]
+
+
+async def test_a_batch_job_whose_end_no_watch_told_does_not_wait_to_be_deleted_for_ever() -> None:
+    def deleting(job: FineTuneJob, observed: Observed, render: RenderSettings) -> Desired:
+        desired = decide_attempt(job, observed, render)
+        if observed.children:
+            return replace(desired, objects=(), deletions=(ChildReference("batch/v1", "Job", "tune-1"),))
+        return desired
+
+    harness = Harness()
+    harness.submit()
+    await harness.reconcile()
+    harness.watching = False
+    harness.decide = deleting
+    for _ in range(3):
+        await harness.reconcile()
+    assert harness.api.names(JOBS) == ["tune-1"]
+
+
+async def test_a_plan_that_somebody_deleted_is_noticed_by_pods_that_wait_for_it() -> None:
+    harness = Harness()
+    harness.submit()
+    await harness.reconcile()
+    batch_job = harness.api.find(JOBS, "team", "tune-1")
+    assert batch_job is not None
+    scheduled = {"conditions": [{"type": "PodScheduled", "status": "True"}], "phase": "Pending"}
+    harness.api.seed(owned_by(batch_job, pod("tune-1-0-abc", status=scheduled)))
+    await harness.clock.advance(VOLUME_SECONDS)
+    await harness.api.delete(CONFIG_MAPS, "team", "tune-1")
+    await harness.reconcile()
+    assert "tune-1" in harness.api.names(CONFIG_MAPS)
 
 
 async def test_after_a_resync_a_service_that_somebody_deleted_is_created_again() -> None:

@@ -9,6 +9,7 @@ import pytest
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.controller.cache import JobKey
 from finetune_operator.controller.kube import (
+    JOBS,
     TooManyRequests,
 )
 from finetune_operator.controller.reconcile import Outcome
@@ -88,6 +89,30 @@ async def test_a_resync_finds_what_the_watch_missed_and_looks_at_every_job_withi
     syncing.cancel()
     harness.queue.close()
     await worker
+
+
+async def test_what_was_deleted_before_the_watch_had_listed_is_noticed_by_an_early_first_resync() -> None:
+    harness = Harness()
+    harness.submit()
+    await harness.reconcile()
+    harness.watching = False
+    await harness.api.delete(JOBS, "team", "tune-1")
+    syncing = asyncio.create_task(
+        resync(
+            harness.api,
+            harness.cache,
+            harness.queue,
+            harness.reconciler,
+            harness.clock,
+            namespaces=(),
+            every_seconds=600,
+            first_seconds=20,
+        )
+    )
+    await harness.clock.advance(20)
+    assert harness.cache.children(KEY) == ()
+    assert await harness.queue.get() == KEY
+    syncing.cancel()
 
 
 async def test_a_list_that_fails_delays_the_resync_and_does_not_end_it() -> None:

@@ -9,6 +9,7 @@ from finetune_operator.api.plan import PlanError
 from finetune_operator.api.progress import Metric
 from finetune_operator.api.reasons import ConditionType, JobState, Reason
 from finetune_operator.jobs.testing import FixedPlanner, World, ended_pod, make_job, make_plan, make_pod, make_report
+from finetune_operator.jobs.waiting import VOLUME_SECONDS
 
 
 def names(world: World) -> list[str]:
@@ -359,6 +360,33 @@ def test_a_pod_that_is_done_is_not_said_to_be_missing(component: Literal["inspec
     world.pods = [make_pod(component, None, phase="Succeeded", running=False, exit_code=0)]
     world.settle()
     assert "not created" not in (world.status.message or "")
+
+
+def test_a_plan_deleted_by_hand_is_written_again_for_a_publication_that_waits_for_it() -> None:
+    world = trained()
+    world.finish("tune-1", ended_pod(0))
+    world.settle()
+    del world.files[1]
+    world.pods = [make_pod("publish", phase="Pending", running=False, created=world.now)]
+    world.advance(VOLUME_SECONDS)
+    world.settle()
+    assert 1 in world.files
+
+
+def test_a_plan_deleted_by_hand_before_its_pods_start_is_made_again_with_its_job() -> None:
+    world = World()
+    world.settle()
+    world.inspect()
+    world.settle()
+    del world.files[1]
+    world.pods = [make_pod(phase="Pending", running=False, created=world.now)]
+    world.advance(VOLUME_SECONDS)
+    world.reconcile()
+    assert "tune-1" not in world.children
+    world.pods = []
+    world.settle()
+    assert 1 in world.files
+    assert "tune-1" in world.children
 
 
 def test_ranks_that_wait_for_another_pod_are_in_rendezvous() -> None:

@@ -85,6 +85,10 @@ class Cache:
         """Return the batch Jobs that bear the job's label, by name; whose they are is for the reader to check."""
         return tuple(child for _, child in sorted(self._children.get(key, {}).items()))
 
+    def drop_child(self, key: JobKey, child: CachedChild) -> None:
+        """Drop a batch Job that turned out to be gone, unless something newer is known of that name."""
+        self._drop_children({(key.namespace, child.job.name): child.resource_version})
+
     def job_keys(self) -> tuple[JobKey, ...]:
         """Return the keys of all jobs."""
         return tuple(self._jobs)

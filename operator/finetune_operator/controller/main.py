@@ -51,6 +51,8 @@ GAUGES_SECONDS: Final = 15.0
 DRAIN_SECONDS: Final = 5.0
 """How long reconciles under way may go on at the end: the Lease is not renewed any more, and must not run out meanwhile."""
 FIRST_LIST_RETRY_SECONDS: Final = 2.0
+FIRST_RESYNC_SECONDS: Final = 20.0
+"""Until the watch has surely listed for itself; of what was deleted between our first list and that one no event tells."""
 
 Watch = Callable[[Cache, WorkQueue[JobKey], asyncio.Event], Coroutine[Any, Any, None]]
 
@@ -150,6 +152,7 @@ class Operator:
             self.clock,
             namespaces=self.settings.watch_namespaces,
             every_seconds=self.settings.resync_seconds,
+            first_seconds=min(FIRST_RESYNC_SECONDS, self.settings.resync_seconds),
         )
 
     async def _show_gauges(self) -> None:

@@ -42,6 +42,7 @@ from finetune_operator.jobs.names import spec_hash
 from finetune_operator.jobs.observed import Observed
 from finetune_operator.jobs.stage import stalled
 from finetune_operator.jobs.times import text_of
+from finetune_operator.jobs.waiting import is_without_volumes
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +107,9 @@ class Reconciler:
         except UnreadableDocument as error:
             await self._say(key, body, stalled(str(error)))
             return Outcome("refused", REFUSED_SECONDS)
+        if any(is_without_volumes(pod, observed.now) for pod in observed.pods):
+            # Its ConfigMap may have been deleted by hand, and these are not watched: the next look reads everything anew.
+            self.forget(key)
         desired = self._decide(job, observed, self._render())
         if foreign := await self._foreign(key, job, desired.objects):
             observed = replace(observed, foreign=tuple(sorted({*observed.foreign, *foreign})))
@@ -202,9 +206,13 @@ class Reconciler:
 
     async def _delete_child(self, key: JobKey, job: FineTuneJob, child: ChildReference) -> None:
         resource = RESOURCES[child.api_version, child.kind]
+        known = self._child(key, job, child.name) if child.kind == JOBS.kind else None
         try:
             existing = await self._api.get(resource, key.namespace, child.name)
         except NotFound:
+            if known is not None:
+                # No event tells what is deleted between our first list and the watch's own.
+                self._cache.drop_child(key, known)
             return
         if controller_uid(existing) == job.metadata.uid:
             await self._delete(child.api_version, child.kind, key, child.name, existing["metadata"]["uid"])

@@ -80,13 +80,16 @@ async def resync(
     *,
     namespaces: Sequence[str],
     every_seconds: float,
+    first_seconds: float | None = None,
 ) -> None:
     """List both kinds from time to time, drop what has vanished unseen, and have every job looked at.
 
     The keys are spread over the interval, so that 5,000 jobs are a trickle and not a flood.
     """
+    pause = every_seconds if first_seconds is None else first_seconds
     while True:
-        await clock.sleep(every_seconds)
+        await clock.sleep(pause)
+        pause = every_seconds
         try:
             vanished = await relist(api, cache, namespaces)
         except ApiError as error:

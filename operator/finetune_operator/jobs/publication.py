@@ -19,7 +19,7 @@ from finetune_operator.jobs.observed import ChildJob, Observed, PodReport
 from finetune_operator.jobs.retry import Cause
 from finetune_operator.jobs.stage import MOVING, Stage, failed, stalled
 from finetune_operator.jobs.times import moment_of, seconds_since
-from finetune_operator.jobs.waiting import why_waiting
+from finetune_operator.jobs.waiting import is_without_volumes, why_waiting
 
 SHORTEST_PAUSE_SECONDS: Final = 60.0
 LONGEST_PAUSE_SECONDS: Final = 3600.0
@@ -53,6 +53,8 @@ def publish(
         return _failing(job, observed, record, child, pods)
     if suspend:
         return _suspended(objects)
+    if record.number not in observed.attempts and any(is_without_volumes(pod, observed.now) for pod in pods):
+        objects = (attempt_config_map(job, file), *objects)
     if (cause := latest_cause(pods)) is not None:
         return _troubled(cause, "The training is safe; it is tried again.", LOOK_SECONDS)
     expected = 0 if any(pod.exit_code == 0 for pod in pods) else 1  # its Job says so a second later

@@ -22,7 +22,7 @@ from finetune_operator.jobs.observed import Observed, PodReport
 from finetune_operator.jobs.stage import MOVING, Stage, stalled
 from finetune_operator.jobs.times import moment_of, seconds_since
 from finetune_operator.jobs.training import plan_status, planned
-from finetune_operator.jobs.waiting import Wait, has_ended, why_waiting
+from finetune_operator.jobs.waiting import Wait, has_ended, is_without_volumes, why_waiting
 
 SILENCE_SECONDS: Final = 15 * 60.0
 """An attempt whose pods run and that reports nothing for so long does not move: the trainer reports every few seconds."""
@@ -44,6 +44,12 @@ def follow(job: FineTuneJob, observed: Observed, settings: RenderSettings, recor
             objects = (attempt_job(job, file, settings),)
         else:  # its ConfigMap was deleted by hand: the Job is made anew with one, under the same number
             deletions = (job_reference(child.name),)
+    elif (
+        child is not None
+        and file is None
+        and any(is_without_volumes(pod, observed.now) for pod in pods_of(observed, number))
+    ):
+        deletions = (job_reference(child.name),)  # the same, seen by pods that cannot start without it
     stage = _suspended(number, active=bool(child and child.active)) if suspend else _active(job, observed, record, file)
     known = (inspected(job, file.inspection), planned(file.plan)) if file else ()
     return replace(

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from finetune_operator.api.reasons import Reason
 from finetune_operator.jobs.observed import PodReport
+from finetune_operator.jobs.times import seconds_since
+
+VOLUME_SECONDS: Final = 10.0
+"""From a pod's creation to the suspicion that its volumes are not to be had; the kubelet tells that in Events only."""
 
 _IMAGE: Final = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
@@ -64,6 +69,12 @@ def why_waiting(pods: Sequence[PodReport], expected: int, refused: str = "") -> 
 def has_ended(pod: PodReport) -> bool:
     """Whether the pod's container will not run again."""
     return pod.phase in _ENDED or pod.exit_code is not None
+
+
+def is_without_volumes(pod: PodReport, now: datetime) -> bool:
+    """Whether a pod has a node and no container for so long that a volume may be missing, such as its plan, deleted by hand."""
+    starting = pod.scheduled and not pod.running and not pod.waiting_reason and not has_ended(pod)
+    return starting and seconds_since(pod.created, now) >= VOLUME_SECONDS
 
 
 def _count(number: int, expected: int) -> str:
