@@ -1,0 +1,25 @@
+"""For tests of policies: builders of their input, and a world in which a job goes its way."""
+
+from finetune_operator.jobs.testing.builders import (
+    SETTINGS,
+    START,
+    FixedPlanner,
+    ended_pod,
+    make_job,
+    make_plan,
+    make_pod,
+    make_report,
+)
+from finetune_operator.jobs.testing.world import World
+
+__all__ = [
+    "SETTINGS",
+    "START",
+    "FixedPlanner",
+    "World",
+    "ended_pod",
+    "make_job",
+    "make_plan",
+    "make_pod",
+    "make_report",
+]
