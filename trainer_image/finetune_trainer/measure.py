@@ -10,15 +10,20 @@ PEAK_TFLOPS: Final = {
     "GB200": 2500.0,
     "B200": 2250.0,
     "H200": 989.0,
+    "H100 PCIe": 756.0,
+    "H100 NVL": 835.0,
     "H100": 989.0,
     "A100": 312.0,
     "L40S": 362.0,
+    "L40": 181.0,
     "L4": 121.0,
+    "A10G": 70.0,
     "A10": 125.0,
     "MI300X": 1307.0,
     "V100": 125.0,
 }
-"""Dense bf16 TFLOP/s (V100: fp16) from the makers' data sheets, by a part of the device's name; the SXM parts where there are several."""
+"""Dense bf16 TFLOP/s (V100: fp16) from the makers' data sheets, by a part of the device's name, longer parts first; the SXM parts
+where the name does not tell."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +43,17 @@ def resident_memory() -> Memory:
 
 
 def device_memory(torch: Any) -> Memory:
-    """Return the GPU memory of this process, or its resident set where there is no GPU."""
+    """Return the GPU memory of this process, or its resident set where there is no GPU.
+
+    The peak is what the plan's estimate is about, all that is taken from the device: the allocator's highest reserved bytes, and what lies
+    outside of it (CUDA context, cuBLAS, NCCL). A pod has its GPUs for itself, so whatever else is in use there is this process's.
+    """
     if not torch.cuda.is_available():
         return resident_memory()
-    return Memory(torch.cuda.memory_allocated(), torch.cuda.memory_reserved(), torch.cuda.max_memory_reserved())
+    free, total = torch.cuda.mem_get_info()
+    reserved = torch.cuda.memory_reserved()
+    outside = max(0, total - free - reserved)
+    return Memory(torch.cuda.memory_allocated(), reserved, torch.cuda.max_memory_reserved() + outside)
 
 
 def peak_flops(device_name: str) -> float | None:

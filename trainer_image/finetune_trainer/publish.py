@@ -31,7 +31,7 @@ from finetune_trainer.failures import TrainerFailure, failure_of
 from finetune_trainer.inputs import fetch_model, go_offline
 from finetune_trainer.launch import write_termination
 from finetune_trainer.measure import resident_memory
-from finetune_trainer.result_target import model_at, output_exists
+from finetune_trainer.result_target import claim, model_at, output_exists, release
 from finetune_trainer.storage import ObjectStorage, open_writable
 from finetune_trainer.storage_errors import AlreadyExists
 
@@ -84,6 +84,7 @@ def publish_attempt(attempt: AttemptFile) -> Manifest:
     started = time.monotonic()
     build_result(attempt, base, workplace.resume, folder, checkpoint)
     print(f"the model was built and tried in {time.monotonic() - started:.1f} s", flush=True)
+    claim(output, attempt.spec.output, attempt.namespace, attempt.name, attempt.uid)
     if attempt.spec.output.if_exists == "overwrite":
         # From here on there is no other model at that place: its manifest goes first.
         output.delete(MANIFEST_FILE)
@@ -102,6 +103,7 @@ def publish_attempt(attempt: AttemptFile) -> Manifest:
         files=files,
     )
     _commit(output, attempt, manifest)
+    release(output)
     if before is not None:
         kept = {entry.name for entry in files}
         for entry in before.files:

@@ -5,6 +5,8 @@ Asked by the inspection, before a GPU is taken; again when an attempt starts, si
 
 from __future__ import annotations
 
+from typing import Final
+
 from pydantic import ValidationError
 
 from finetune_operator.api.constants import MANIFEST_FILE
@@ -14,6 +16,9 @@ from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import Output
 from finetune_trainer.failures import TrainerFailure
 from finetune_trainer.storage import ObjectStorage
+from finetune_trainer.storage_errors import AlreadyExists
+
+CLAIM_FILE: Final = ".finetune-publishing"
 
 
 def model_at(storage: ObjectStorage, output: Output, uid: str) -> Manifest | None:
@@ -28,6 +33,40 @@ def model_at(storage: ObjectStorage, output: Output, uid: str) -> Manifest | Non
     if output.if_exists == "fail" and (manifest is None or manifest.uid != uid):
         raise output_exists(output, manifest)
     return manifest
+
+
+def claim(storage: ObjectStorage, output: Output, namespace: str, job: str, uid: str) -> None:
+    """Reserve the place before the first file is uploaded: two jobs that end at once would overwrite each other's files.
+
+    Raises:
+        TrainerFailure: OutputExists, when another job is publishing there, or has stopped in the midst of it.
+    """
+    ours = f"{namespace}/{job} {uid}"
+    if output.if_exists == "overwrite":
+        storage.put_small(CLAIM_FILE, ours.encode())
+        return
+    try:
+        storage.put_small(CLAIM_FILE, ours.encode(), create_only=True)
+    except AlreadyExists:
+        theirs = storage.read(CLAIM_FILE).decode(errors="replace")
+        if theirs != ours:
+            raise TrainerFailure(
+                ExitCode.BAD_SPEC,
+                f"job {theirs.split()[0]} is publishing to output.uri {output.uri}, or has stopped in the midst of it; choose another "
+                f"output.uri, set output.ifExists: overwrite, or delete {CLAIM_FILE} there when that job is gone",
+                Reason.OUTPUT_EXISTS,
+            ) from None
+    try:
+        # Another job may have published and released the place between our first look and our claim.
+        model_at(storage, output, uid)
+    except TrainerFailure:
+        release(storage)
+        raise
+
+
+def release(storage: ObjectStorage) -> None:
+    """Give the reservation up: from here on the manifest tells whose the place is."""
+    storage.delete(CLAIM_FILE)
 
 
 def output_exists(output: Output, manifest: Manifest | None) -> TrainerFailure:
