@@ -5,9 +5,10 @@ from datetime import timedelta
 
 import pytest
 
+from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.progress import TerminationMessage
 from finetune_operator.api.reasons import ConditionType, JobState, Reason
-from finetune_operator.jobs.retry import GiveUp, Retry, delay_before_next, next_after_failure
+from finetune_operator.jobs.retry import GiveUp, Retry, cause_of_message, delay_before_next, next_after_failure
 from finetune_operator.jobs.testing import START, FixedPlanner, World, ended_pod, make_job, make_plan, make_pod
 
 
@@ -368,3 +369,11 @@ def test_a_local_run_gives_up_by_the_same_policy() -> None:
     bad = next_after_failure([failure(Reason.DIVERGED, 46)], 9)
     assert isinstance(bad, GiveUp)
     assert bad.reason is Reason.DIVERGED
+
+
+@pytest.mark.parametrize(
+    "message", ["the bucket does not exist; check the URI", "the bucket does not exist; check the URI."]
+)
+def test_what_is_said_after_a_cause_is_a_sentence_of_its_own(message: str) -> None:
+    told = TerminationMessage(exit_code=ExitCode.NOT_FOUND, reason=Reason.STORAGE_REFUSED, message=message)
+    assert cause_of_message(told).sentence == "the bucket does not exist; check the URI."

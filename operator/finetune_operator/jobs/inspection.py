@@ -153,7 +153,7 @@ def _in_work(message: str, **parts: Any) -> Stage:
 
 def _troubled(cause: Cause, note: str, **parts: Any) -> Stage:
     reason = fitting(ConditionType.INSPECTED, cause.reason)
-    message = f"{cause.message} {note}"
+    message = f"{cause.sentence} {note}"
     said = Finding(ConditionType.INSPECTED, "False", reason, message)
     stage = Stage(JobState.INSPECTING, f"inspection failed: {message}", (*_WAITING, said, stalled(message)))
     return replace(stage, **parts)

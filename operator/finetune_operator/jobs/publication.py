@@ -115,7 +115,7 @@ def _failing(
         return _publishing("the publish pod has failed, its cause is being read", requeue_after=2.0)
     if cause.exit_code in FINAL_CODES:
         reason = fitting(ConditionType.PUBLISHED, cause.reason)
-        said = f"{cause.message} The training is safe: its checkpoints stay where they are."
+        said = f"{cause.sentence} The training is safe: its checkpoints stay where they are."
         return failed(cause.reason, said, *_TRAINED, Finding(ConditionType.PUBLISHED, "False", reason, said))
     condition = failing(child)
     since = (condition.last_transition_time if condition else None) or child.created
@@ -130,7 +130,7 @@ def _failing(
 
 
 def _troubled(cause: Cause, note: str, requeue_after: float) -> Stage:
-    message = f"{cause.reason}: {cause.message} {note}"
+    message = f"{cause.reason}: {cause.sentence} {note}"
     return Stage(
         state=JobState.PUBLISHING,
         message=f"publication failed: {message}",

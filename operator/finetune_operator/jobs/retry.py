@@ -31,6 +31,11 @@ class Cause:
     step: int | None = None
     log_uri: str | None = None
 
+    @property
+    def sentence(self) -> str:
+        """The message, to be followed by another sentence; exit messages of pods come with and without a full stop."""
+        return f"{self.message.rstrip('. ')}."
+
 
 @dataclass(frozen=True)
 class Retry:
@@ -76,9 +81,9 @@ def judge(cause: Cause, *, charged: int, retries: int) -> Retry | GiveUp:
             "lower resources.microBatchSize or training.maxLength, set resources.gradientCheckpointing: full, or ask for more or larger GPUs; "
             "then delete the job and create it anew"
         )
-        return GiveUp(cause.reason, f"{cause.message} Remedy: {remedy}")
+        return GiveUp(cause.reason, f"{cause.sentence} Remedy: {remedy}")
     if not cause.retry:
-        return GiveUp(cause.reason, f"{cause.message} Remedy: {REASON_MEANINGS[cause.reason].remedy}")
+        return GiveUp(cause.reason, f"{cause.sentence} Remedy: {REASON_MEANINGS[cause.reason].remedy}")
     if cause.charged and charged > retries:
         return GiveUp(
             Reason.RETRIES_EXHAUSTED,

@@ -67,7 +67,7 @@ def restarting(record: AttemptStatus, wait: float) -> Stage:
     text = f"attempt {record.number} failed: {record.reason}: {record.message}"
     return Stage(
         state=JobState.STARTING,
-        message=f"{text} The next one goes on from the newest verified checkpoint.",
+        message=f"{text.rstrip('. ')}. The next one goes on from the newest verified checkpoint.",
         findings=(
             Finding(ConditionType.PODS_SCHEDULED, "False", Reason.RESTARTING),
             Finding(ConditionType.RUNNING, "False", Reason.RESTARTING, text),
