@@ -6,7 +6,9 @@ import json
 import tracemalloc
 from typing import Any
 
-from finetune_operator.api.constants import JOB_LABEL
+import pytest
+
+from finetune_operator.api.constants import ATTEMPT_LABEL, COMPONENT_LABEL, JOB_LABEL
 from finetune_operator.controller.cache import Cache, JobKey
 from finetune_operator.testing import finetune_job, indexed_job, owned_by
 
@@ -103,6 +105,15 @@ def test_a_list_does_not_drop_what_came_while_it_was_under_way() -> None:
     assert cache.job_keys() == (KEY,)
 
 
+@pytest.mark.parametrize("labels", [{COMPONENT_LABEL: "other"}, {ATTEMPT_LABEL: "first"}])
+def test_a_batch_job_whose_labels_are_not_ours_is_no_child(labels: dict[str, str]) -> None:
+    cache = Cache()
+    body = stored(indexed_job(attempt=None))
+    body["metadata"]["labels"] |= labels
+    assert cache.put_child("ADDED", body) is None
+    assert cache.children(KEY) == ()
+
+
 def test_the_kind_of_every_event_and_list_is_told() -> None:
     heard: list[str] = []
     cache = Cache(heard.append)
@@ -119,13 +130,15 @@ def test_jobs_are_counted_by_state() -> None:
     assert cache.states() == {"Pending": 1, "Running": 1}
 
 
-def test_five_thousand_jobs_with_three_children_each_take_less_than_64_mib() -> None:
+def test_a_job_with_three_children_takes_less_than_13_kib() -> None:
+    """So that 5,000 of them stay below 64 MiB."""
+    count = 1000
     cache = Cache()
     conditions = [{"type": f"Type{i}", "status": "True", "reason": "Reason", "message": "m" * 100} for i in range(8)]
     body = json.dumps(stored(finetune_job(status={"conditions": conditions})))
     child = json.dumps(stored(indexed_job(status={"active": 1})))
     tracemalloc.start()
-    for i in range(5000):
+    for i in range(count):
         job = json.loads(body)
         job["metadata"]["name"] = f"job-{i}"
         cache.put_job(None, job)
@@ -136,4 +149,4 @@ def test_five_thousand_jobs_with_three_children_each_take_less_than_64_mib() -> 
             cache.put_child(None, part)
     used, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert used < 64 * 2**20
+    assert used < count * 13 * 2**10

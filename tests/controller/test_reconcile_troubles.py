@@ -113,9 +113,9 @@ async def converge(faults: list[tuple[str, ApiError, int, bool]]) -> None:
         worker = asyncio.create_task(
             work(harness.queue, harness.reconciler, harness.clock, lambda result, seconds: None)
         )
-        await harness.clock.advance(600)
+        await harness.clock.advance(600)  # a refusal waits 60 s, a backoff less
         harness.api.forget_calls()
-        await harness.clock.advance(3600)
+        await harness.clock.advance(120)
         assert harness.api.writes() == []
         harness.queue.close()
         await worker
