@@ -105,6 +105,15 @@ def test_a_list_does_not_drop_what_came_while_it_was_under_way() -> None:
     assert cache.job_keys() == (KEY,)
 
 
+def test_a_list_does_not_drop_what_the_watch_has_told_anew_meanwhile() -> None:
+    cache = Cache()
+    cache.put_job(None, stored(finetune_job()))
+    before = cache.snapshot("FineTuneJob")
+    cache.put_job("MODIFIED", stored(finetune_job(), version=2))
+    assert cache.relist("FineTuneJob", [], before) == set()
+    assert cache.job_keys() == (KEY,)
+
+
 @pytest.mark.parametrize("labels", [{COMPONENT_LABEL: "other"}, {ATTEMPT_LABEL: "first"}])
 def test_a_batch_job_whose_labels_are_not_ours_is_no_child(labels: dict[str, str]) -> None:
     cache = Cache()

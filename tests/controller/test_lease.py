@@ -123,6 +123,18 @@ async def test_a_leader_whose_request_hangs_gives_up_at_the_renew_deadline_all_t
         await holding
 
 
+async def test_a_conflict_with_our_own_late_write_does_not_end_the_leader() -> None:
+    clock = FakeClock()
+    api = FakeApi(clock)
+    one = elector(api, clock, "one")
+    await one.acquire()
+    holding = asyncio.create_task(one.hold())
+    api.fail("replace", Conflict(409, "Conflict", "the object has been modified"))
+    await clock.advance(5)
+    assert (holding.done(), one.leading) == (False, True)
+    holding.cancel()
+
+
 async def test_an_outage_shorter_than_the_deadline_is_survived() -> None:
     clock = FakeClock()
     api = FakeApi(clock)
