@@ -49,6 +49,12 @@ async def test_the_newest_refusal_is_told() -> None:
     assert await namespace.refusals() == {"tune-1": "exceeded quota: new"}
 
 
+async def test_the_pod_s_name_that_changes_with_each_try_is_left_out() -> None:
+    namespace = Namespace()
+    namespace.say("a", 'Error creating: pods "tune-1-0-x7" is forbidden: exceeded quota: zero', "2026-01-01T00:00:00Z")
+    assert await namespace.refusals() == {"tune-1": "forbidden: exceeded quota: zero"}
+
+
 async def test_other_events_and_those_of_other_jobs_refuse_nothing() -> None:
     namespace = Namespace()
     namespace.say("a", "created pod", "2026-01-01T00:00:00Z", reason="SuccessfulCreate")

@@ -7,6 +7,7 @@ read, the job goes on without it.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -21,6 +22,8 @@ from finetune_operator.jobs.times import seconds_since
 
 PATIENCE_SECONDS: Final = 3.0
 """Pods of a new batch Job come within a second or so; Events are not read before that."""
+_POD_NAME: Final = re.compile(r'^Error creating: pods "[^"]*" is ')
+"""Each try has another name: the status would change with every one of them."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -64,7 +67,7 @@ class Refusals:
             _LOG.info("Events cannot be read, so that missing pods stay unexplained: %s", error)
             return ""
         newest = max(listing.items, key=_moment, default=None)
-        return str(newest.get("note", "")) if newest is not None else ""
+        return _POD_NAME.sub("", str(newest.get("note", ""))) if newest is not None else ""
 
 
 def _moment(event: Body) -> str:
