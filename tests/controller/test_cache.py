@@ -81,6 +81,16 @@ def test_conditions_and_times_of_a_child_are_read() -> None:
     assert (child.job.completed - child.job.created).total_seconds() == 3600
 
 
+def test_a_child_that_is_being_deleted_is_known_as_such() -> None:
+    cache = Cache()
+    body = stored(indexed_job())
+    cache.put_child(None, body)
+    assert [child.job.deleting for child in cache.children(KEY)] == [False]
+    body["metadata"] |= {"deletionTimestamp": "2026-01-01T01:00:00Z", "resourceVersion": "2"}
+    cache.put_child(None, body)
+    assert [child.job.deleting for child in cache.children(KEY)] == [True]
+
+
 def test_a_batch_job_without_our_labels_is_nobody_s_child() -> None:
     cache = Cache()
     body = stored(indexed_job())

@@ -68,6 +68,20 @@ async def test_a_second_replica_takes_over_when_the_first_has_died() -> None:
     assert (lease["spec"]["holderIdentity"], lease["spec"]["leaseTransitions"]) == ("two", 1)
 
 
+async def test_the_record_tells_since_when_its_holder_leads() -> None:
+    clock = FakeClock()
+    api = FakeApi(clock)
+    one = elector(api, clock, "one")
+    await one.acquire()
+    holding = asyncio.create_task(one.hold())
+    await clock.advance(60)
+    lease = api.find(LEASES, "system", "lease")
+    assert lease is not None
+    assert lease["spec"]["acquireTime"] == "2026-01-01T00:00:00.000000Z"
+    assert lease["spec"]["renewTime"] == "2026-01-01T00:01:00.000000Z"
+    holding.cancel()
+
+
 async def test_a_released_lease_is_taken_within_one_retry() -> None:
     clock = FakeClock()
     api = FakeApi(clock)

@@ -14,7 +14,7 @@ def run_agent(arguments: Sequence[str], run: RunDirectory) -> int:
     from torch.distributed.run import run as run_elastic
 
     try:
-        run_elastic(parse_args(list(arguments)))  # type: ignore[no-untyped-call]
+        run_elastic(parse_args(list(arguments)))
     except ChildFailedError as error:
         run.write_deaths(
             Deaths(

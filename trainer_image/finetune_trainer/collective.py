@@ -30,9 +30,9 @@ class Collective:
             return value
         import torch.distributed as dist
 
-        values: list[Any] = [value]
+        values = [value]
         dist.broadcast_object_list(values, src=0)
-        return values[0]  # type: ignore[no-any-return]
+        return values[0]
 
     def maxima(self, values: Sequence[int], device: Any) -> list[int]:
         """Return the highest of every rank's numbers, place by place: one small all_reduce (1-7 ms on gloo)."""

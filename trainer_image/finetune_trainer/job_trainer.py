@@ -43,7 +43,7 @@ class JobContext:
     watchdog: Watchdog
 
 
-class JobTrainer(SFTTrainer):  # type: ignore[misc]
+class JobTrainer(SFTTrainer):
     """One rank's trainer."""
 
     def __init__(self, context: JobContext, **arguments: Any) -> None:

@@ -38,7 +38,7 @@ class SaveSchedule:
 
 
 @dataclass
-class StepBoundary(TrainerCallback):  # type: ignore[misc]
+class StepBoundary(TrainerCallback):
     """Decides at the end of each step, for all ranks at once."""
 
     schedule: SaveSchedule

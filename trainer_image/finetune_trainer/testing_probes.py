@@ -28,7 +28,7 @@ def _digest(tensors: list[torch.Tensor]) -> str:
     return found.hexdigest()
 
 
-class Shapes(TrainerCallback):  # type: ignore[misc]
+class Shapes(TrainerCallback):
     """Writes what this rank holds at its first optimizer step: elements of parameters, gradients and optimizer state, and a digest of gradients."""
 
     def __init__(self, rank: int) -> None:
@@ -62,7 +62,7 @@ class Shapes(TrainerCallback):  # type: ignore[misc]
         (_folder() / f"shapes-{self._rank}.json").write_text(json.dumps(self._found))
 
 
-class Signal(TrainerCallback):  # type: ignore[misc]
+class Signal(TrainerCallback):
     """`KILL:<rank>:<step>` or `TERM:…`: ends a rank after a step, a kill only after an earlier checkpoint was committed."""
 
     def __init__(self, rank: int, name: str, target: str, step: str) -> None:
@@ -82,7 +82,7 @@ class Signal(TrainerCallback):  # type: ignore[misc]
         os.kill(os.getpid(), self._number)
 
 
-class Poison(TrainerCallback):  # type: ignore[misc]
+class Poison(TrainerCallback):
     """`poison:<step>`: makes a weight NaN before a step."""
 
     def __init__(self, rank: int, step: str) -> None:
@@ -95,7 +95,7 @@ class Poison(TrainerCallback):  # type: ignore[misc]
                 next(p for p in model.parameters() if p.requires_grad).fill_(float("nan"))
 
 
-class Raise(TrainerCallback):  # type: ignore[misc]
+class Raise(TrainerCallback):
     """`raise:<rank>:<step>:<kind>`: raises an error of a kind on one rank."""
 
     kinds: Final = {"memory": torch.OutOfMemoryError("CUDA out of memory."), "bug": LookupError("nobody foresaw this")}

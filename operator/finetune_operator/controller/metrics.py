@@ -49,7 +49,7 @@ class OperatorMetrics:
 
     def __init__(self) -> None:
         # For the whole process: the client's `_created` series would double what is stored and tell nothing.
-        disable_created_metrics()  # type: ignore[no-untyped-call]
+        disable_created_metrics()
         self.registry: Final = CollectorRegistry()
         self.reconcile_total: Final = self._counter("reconcile", "Reconciliations by result.", "result")
         self.reconcile_seconds: Final = self._histogram(
