@@ -104,5 +104,19 @@ def test_a_template_that_rewrites_earlier_turns_is_refused_with_the_remedy() -> 
     assert refused.value.exit_code is ExitCode.BAD_SPEC
 
 
+def test_a_template_that_refuses_the_turns_before_an_answer_is_refused_with_the_remedy() -> None:
+    closed = "{% if not messages %}{{ raise_exception('a conversation begins with a user') }}{% endif %}" + LLAMA3
+    files = tokenizer(closed)
+    assert files.template is not None
+    talk = Conversation((Message("assistant", "SECRET welcome"), *TALK.messages))
+    encoder = Encoder(files, completions_only=True, max_length=100)
+
+    with pytest.raises(TrainerFailure, match="begins with a user.*lossOn: all") as refused:
+        encoder.encode(talk, files.template.render(talk.messages))
+
+    assert refused.value.exit_code is ExitCode.BAD_SPEC
+    assert "SECRET" not in str(refused.value)
+
+
 def test_a_token_counts_when_it_starts_inside_an_answer() -> None:
     assert labels_in([7, 8, 9], [(0, 2), (2, 5), (5, 5)], [(1, 6)]) == [IGNORED, 8, IGNORED]

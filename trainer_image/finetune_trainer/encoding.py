@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from finetune_operator.api.exit_codes import ExitCode
-from finetune_trainer.chat_template import ChatTemplate
+from finetune_trainer.chat_template import ChatTemplate, TemplateRefused
 from finetune_trainer.failures import TrainerFailure
 from finetune_trainer.rows import Conversation, Message, RowValue
 from finetune_trainer.tokenizer_files import TokenizerFiles
@@ -89,19 +89,27 @@ def answer_spans(
     """Return where the assistant's turns lie in the rendered text, found by rendering the turns before each.
 
     Raises:
-        TrainerFailure: The template renders earlier turns differently once later ones follow, so that nothing can be told.
+        TrainerFailure: The template renders earlier turns differently once later ones follow, or refuses them alone, so that nothing can
+            be told.
     """
     spans = []
     for index, message in enumerate(messages):
         if message.role != "assistant":
             continue
-        before = render(messages[:index], True)
-        through = text if index == len(messages) - 1 else render(messages[: index + 1], False)
+        try:
+            before = render(messages[:index], True)
+            through = text if index == len(messages) - 1 else render(messages[: index + 1], False)
+        except TemplateRefused as refusal:
+            raise _unknown_answers(f"cannot render the first turns of a conversation alone ({refusal})") from None
         if not (text.startswith(before) and text.startswith(through)):
-            raise TrainerFailure(
-                ExitCode.BAD_SPEC,
-                "training.lossOn: completions needs to know where answers begin, and the model's chat template renders earlier turns "
-                "differently once later ones follow; mark answers in the template with {% generation %}, or set training.lossOn: all",
-            )
+            raise _unknown_answers("renders earlier turns differently once later ones follow")
         spans.append((len(before), len(through)))
     return spans
+
+
+def _unknown_answers(why: str) -> TrainerFailure:
+    return TrainerFailure(
+        ExitCode.BAD_SPEC,
+        f"training.lossOn: completions needs to know where answers begin, and the model's chat template {why}; "
+        "mark answers in the template with {% generation %}, or set training.lossOn: all",
+    )
