@@ -17,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from finetune_operator.api.constants import TERMINATION_LOG_VARIABLE, WORK_DIRECTORY_VARIABLE
 from finetune_operator.api.run_events import RUN_EVENTS_VARIABLE
 from finetune_trainer.testing import arithmetic_rows, tiny_attempt, write_rows, write_tiny_model
 
@@ -38,8 +39,8 @@ def seconds_to_first_step(model: Path, data: Path, folder: Path) -> float:
     environment = {
         **os.environ,
         RUN_EVENTS_VARIABLE: str(events),
-        "FINETUNE_TERMINATION_LOG": str(folder / "termination"),
-        "FINETUNE_WORK_DIRECTORY": str(folder / "work"),
+        TERMINATION_LOG_VARIABLE: str(folder / "termination"),
+        WORK_DIRECTORY_VARIABLE: str(folder / "work"),
     }
     started = time.monotonic()
     command = [sys.executable, "-m", "finetune_trainer", "launch", "--plan", str(plan)]

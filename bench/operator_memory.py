@@ -179,7 +179,7 @@ def all_seen(cache: Cache, jobs: int, children: int) -> bool:
 
 async def until_all_seen(cache: Cache, jobs: int, children: int) -> None:
     """Wait until the cache has everything; it has no event to wait for."""
-    while not all_seen(cache, jobs, children):  # noqa: ASYNC110
+    while not all_seen(cache, jobs, children):  # noqa: ASYNC110 - the cache as it runs has no event to wait for
         await asyncio.sleep(0.5)
 
 
