@@ -58,8 +58,8 @@ def main() -> int:
 def check(report: dict[str, object]) -> None:
     """Fail loudly when the demo did not show what it is there to show."""
     losses = [entry["loss"] for entry in report["losses"]]
-    assert report["metrics"]["attempts"] == 2, "one rank was to be killed and the job to recover"
-    assert report["measured"]["resumedFromSteps"], "the second attempt was to resume from a verified checkpoint"
+    assert report["metrics"]["attempts"] >= 2, "one rank was to be killed and the job to recover"
+    assert report["measured"]["resumedFromSteps"], "the next attempt was to resume from a verified checkpoint"
     assert losses[-1] <= losses[0] / 2, f"the loss was to fall by half: {losses[0]} -> {losses[-1]}"
     assert report["artifact"]["files"], "a model was to be published"
 
