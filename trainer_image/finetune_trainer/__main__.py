@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from finetune_operator.api.constants import PLAN_PATH
+from finetune_operator.api.exit_codes import ExitCode
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--plan", type=Path, default=Path(PLAN_PATH), help=f"the attempt's file (default {PLAN_PATH})")
     options = parser.parse_args(given)
     if options.command == "launch":
+        # The kernel keeps SIGTERM from a container's first process until there is a handler, and the launcher's comes after a second of imports:
+        # a pod that is stopped meanwhile would train until its grace period is over.
+        signal.signal(signal.SIGTERM, lambda number, frame: os._exit(ExitCode.TERMINATED))
         from finetune_trainer.launch import launch
 
         return launch(options.plan)
