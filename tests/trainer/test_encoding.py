@@ -111,7 +111,7 @@ def test_a_template_that_refuses_the_turns_before_an_answer_is_refused_with_the_
     talk = Conversation((Message("assistant", "SECRET welcome"), *TALK.messages))
     encoder = Encoder(files, completions_only=True, max_length=100)
 
-    with pytest.raises(TrainerFailure, match="begins with a user.*lossOn: all") as refused:
+    with pytest.raises(TrainerFailure, match=r"begins with a user.*lossOn: all") as refused:
         encoder.encode(talk, files.template.render(talk.messages))
 
     assert refused.value.exit_code is ExitCode.BAD_SPEC

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 
 import pytest
 
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.reasons import Reason
-from finetune_trainer.failures import TrainerFailure, failure_of
+from finetune_trainer.failures import TrainerFailure, calls_of, failure_of
+from finetune_trainer.launch import wait_for_host
 from finetune_trainer.storage_errors import StorageRefused, StorageUnavailable
 
 
@@ -45,14 +47,50 @@ def test_what_gloo_advises_is_left_out() -> None:
     assert failure_of(error).message == "another rank went away: Connection reset by peer."
 
 
-def test_an_unknown_error_names_its_type_and_place() -> None:
+def failed(attempted: Callable[[], object]) -> Exception:
     try:
-        raise LookupError("x" * 5000)
-    except LookupError as error:
-        message = failure_of(error).message
+        attempted()
+    except Exception as error:
+        return error
+    raise AssertionError("it did not fail")
 
-    assert message.startswith("LookupError at test_failures.py:")
-    assert len(message) < 700
+
+def test_an_unknown_error_names_its_type_and_place_and_not_its_text() -> None:
+    error = failed(lambda: int("SECRET"))
+
+    message = failure_of(error).message
+
+    assert message.startswith("ValueError at test_failures.py:")
+    assert "SECRET" not in message
+
+
+def test_an_unknown_error_of_a_library_names_our_line_and_the_librarys() -> None:
+    def resolve(host: str) -> None:
+        raise ZeroDivisionError("SECRET")
+
+    error = failed(lambda: wait_for_host("job-0", 60, stopped=lambda: False, resolve=resolve))
+
+    message = failure_of(error).message
+    assert message.startswith("ZeroDivisionError at launch.py:")
+    assert ", in test_failures.py:" in message
+    assert "SECRET" not in message
+
+
+def test_a_full_disk_is_told_in_the_systems_words() -> None:
+    assert failure_of(OSError(28, "SECRET", "SECRET")).message.startswith("OSError (No space left on device)")
+
+
+def test_the_calls_of_a_chain_of_errors_have_no_texts() -> None:
+    def chained() -> None:
+        try:
+            int("SECRET 1")
+        except ValueError as first:
+            raise LookupError("SECRET 2") from first
+
+    lines = calls_of(failed(chained)).splitlines()
+
+    assert [line for line in lines if line in ("ValueError", "LookupError")] == ["ValueError", "LookupError"]
+    assert any("in chained" in line for line in lines)
 
 
 def test_a_failure_survives_the_way_to_another_rank() -> None:

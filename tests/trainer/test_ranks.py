@@ -193,6 +193,17 @@ def test_a_failing_run_ends_with_its_own_exit_code(
     assert checkpoints(tmp_path / "out") == []
 
 
+def test_the_text_of_an_unknown_error_is_told_nowhere(ranks: RankServer, make_attempt: Any, tmp_path: Path) -> None:
+    attempt = make_attempt(plan_for(Strategy.SINGLE, total_steps=4))
+
+    result = ranks.run(attempt, tmp_path / "run", probes=("raise:0:2:bug",))
+
+    (error,) = result.run.errors()
+    assert error.message.startswith("ValueError at testing_probes.py:")
+    assert "in on_step_end" in result.log()
+    assert "SECRET" not in result.log() + error.model_dump_json()
+
+
 def test_changed_data_ends_the_attempt_before_it_starts(
     ranks: RankServer, make_attempt: Any, tmp_path: Path, tiny_model: Path, tiny_data: Path
 ) -> None:

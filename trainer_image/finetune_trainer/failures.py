@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,7 @@ class TrainerFailure(Exception):
 
 
 def failure_of(error: BaseException) -> Failure:
-    """Return what an error means to the operator; an unknown one is a bug of ours."""
+    """Return what an error means to the operator; an unknown one is a bug of ours, told without its text: that may quote a row."""
     if isinstance(error, TrainerFailure):
         return Failure(error.exit_code, error.reason, str(error))
     code = getattr(error, "exit_code", None)
@@ -69,7 +70,26 @@ def failure_of(error: BaseException) -> Failure:
         return _failure(ExitCode.PEER_LOST, f"another rank went away: {_first_sentences(text)}")
     if isinstance(error, MemoryError):
         return Failure(ExitCode.KILLED, Reason.HOST_OUT_OF_MEMORY, "the process could not get more host memory")
-    return _failure(ExitCode.BUG, f"{type(error).__name__}{_where(error)}: {_first_sentences(text)}")
+    return _failure(
+        ExitCode.BUG,
+        f"{type(error).__name__}{_system_words(error)}{_where(error)}; the log has the calls that led there",
+    )
+
+
+def calls_of(error: BaseException) -> str:
+    """Return the calls that led to an error and to those it came from, with their types. Texts are left out: they may quote a row."""
+    chain = [error]
+    while True:
+        last = chain[-1]
+        before = last.__cause__ or (None if last.__suppress_context__ else last.__context__)
+        if before is None or before in chain:
+            break
+        chain.append(before)
+    return "\n".join(
+        "Calls (most recent last; texts of errors are left out, because they may quote a row):\n"
+        f"{''.join(traceback.format_tb(each.__traceback__))}{type(each).__name__}{_system_words(each)}"
+        for each in reversed(chain)
+    )
 
 
 def _failure(code: ExitCode, message: str) -> Failure:
@@ -81,10 +101,22 @@ def _first_sentences(text: str) -> str:
     return words if len(words) <= _MESSAGE_LIMIT else f"{words[:_MESSAGE_LIMIT]} […]"
 
 
+def _system_words(error: BaseException) -> str:
+    """Return what the system calls an OSError, such as a full disk; its own text could be anybody's."""
+    return f" ({os.strerror(error.errno)})" if isinstance(error, OSError) and error.errno is not None else ""
+
+
 def _where(error: BaseException) -> str:
+    """Return the innermost line of ours, and the library's below it."""
     frames = traceback.extract_tb(error.__traceback__)
     if not frames:
         return ""
+    last = frames[-1]
     ours = [frame for frame in frames if "finetune_trainer" in frame.filename]
-    frame = (ours or frames)[-1]
-    return f" at {Path(frame.filename).name}:{frame.lineno}"
+    if not ours or ours[-1] is last:
+        return f" at {_line(last)}"
+    return f" at {_line(ours[-1])}, in {_line(last)}"
+
+
+def _line(frame: traceback.FrameSummary) -> str:
+    return f"{Path(frame.filename).name}:{frame.lineno}"

@@ -26,7 +26,7 @@ from finetune_operator.api.progress import TerminationMessage
 from finetune_operator.api.reasons import Reason
 from finetune_trainer.attempt import Workplace, read_attempt
 from finetune_trainer.causes import Cause, first_cause
-from finetune_trainer.failures import TrainerFailure, failure_of
+from finetune_trainer.failures import TrainerFailure, calls_of, failure_of
 from finetune_trainer.kept_logs import aborted_for_a_peer, keep_logs
 from finetune_trainer.rank_files import RUN_DIRECTORY_VARIABLE, RankDeath
 
@@ -58,6 +58,8 @@ def launch(plan_path: Path) -> int:
         status = _run_ranks(attempt, plan_path, place, index, stop)
     except (TrainerFailure, OSError) as error:
         failure = failure_of(error)
+        if failure.exit_code is ExitCode.BUG:
+            print(calls_of(error), flush=True)
         return _conclude(Cause(failure.exit_code, failure.reason, failure.message))
     if status == 0:
         cause = Cause(ExitCode.OK, Reason.SUCCEEDED, "every rank has finished")

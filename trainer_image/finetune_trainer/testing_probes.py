@@ -98,7 +98,7 @@ class Poison(TrainerCallback):
 class Raise(TrainerCallback):
     """`raise:<rank>:<step>:<kind>`: raises an error of a kind on one rank."""
 
-    kinds: Final = {"memory": torch.OutOfMemoryError("CUDA out of memory."), "bug": LookupError("nobody foresaw this")}
+    kinds: Final = {"memory": torch.OutOfMemoryError("CUDA out of memory."), "bug": ValueError("the row: SECRET")}
 
     def __init__(self, rank: int, target: str, step: str, kind: str) -> None:
         self._is_target = rank == int(target)

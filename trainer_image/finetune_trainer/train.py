@@ -7,7 +7,6 @@ import faulthandler
 import os
 import sys
 import time
-import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -22,7 +21,7 @@ from finetune_operator.api.run_events import ResumeEvent
 from finetune_trainer.arguments import needs_cpu_backend, training_arguments
 from finetune_trainer.attempt import Place, Workplace, read_attempt
 from finetune_trainer.collective import Collective
-from finetune_trainer.failures import TrainerFailure, failure_of
+from finetune_trainer.failures import TrainerFailure, calls_of, failure_of
 from finetune_trainer.inputs import check_inputs, fetch_model, go_offline
 from finetune_trainer.rank_files import RankError
 from finetune_trainer.stopping import Stop
@@ -72,7 +71,7 @@ def run_rank(plan_path: Path, *, observers: Sequence[Any] = ()) -> int:
                 )
             )
         if not isinstance(error, TrainerFailure):
-            traceback.print_exc()
+            print(calls_of(error))
         print(f"rank {place.rank} ends with {failure.exit_code}: {failure.message}", flush=True)
         if telemetry is not None:
             telemetry.close()

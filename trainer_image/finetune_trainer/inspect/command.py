@@ -30,7 +30,7 @@ from finetune_operator.api.inspection import (
 from finetune_operator.api.progress import TerminationMessage
 from finetune_operator.api.reasons import Reason
 from finetune_trainer.dataset_files import DatasetFiles, find_files
-from finetune_trainer.failures import TrainerFailure, failure_of
+from finetune_trainer.failures import TrainerFailure, calls_of, failure_of
 from finetune_trainer.inspect.delivery import post_report, to_json
 from finetune_trainer.inspect.full_report import write_full_report
 from finetune_trainer.inspect.histogram import histogram
@@ -59,7 +59,7 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         failure = failure_of(error)
         if failure.exit_code is ExitCode.BUG:
-            logger.exception("the inspection failed")
+            logger.error("the inspection failed\n%s", calls_of(error))
         _say(TerminationMessage(reason=failure.reason, exit_code=failure.exit_code, message=failure.message))
         return int(failure.exit_code)
     finally:
