@@ -27,7 +27,7 @@ RICH = {
         "annotations": {"note": "b"},
         "nodeSelector": {"zone": "z1", "nvidia.com/gpu.product": "other"},
         "tolerations": [{"key": "spot", "operator": "Exists"}],
-        "env": [{"name": "HF_HOME", "value": "/work/hub"}, {"name": "FINETUNE_WORK_DIRECTORY", "value": "/elsewhere"}],
+        "env": [{"name": "HF_HOME", "value": "/workspace/hub"}, {"name": "FINETUNE_WORK_DIRECTORY", "value": "/elsewhere"}],
     },
 }
 
@@ -120,8 +120,8 @@ def test_a_user_adds_to_pods_but_cannot_take_their_marks() -> None:
     assert template["metadata"]["labels"][JOB_LABEL] == "tune"
     assert template["metadata"]["labels"]["team"] == "a"
     assert template["spec"]["nodeSelector"] == {"zone": "z1", "nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}
-    assert environment["HF_HOME"] == "/work/hub"
-    assert environment["FINETUNE_WORK_DIRECTORY"] == "/work"
+    assert environment["HF_HOME"] == "/workspace/hub"
+    assert environment["FINETUNE_WORK_DIRECTORY"] == "/workspace"
 
 
 def test_no_environment_variable_or_mount_stands_twice() -> None:

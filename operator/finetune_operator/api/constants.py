@@ -47,7 +47,7 @@ INSPECTION_REPORT_LIMIT_BYTES: Final = 256 * 1024
 PLAN_DIRECTORY: Final = "/etc/finetune"
 REQUEST_PATH: Final = f"{PLAN_DIRECTORY}/request.json"
 PLAN_PATH: Final = f"{PLAN_DIRECTORY}/{PLAN_FILE}"
-WORK_DIRECTORY: Final = "/work"
+WORK_DIRECTORY: Final = "/workspace"
 """An emptyDir in every pod: model download, staged checkpoints, caches."""
 WORK_DIRECTORY_VARIABLE: Final = "FINETUNE_WORK_DIRECTORY"
 TERMINATION_LOG: Final = "/dev/termination-log"
