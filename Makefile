@@ -71,7 +71,7 @@ requirements: setup ## Compile the pinned requirement files again
 	done
 
 .PHONY: bench
-bench: setup ## Measure; each program prints JSON
+bench: setup ## Measure; each program prints JSON (apply_to_pods.py needs Go)
 	for program in bench/*.py; do $(BIN)/python $$program; done
 
 # Real Kubernetes on this machine. Root and Go; Debian packages are installed when absent, programs compiled once (about 15 min).
