@@ -16,9 +16,12 @@ import pytest
 
 from finetune_operator.api.compatibility import Strategy
 from finetune_operator.api.exit_codes import ExitCode
+from finetune_operator.api.plan import AttemptFile
 from finetune_trainer.failures import TrainerFailure
 from finetune_trainer.launch import torchrun_arguments, wait_for_host
+from finetune_trainer.rank_files import RunDirectory
 from finetune_trainer.testing import tiny_plan
+from finetune_trainer.testing_ranks import RankServer
 
 
 class Names:
@@ -75,6 +78,51 @@ def test_torchrun_meets_at_the_first_pod_and_never_restarts_in_place(make_attemp
     assert {"--master-addr=tune-1-0.tune-1", "--master-port=29500"} <= set(arguments)
 
 
+def two_pods(make_attempt: Any) -> AttemptFile:
+    """An attempt of two pods whose first is at a free port of this machine."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    attempt: AttemptFile = make_attempt(tiny_plan(strategy=Strategy.DDP, processes=4, pods=2))
+    return attempt.model_copy(update={"rendezvous_host": "127.0.0.1", "rendezvous_port": port})
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_pods_that_never_come_are_lost_peers_that_were_waited_for(
+    index: int, ranks: RankServer, make_attempt: Any, tmp_path: Path
+) -> None:
+    attempt = two_pods(make_attempt)
+
+    answer = ranks.call(
+        "finetune_trainer.testing_ranks:agent_case",
+        folder=str(tmp_path),
+        attempt=attempt.model_dump(mode="json", by_alias=True),
+        index=index,
+        join_seconds=1,
+    )
+
+    (error,) = RunDirectory(tmp_path).errors()
+    assert answer == {"status": 1}
+    assert (error.rank, error.exit_code) == (2 * index, ExitCode.PEER_LOST)
+    assert error.message.startswith("waited 0.0 minutes for the other pods at 127.0.0.1:")
+    assert "Pending" in error.message
+
+
+def test_sigterm_ends_the_wait_for_other_pods_at_once(make_attempt: Any, tmp_path: Path) -> None:
+    attempt = two_pods(make_attempt)
+    path = tmp_path / "plan.json"
+    path.write_text(attempt.model_dump_json(by_alias=True))
+    launched = launch(tmp_path, path)
+    launched.wait_for_port(attempt.rendezvous_port)
+
+    started = time.monotonic()
+    launched.process.terminate()
+
+    code, message = launched.finish()
+    assert (code, message["reason"]) == (ExitCode.TERMINATED, "Terminated")
+    assert time.monotonic() - started < 10
+
+
 @pytest.mark.parametrize("module", ["launch", "causes", "kept_logs", "report", "metrics", "encoding", "__main__"])
 def test_the_pods_process_imports_no_torch(module: str) -> None:
     code = f"import finetune_trainer.{module}, sys; sys.exit(bool({{'torch', 'transformers'}} & sys.modules.keys()))"
@@ -102,6 +150,17 @@ class Launched:
             assert self.process.poll() is None, (self.folder / "log").read_text()
             assert time.monotonic() < deadline, (self.folder / "log").read_text()
             time.sleep(0.05)
+
+    def wait_for_port(self, port: int) -> None:
+        deadline = time.monotonic() + 90
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                return
+            except OSError:
+                assert self.process.poll() is None, (self.folder / "log").read_text()
+                assert time.monotonic() < deadline, (self.folder / "log").read_text()
+                time.sleep(0.1)
 
     def finish(self) -> tuple[int, dict[str, Any]]:
         code = self.process.wait(60)

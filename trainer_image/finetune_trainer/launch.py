@@ -31,9 +31,8 @@ from finetune_trainer.kept_logs import aborted_for_a_peer, keep_logs
 from finetune_trainer.rank_files import RUN_DIRECTORY_VARIABLE, RankDeath
 
 INDEX_VARIABLE: Final = "JOB_COMPLETION_INDEX"
-RESOLVE_SECONDS: Final = 600
-"""How long the first pod's name may be unknown: it is published when that pod starts, which waits for nodes and image pulls."""
-RENDEZVOUS_SECONDS: Final = 900
+JOIN_SECONDS: Final = 24 * 3600
+"""How long pods wait for one another: a peer may be Pending for hours, and the run's deadline and the operator end the wait earlier."""
 _LIBC: Final = ctypes.CDLL(None)  # loaded here: the child must not import between fork and exec
 _PR_SET_PDEATHSIG: Final = 1
 _MEMORY_EVENTS: Final = Path("/sys/fs/cgroup/memory.events")
@@ -54,7 +53,7 @@ def launch(plan_path: Path) -> int:
     killed_before = _killed_for_memory()
     try:
         if attempt.plan.pods > 1:
-            wait_for_host(attempt.rendezvous_host, RESOLVE_SECONDS, stopped=lambda: stop.requested)
+            wait_for_host(attempt.rendezvous_host, JOIN_SECONDS, stopped=lambda: stop.requested)
         status = _run_ranks(attempt, plan_path, place, index, stop)
     except (TrainerFailure, OSError) as error:
         failure = failure_of(error)
@@ -183,7 +182,7 @@ def _die_with_parent() -> None:
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def torchrun_arguments(attempt: AttemptFile, index: int, logs: Path) -> list[str]:
+def torchrun_arguments(attempt: AttemptFile, index: int, logs: Path, *, join_seconds: int = JOIN_SECONDS) -> list[str]:
     """Return torchrun's options: a static rendezvous at the first pod, no restart in place (a restart is a new attempt)."""
     return [
         f"--nnodes={attempt.plan.pods}",
@@ -191,7 +190,7 @@ def torchrun_arguments(attempt: AttemptFile, index: int, logs: Path) -> list[str
         f"--nproc-per-node={attempt.plan.processes_per_pod}",
         f"--master-addr={attempt.rendezvous_host}",
         f"--master-port={attempt.rendezvous_port}",
-        f"--rdzv-conf=timeout={RENDEZVOUS_SECONDS}",
+        f"--rdzv-conf=timeout={join_seconds}",
         "--max-restarts=0",
         f"--log-dir={logs}",
         "--tee=3",

@@ -244,5 +244,15 @@ def publish_case(folder: Path) -> dict[str, Any]:
     return {"code": code, "termination": json.loads(termination.read_text())}
 
 
+def agent_case(folder: Path, attempt: dict[str, Any], index: int, join_seconds: int) -> dict[str, Any]:
+    """Run the parent of a pod's ranks when the other pods never come; for `RankServer.call`."""
+    from finetune_trainer.agent import run_agent
+    from finetune_trainer.launch import torchrun_arguments
+
+    run = RunDirectory(folder)
+    options = torchrun_arguments(AttemptFile.model_validate(attempt), index, run.logs, join_seconds=join_seconds)
+    return {"status": run_agent([*options, "never-started"], run)}
+
+
 if __name__ == "__main__":
     serve()
