@@ -468,3 +468,16 @@ def test_a_job_whose_pods_have_just_ended_does_not_look_like_one_that_starts(pha
     world.pods = [replace(ended_pod(0), phase=phase, running=False)]
     world.settle()
     assert world.status.state is JobState.RUNNING
+
+
+def test_an_attempts_job_that_was_deleted_comes_back_although_retries_were_changed_meanwhile() -> None:
+    world = trained()
+    file = world.files[1]
+    world.change_spec(run={"retries": 9})
+    del world.children["tune-1"]
+    world.pods = []
+
+    world.settle()
+
+    assert "tune-1" in world.children
+    assert world.files[1] == file

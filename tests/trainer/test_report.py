@@ -71,6 +71,17 @@ def test_a_report_is_the_body_of_kep_2779_with_our_metrics() -> None:
     }
 
 
+def test_the_last_report_is_sent_again_until_the_operator_is_back() -> None:
+    server = Server(refuses=True)
+    reporter = Reporter(server, interval=0.01)
+    back = threading.Timer(1.0, lambda: setattr(server, "refuses", False))
+    back.start()
+    reporter.update(status(10))
+    reporter.close(seconds=10)
+    back.join()
+    assert [body["progressPercentage"] for body in server.bodies] == [100]
+
+
 def test_only_the_newest_of_many_reports_is_sent_in_an_interval() -> None:
     server = Server()
     reporter = Reporter(server, interval=3600)
@@ -100,7 +111,7 @@ def test_an_operator_that_does_not_answer_is_counted_and_otherwise_ignored() -> 
     reporter = Reporter(Server(refuses=True), failed=lambda: failures.append(None), interval=3600)
 
     reporter.update(status(1))
-    reporter.close()
+    reporter.close(seconds=0)
 
     assert failures == [None]
 

@@ -30,6 +30,7 @@ from finetune_operator.api.progress import (
 
 INTERVAL_SECONDS: Final = 5.0
 REQUEST_SECONDS: Final = 10.0
+LAST_TRY_SECONDS: Final = 2.0
 
 
 class Send(Protocol):
@@ -53,6 +54,7 @@ class Reporter:
         self._pending: bytes | None = None
         self._urgent = False
         self._closed = False
+        self._deadline = 0.0
         self._thread = threading.Thread(target=self._run, name="report", daemon=True)
         self._thread.start()
 
@@ -65,8 +67,9 @@ class Reporter:
             self._wake.notify()
 
     def close(self, seconds: float = 2 * REQUEST_SECONDS) -> None:
-        """Send what is pending and end the thread."""
+        """Send what is pending, again and again for as long as `seconds`, and end the thread."""
         with self._wake:
+            self._deadline = time.monotonic() + seconds
             self._closed = True
             self._wake.notify()
         self._thread.join(seconds)
@@ -81,19 +84,34 @@ class Reporter:
                     wait = None if self._pending is None else max(0.0, last + self._interval - time.monotonic())
                     self._wake.wait(wait)
                 body, self._pending, self._urgent, closed = self._pending, None, False, self._closed
+            taken = True
             if body is not None:
                 last = time.monotonic()
-                try:
-                    self._send(body)
-                except (OSError, ValueError) as error:
-                    # The next report replaces this one; the metric shows that the operator does not hear us.
-                    self._failed()
-                    print(
-                        f"a progress report was not taken: {type(error).__name__} {getattr(error, 'reason', '')}",
-                        flush=True,
-                    )
-            if closed:
+                taken = self._deliver(body)
+            if closed and (taken or not self._wait_for_another_try()):
                 return
+            if closed:
+                with self._wake:
+                    self._pending = self._pending or body
+
+    def _deliver(self, body: bytes) -> bool:
+        try:
+            self._send(body)
+        except (OSError, ValueError) as error:
+            # The next report replaces this one; the metric shows that the operator does not hear us.
+            self._failed()
+            print(
+                f"a progress report was not taken: {type(error).__name__} {getattr(error, 'reason', '')}",
+                flush=True,
+            )
+            return False
+        return True
+
+    def _wait_for_another_try(self) -> bool:
+        """Wait a moment, and say whether there is still time: the last report has no next one, and the operator may be restarting."""
+        left = self._deadline - time.monotonic()
+        time.sleep(max(0.0, min(LAST_TRY_SECONDS, left)))
+        return left > LAST_TRY_SECONDS
 
 
 def https_sender(attempt: AttemptFile, token_path: Path = Path(TOKEN_PATH)) -> Send | None:

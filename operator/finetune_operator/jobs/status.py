@@ -108,9 +108,7 @@ def _degraded(job: FineTuneJob) -> Finding:
         if old is not None and old.status == "True":
             return Finding(old.type, old.status, old.reason, old.message)
         return Finding(ConditionType.DEGRADED, "False", Reason.HEALTHY)
-    text = (
-        f"{rejected} checkpoints did not verify and were passed over for older ones; look at the bucket and its rules"
-    )
+    text = f"checkpoints that did not verify and were passed over for older ones: {rejected}; look at the bucket and its rules"
     return Finding(ConditionType.DEGRADED, "True", Reason.CHECKPOINT_REJECTED, text)
 
 

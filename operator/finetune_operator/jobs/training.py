@@ -49,6 +49,10 @@ def prepare(
 
     A retry takes the plan of the attempt before, so that it computes the same losses; after a change of the inputs or of the spec it is planned anew.
     """
+    existing = observed.attempts.get(number)
+    if existing is not None and same_work(job.spec, existing.spec):
+        # As it is: its ConfigMap is immutable, and run, scheduling and pod may have changed since.
+        return Prepared(existing, (inspected(job, existing.inspection), planned(existing.plan)))
     previous = observed.attempts[max(observed.attempts)] if observed.attempts else None
     replan = attempts.latest is not None and attempts.latest.reason in (Reason.INPUTS_CHANGED, Reason.REPLANNED)
     if previous is not None and not replan and same_work(job.spec, previous.spec):
