@@ -114,7 +114,8 @@ def test_a_damaged_newest_checkpoint_is_skipped_and_the_one_before_is_used(
     rejected = [event for event in second.events if isinstance(event, CheckpointEvent) and not event.verified]
     assert [event.step for event in rejected] == [6]
     assert "SHA-256" in rejected[0].problem
-    assert second.losses == {step: first.losses[step] for step in (5, 6)}
+    assert 3 <= min(second.losses) <= 6
+    assert second.losses == {step: first.losses[step] for step in range(min(second.losses), 7)}
     assert [path.parent.name for path in checkpoints(tmp_path / "out")][-1] == "step-00000006"
 
 
@@ -138,7 +139,10 @@ def test_only_the_newest_checkpoints_are_kept(ranks: RankServer, make_attempt: A
     result = ranks.run(attempt, tmp_path / "run")
 
     assert result.statuses == (0,), result.log()
-    assert [path.parent.name for path in checkpoints(tmp_path / "out")] == ["step-00000006", "step-00000007"]
+    kept = [path.parent.name for path in checkpoints(tmp_path / "out")]
+    written = [event.step for event in result.events if isinstance(event, CheckpointEvent)]
+    assert kept == [f"step-{step:08d}" for step in written[-2:]]
+    assert kept[-1] == "step-00000007"
 
 
 @pytest.mark.parametrize(("blocked", "code"), [(2, ExitCode.OK), (4, ExitCode.STORAGE_DOWN)])

@@ -11,11 +11,12 @@ import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for_futures
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from finetune_operator.api.constants import MANIFEST_FILE
 from finetune_operator.api.exit_codes import ExitCode
@@ -30,6 +31,8 @@ from finetune_trainer.storage import ObjectStorage
 from finetune_trainer.storage_errors import StorageError, StorageUnavailable
 
 PARALLEL_FILES: Final = 2
+MEETING_SECONDS: Final = 0.5
+"""How often ranks that wait for a slow upload meet: none may sit in one collective call until it gives up and looks like a lost peer."""
 _PACKAGES: Final = ("torch", "transformers", "trl", "peft", "accelerate", "deepspeed", "bitsandbytes")
 
 
@@ -85,10 +88,14 @@ class CheckpointWriter:
         upload = self._pool.submit(self._upload, folder, staged, mine)
         self._pending = _Pending(folder, staged, started, upload)
 
-    def finish(self) -> str | None:
-        """Wait for every rank's upload and have rank 0 commit. Collective. Returns the first problem, the same on every rank."""
+    def finish(self, on_wait: Callable[[], object] = lambda: None) -> str | None:
+        """Wait for every rank's upload and have rank 0 commit. Collective. Returns the first problem, the same on every rank.
+
+        `on_wait` is called on every rank while any upload is on its way.
+        """
         if self._pending is None:
             return None
+        self._wait_on_all_ranks(self._pending.upload, on_wait)
         pending, self._pending = self._pending, None
         entries: tuple[FileEntry, ...] = ()
         problem = ""
@@ -111,6 +118,7 @@ class CheckpointWriter:
     def close(self) -> None:
         """Finish what is on its way and wait until it is committed. Collective; a final checkpoint that fails is a TrainerFailure."""
         problem = self.finish() or ""
+        self._wait_on_all_ranks(self._commit, lambda: None)
         if self._commit is not None:
             problem = self._commit.result() or problem
         failed = next((text for text in self._collective.gather(problem) if text), None)
@@ -118,6 +126,13 @@ class CheckpointWriter:
         self._files.shutdown()
         if failed is not None:
             raise TrainerFailure(ExitCode.STORAGE_DOWN, f"the last checkpoint could not be saved: {failed}")
+
+    def _wait_on_all_ranks(self, work: Future[Any] | None, on_wait: Callable[[], object]) -> None:
+        """Wait until every rank's work is done. It ends: the storage bounds every request and its retries, so that work that stands fails."""
+        while any(self._collective.gather(work is not None and not work.done())):
+            on_wait()
+            if work is not None:
+                wait_for_futures([work], MEETING_SECONDS)
 
     def _upload(self, folder: CheckpointFolder, staged: Path, names: tuple[str, ...]) -> tuple[FileEntry, ...]:
         target = self._storage.child(folder.name)

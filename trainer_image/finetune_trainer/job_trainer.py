@@ -106,8 +106,9 @@ class JobTrainer(SFTTrainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         context, started = self.context, time.monotonic()
-        # At most one upload at a time: a second would double what is staged.
-        context.writer.finish()
+        # At most one upload at a time: a second would double what is staged. Only the last save ever waits here (step_boundary.py), and a
+        # slow store is no hang.
+        context.writer.finish(context.watchdog.beat)
         # Not SFTTrainer's own, which writes a model card of TRL's into each checkpoint.
         transformers.Trainer._save_checkpoint(self, model, trial)
         folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"

@@ -51,7 +51,10 @@ class StepBoundary(TrainerCallback):
     stopped_at: int | None = field(default=None, init=False)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> Any:
-        """Agree, then set transformers' own flags: it logs and saves after this callback."""
+        """Agree, then set transformers' own flags: it logs and saves after this callback.
+
+        A periodic save waits for the first step at which no rank uploads any more; the last save of a run or before a stop never does.
+        """
         step = state.global_step
         due = self.is_first and self.schedule.is_due(step, self.clock())
         stop, save, uploading = self.collective.maxima(
@@ -62,7 +65,7 @@ class StepBoundary(TrainerCallback):
         if stop and step < self.total_steps:
             self.stopped_at = step
             control.should_training_stop = True
-        if stop or save or step >= self.total_steps:
+        if stop or step >= self.total_steps or (save and not uploading):
             control.should_save = True
             self.schedule.saved(step, self.clock())
         return control
