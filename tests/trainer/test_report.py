@@ -111,7 +111,7 @@ def test_an_operator_that_does_not_answer_is_counted_and_otherwise_ignored() -> 
     reporter = Reporter(Server(refuses=True), failed=lambda: failures.append(None), interval=3600)
 
     reporter.update(status(1))
-    reporter.close(seconds=0)
+    reporter.close(seconds=1)
 
     assert failures == [None]
 

@@ -9,7 +9,6 @@ import os
 import shutil
 import sys
 import time
-import traceback
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from finetune_trainer.checkpoint_writer import installed_versions
 from finetune_trainer.collective import Collective
 from finetune_trainer.events import EventLog
 from finetune_trainer.export import exported_files
-from finetune_trainer.failures import TrainerFailure, failure_of
+from finetune_trainer.failures import TrainerFailure, calls_of, failure_of
 from finetune_trainer.inputs import fetch_model, go_offline
 from finetune_trainer.launch import write_termination
 from finetune_trainer.measure import resident_memory
@@ -45,7 +44,7 @@ def publish(plan_path: Path) -> int:
     except Exception as error:  # whatever it is, the kubelet is told
         failure = failure_of(error)
         if failure.exit_code is ExitCode.BUG:
-            traceback.print_exc()
+            print(calls_of(error), flush=True)
         write_termination(
             TerminationMessage(reason=failure.reason, exit_code=failure.exit_code, message=failure.message)
         )

@@ -109,9 +109,10 @@ class Reporter:
 
     def _wait_for_another_try(self) -> bool:
         """Wait a moment, and say whether there is still time: the last report has no next one, and the operator may be restarting."""
-        left = self._deadline - time.monotonic()
-        time.sleep(max(0.0, min(LAST_TRY_SECONDS, left)))
-        return left > LAST_TRY_SECONDS
+        if self._deadline - time.monotonic() <= LAST_TRY_SECONDS:
+            return False
+        time.sleep(LAST_TRY_SECONDS)
+        return True
 
 
 def https_sender(attempt: AttemptFile, token_path: Path = Path(TOKEN_PATH)) -> Send | None:

@@ -19,6 +19,7 @@ from finetune_operator.api.inspection import (
 )
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.plan import AttemptFile
+from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.status import FineTuneJobStatus, ProgressStatus
 from finetune_operator.jobs.decisions import Desired
 from finetune_operator.jobs.desired import desired_state
@@ -102,10 +103,10 @@ class World:
         self.now += timedelta(seconds=seconds)
 
     def change_spec(self, **spec: Any) -> None:
-        """Apply a changed spec."""
-        changed = make_job(self.job.metadata.name, **spec)
+        """Apply a spec in which these parts are others, and the rest as it was."""
+        changed = FineTuneJobSpec.model_validate({**self.job.spec.to_json_dict(), **spec})
         metadata = self.job.metadata.model_copy(update={"generation": self.job.metadata.generation + 1})
-        self.job = changed.model_copy(update={"metadata": metadata, "status": self.status})
+        self.job = self.job.model_copy(update={"metadata": metadata, "spec": changed})
 
     def lose_status(self) -> None:
         """Forget the status, as a restored backup does."""
