@@ -27,7 +27,10 @@ RICH = {
         "annotations": {"note": "b"},
         "nodeSelector": {"zone": "z1", "nvidia.com/gpu.product": "other"},
         "tolerations": [{"key": "spot", "operator": "Exists"}],
-        "env": [{"name": "HF_HOME", "value": "/workspace/hub"}, {"name": "FINETUNE_WORK_DIRECTORY", "value": "/elsewhere"}],
+        "env": [
+            {"name": "HF_HOME", "value": "/workspace/hub"},
+            {"name": "FINETUNE_WORK_DIRECTORY", "value": "/elsewhere"},
+        ],
     },
 }
 
