@@ -76,6 +76,26 @@ def test_an_unknown_error_of_a_library_names_our_line_and_the_librarys() -> None
     assert "SECRET" not in message
 
 
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [
+        ("/site-packages/torch/nn/modules/linear.py", True),
+        ("/site-packages/torch/utils/data/dataloader.py", False),
+        ("/site-packages/torch/_utils.py", False),
+        ("/site-packages/datasets/arrow_writer.py", False),
+    ],
+)
+def test_only_libraries_that_see_nothing_but_numbers_are_quoted(file: str, told: bool) -> None:
+    source = "def fail():\n    raise RuntimeError('mat1 and mat2 shapes cannot be multiplied')"
+    names: dict[str, Callable[[], object]] = {}
+    exec(compile(source, file, "exec"), names)
+
+    error = failed(names["fail"])
+
+    assert ("mat1 and mat2" in failure_of(error).message) is told
+    assert ("mat1 and mat2" in calls_of(error)) is told
+
+
 def test_a_full_disk_is_told_in_the_systems_words() -> None:
     assert failure_of(OSError(28, "SECRET", "SECRET")).message.startswith("OSError (No space left on device)")
 

@@ -29,6 +29,9 @@ LOST_PEER_TEXTS: Final = (
 
 _LOST_PEER_TYPES: Final = ("DistBackendError", "DistNetworkError", "DistStoreError")
 _MESSAGE_LIMIT: Final = 600
+_NUMERIC_LIBRARIES: Final = ("/torch/", "/deepspeed/", "/bitsandbytes/")
+_QUOTING_PARTS: Final = ("/torch/utils/data/", "/torch/_utils.py")
+"""Where torch repeats what a data worker's error said."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +75,12 @@ def failure_of(error: BaseException) -> Failure:
         return Failure(ExitCode.KILLED, Reason.HOST_OUT_OF_MEMORY, "the process could not get more host memory")
     return _failure(
         ExitCode.BUG,
-        f"{type(error).__name__}{_system_words(error)}{_where(error)}; the log has the calls that led there",
+        f"{type(error).__name__}{_harmless_words(error)}{_where(error)}; the log has the calls that led there",
     )
 
 
 def calls_of(error: BaseException) -> str:
-    """Return the calls that led to an error and to those it came from, with their types. Texts are left out: they may quote a row."""
+    """Return the calls that led to an error and to those it came from, with their types; texts that may quote a row are left out."""
     chain = [error]
     while True:
         last = chain[-1]
@@ -86,8 +89,8 @@ def calls_of(error: BaseException) -> str:
             break
         chain.append(before)
     return "\n".join(
-        "Calls (most recent last; texts of errors are left out, because they may quote a row):\n"
-        f"{''.join(traceback.format_tb(each.__traceback__))}{type(each).__name__}{_system_words(each)}"
+        "Calls (most recent last; texts that may quote a row are left out):\n"
+        f"{''.join(traceback.format_tb(each.__traceback__))}{type(each).__name__}{_harmless_words(each)}"
         for each in reversed(chain)
     )
 
@@ -101,9 +104,16 @@ def _first_sentences(text: str) -> str:
     return words if len(words) <= _MESSAGE_LIMIT else f"{words[:_MESSAGE_LIMIT]} […]"
 
 
-def _system_words(error: BaseException) -> str:
-    """Return what the system calls an OSError, such as a full disk; its own text could be anybody's."""
-    return f" ({os.strerror(error.errno)})" if isinstance(error, OSError) and error.errno is not None else ""
+def _harmless_words(error: BaseException) -> str:
+    """Return what can be told of an error's text: the system's words for an OSError, and what a library says that sees numbers only."""
+    if isinstance(error, OSError):
+        return f" ({os.strerror(error.errno)})" if error.errno is not None else ""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = frames[-1].filename if frames else ""
+    sees_numbers_only = any(part in place for part in _NUMERIC_LIBRARIES) and not any(
+        part in place for part in _QUOTING_PARTS
+    )
+    return f" ({_first_sentences(str(error))})" if sees_numbers_only else ""
 
 
 def _where(error: BaseException) -> str:
