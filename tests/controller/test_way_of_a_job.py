@@ -121,6 +121,8 @@ async def test_suspend_and_resume_change_the_same_attempt(settings: OperatorSett
             child = cluster.api.find(JOBS, "team", "tune-1")
             assert child is not None
             assert child["spec"]["suspend"] is suspend
+            if suspend:
+                await cluster.pods_gone("tune-1")
         assert cluster.api.names(JOBS) == ["tune-1", "tune-inspect"]
 
 

@@ -191,6 +191,7 @@ def test_suspend_and_resume_in_mid_run_keep_the_attempt() -> None:
     assert world.children["tune-1"].suspended
     assert world.status.state is JobState.SUSPENDED
     assert reason(world, ConditionType.SUSPENDED) == ("True", Reason.SUSPENDED_BY_USER)
+    world.children["tune-1"] = replace(world.children["tune-1"], active=0)
     world.pods = []
     world.advance(3600)
     world.change_spec(run={"suspend": False})
@@ -481,3 +482,20 @@ def test_an_attempts_job_that_was_deleted_comes_back_although_retries_were_chang
 
     assert "tune-1" in world.children
     assert world.files[1] == file
+
+
+def test_a_job_goes_on_only_when_its_pods_from_before_the_suspension_have_ended() -> None:
+    world = trained()
+    world.change_spec(run={"suspend": True})
+    world.settle()
+    world.children["tune-1"] = replace(world.children["tune-1"], active=0, terminating=1)
+    world.change_spec(run={"suspend": False})
+
+    waiting = world.settle()
+
+    assert world.children["tune-1"].suspended
+    assert waiting.requeue_after is not None
+    world.children["tune-1"] = replace(world.children["tune-1"], terminating=0)
+    world.pods = [replace(pod, phase="Failed", running=False) for pod in world.pods]
+    world.settle()
+    assert not world.children["tune-1"].suspended

@@ -208,6 +208,7 @@ def child_of(body: Body) -> CachedChild | None:
         created=moment_of(metadata["creationTimestamp"]),
         suspended=bool(spec.get("suspend")),
         active=status.get("active") or 0,
+        terminating=status.get("terminating") or 0,
         conditions=tuple(_condition(condition) for condition in status.get("conditions") or ()),
         completed=moment_of(status["completionTime"]) if status.get("completionTime") else None,
         spec_hash=(metadata.get("annotations") or {}).get(SPEC_HASH_ANNOTATION, ""),

@@ -38,6 +38,8 @@ class ChildJob:
     created: datetime
     suspended: bool = False
     active: int = 0
+    terminating: int = 0
+    """Pods that were deleted and still run."""
     conditions: tuple[ChildCondition, ...] = ()
     completed: datetime | None = None
     spec_hash: str = ""

@@ -18,7 +18,7 @@ from finetune_operator.jobs.conditions import Finding
 from finetune_operator.jobs.decisions import ChildReference, RenderSettings
 from finetune_operator.jobs.inspection import inspected, inspection_status
 from finetune_operator.jobs.names import job_reference
-from finetune_operator.jobs.observed import Observed, PodReport
+from finetune_operator.jobs.observed import ChildJob, Observed, PodReport
 from finetune_operator.jobs.stage import MOVING, Stage, stalled
 from finetune_operator.jobs.times import moment_of, seconds_since
 from finetune_operator.jobs.training import plan_status, planned
@@ -26,6 +26,7 @@ from finetune_operator.jobs.waiting import Wait, has_ended, is_without_volumes, 
 
 SILENCE_SECONDS: Final = 15 * 60.0
 """An attempt whose pods run and that reports nothing for so long does not move: the trainer reports every few seconds."""
+RESUME_LOOK_SECONDS: Final = 2.0
 LOOK_SECONDS: Final = 15.0
 """Until waiting pods are looked at again: pods are not watched, and the Job's status does not tell why they wait."""
 _RUNNING_REASONS: Final = frozenset({Reason.IMAGE_PULL_FAILED, Reason.CONTAINER_CANNOT_START, Reason.RENDEZVOUS})
@@ -39,7 +40,8 @@ def follow(job: FineTuneJob, observed: Observed, settings: RenderSettings, recor
     suspend = job.spec.run.suspend
     objects: tuple[dict[str, Any], ...] = ()
     deletions: tuple[ChildReference, ...] = ()
-    if child is not None and child.suspended != suspend:
+    waits = child is not None and child.suspended and not suspend and _pods_still_end(child, observed)
+    if child is not None and child.suspended != suspend and not waits:
         if file is not None:
             objects = (attempt_job(job, file, settings),)
         else:  # its ConfigMap was deleted by hand: the Job is made anew with one, under the same number
@@ -50,7 +52,11 @@ def follow(job: FineTuneJob, observed: Observed, settings: RenderSettings, recor
         and any(is_without_volumes(pod, observed.now) for pod in pods_of(observed, number))
     ):
         deletions = (job_reference(child.name),)  # the same, seen by pods that cannot start without it
-    stage = _suspended(number, active=bool(child and child.active)) if suspend else _active(job, observed, record, file)
+    if suspend or waits:
+        stage = _suspended(number, active=waits or bool(child and child.active))
+        stage = replace(stage, requeue_after=RESUME_LOOK_SECONDS) if waits else stage
+    else:
+        stage = _active(job, observed, record, file)
     known = (inspected(job, file.inspection), planned(file.plan)) if file else ()
     return replace(
         stage.after(known),
@@ -60,6 +66,18 @@ def follow(job: FineTuneJob, observed: Observed, settings: RenderSettings, recor
         plan=plan_status(file.plan) if file else None,
         started=not suspend,
     )
+
+
+def _pods_still_end(child: ChildJob, observed: Observed) -> bool:
+    """Whether pods from before the suspension still run.
+
+    A new pod must not start beside them: it bears the same host name, and its peers would meet the old one's rendezvous store and wait for ever
+    (seen on a kubelet: resumed 2 s after the suspension).
+    """
+    alive = any(
+        not has_ended(pod) for pod in observed.pods if pod.component == child.component and pod.attempt == child.attempt
+    )
+    return alive or child.active + child.terminating > 0
 
 
 def restarting(record: AttemptStatus, wait: float) -> Stage:

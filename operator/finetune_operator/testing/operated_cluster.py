@@ -129,6 +129,13 @@ class OperatedCluster:
         self.api.seed_status(JOBS, "team", name, {"active": 2, "ready": 2})
         await self.clock.advance(1)
 
+    async def pods_gone(self, name: str) -> None:
+        """Let the pods of a suspended Job end and vanish."""
+        for index in range(2):
+            await self.api.delete(PODS, "team", f"{name}-{index}-abc")
+        self.api.seed_status(JOBS, "team", name, {"active": 0, "ready": 0})
+        await self.clock.advance(1)
+
     async def ended(
         self,
         name: str,
