@@ -291,11 +291,10 @@ def test_the_operator_may_die_and_the_job_be_suspended_in_mid_training(
 def test_deleting_the_job_collects_everything_but_the_model(
     cluster: NodeCluster, s3_server: S3Server, main_job: dict[str, Any]
 ) -> None:
-    cluster.kubectl("delete", "ftj", "killed-rank", "--namespace", NAMESPACE, "--cascade=foreground", "--wait")
+    cluster.kubectl("delete", "ftj", "killed-rank", "--namespace", NAMESPACE, "--wait")
 
     selector = "finetune-operator.dev/job=killed-rank"
-    for kind in ("jobs", "pods", "configmaps", "services"):
-        assert cluster.list(kind, NAMESPACE, selector) == []
+    cluster.wait_until_gone(selector, NAMESPACE, "jobs", "pods", "configmaps", "services")
     assert manifest_of(s3_server, "killed-rank")["files"]
 
 

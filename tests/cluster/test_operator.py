@@ -211,10 +211,9 @@ def test_deleting_a_job_collects_its_children(cluster: ControlPlane, operator: O
     inspect(cluster, operator, job)
     wait_for_pod(cluster, f"finetune-operator.dev/job={name},finetune-operator.dev/component=train")
 
-    cluster.kubectl("delete", "ftj", name, "--cascade=foreground", "--wait", "--timeout=60s")
+    cluster.kubectl("delete", "ftj", name, "--wait", "--timeout=60s")
 
-    for kind in ("jobs", "configmaps", "services"):
-        assert cluster.list(kind, "default", f"finetune-operator.dev/job={name}") == []
+    cluster.wait_until_gone(f"finetune-operator.dev/job={name}", "default", "jobs", "configmaps", "services")
 
 
 def test_nothing_secret_reaches_status_events_logs_or_metrics(

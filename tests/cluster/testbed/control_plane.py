@@ -103,6 +103,16 @@ class ControlPlane:
             f"Events:\n{events}\nLogs of the components: {self.processes.logs}"
         )
 
+    def wait_until_gone(self, selector: str, namespace: str, *kinds: str, patience: float = 60.0) -> None:
+        """Wait until the garbage collector has followed the owners: children do not hold up the deletion of what owns them."""
+        left: dict[str, list[dict[str, Any]]] = {}
+        for _ in until(patience, pause=0.5):
+            left = {kind: found for kind in kinds if (found := self.list(kind, namespace, selector))}
+            if not left:
+                return
+        names = {kind: [body["metadata"]["name"] for body in found] for kind, found in left.items()}
+        raise TestbedError(f"still there after {patience:.0f} s in {namespace}: {names}")
+
     def write_command(self, name: str, program: Path, *arguments: str) -> Path:
         """Write DIRECTORY/bin/NAME for people; a link does not do, the programs look at the name they are called by."""
         command = self.directory / "bin" / name
