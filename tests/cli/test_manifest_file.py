@@ -24,8 +24,8 @@ def test_the_job_is_found_among_other_documents(tmp_path: Path, good_manifest: d
 
 
 def test_a_file_without_a_job_says_so(tmp_path: Path) -> None:
-    with pytest.raises(UnreadableManifest, match="0 documents of kind FineTuneJob"):
-        read_job(written(tmp_path, {"kind": "ConfigMap"}))
+    with pytest.raises(UnreadableManifest, match=r"0 documents of kind FineTuneJob \(it has: FinetuneJob\)"):
+        read_job(written(tmp_path, {"kind": "FinetuneJob"}))
 
 
 def test_a_file_with_two_jobs_says_so(tmp_path: Path, good_manifest: dict[str, Any]) -> None:

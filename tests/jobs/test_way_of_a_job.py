@@ -8,39 +8,29 @@ import pytest
 from finetune_operator.api.plan import PlanError
 from finetune_operator.api.progress import Metric
 from finetune_operator.api.reasons import ConditionType, JobState, Reason
-from finetune_operator.jobs.testing import FixedPlanner, World, ended_pod, make_job, make_plan, make_pod, make_report
+from finetune_operator.jobs.testing import (
+    FixedPlanner,
+    World,
+    ended_pod,
+    job_names,
+    make_job,
+    make_plan,
+    make_pod,
+    make_report,
+    reason,
+    trained,
+)
 from finetune_operator.jobs.waiting import VOLUME_SECONDS
-
-
-def names(world: World) -> list[str]:
-    return sorted(world.children)
-
-
-def reason(world: World, kind: ConditionType) -> tuple[str, Reason]:
-    condition = world.status.condition(kind)
-    assert condition is not None
-    return condition.status, condition.reason
-
-
-def trained(world: World | None = None) -> World:
-    """A world whose first attempt has made steps."""
-    world = world or World()
-    world.settle()
-    world.inspect()
-    world.settle()
-    world.train_to(3)
-    world.settle()
-    return world
 
 
 def test_a_job_goes_from_apply_to_complete() -> None:
     world = World(planner=FixedPlanner(make_plan(pods=2)))
     world.settle()
-    assert (world.status.state, names(world)) == (JobState.INSPECTING, ["tune-inspect"])
+    assert (world.status.state, job_names(world)) == (JobState.INSPECTING, ["tune-inspect"])
 
     world.inspect()
     world.settle()
-    assert (world.status.state, names(world)) == (JobState.STARTING, ["tune-1", "tune-inspect"])
+    assert (world.status.state, job_names(world)) == (JobState.STARTING, ["tune-1", "tune-inspect"])
     assert world.services == {"tune-1"}
     assert world.status.plan is not None
     assert world.status.plan.expected_gib == "1.00"
@@ -51,7 +41,7 @@ def test_a_job_goes_from_apply_to_complete() -> None:
 
     world.finish("tune-1", ended_pod(0, peak=3 * 2**30), ended_pod(0, index=1, peak=2**30))
     world.settle()
-    assert (world.status.state, names(world)) == (JobState.PUBLISHING, ["tune-1", "tune-inspect", "tune-publish"])
+    assert (world.status.state, job_names(world)) == (JobState.PUBLISHING, ["tune-1", "tune-inspect", "tune-publish"])
     assert world.status.plan.measured_gib == "3.00"
 
     world.finish(
@@ -87,14 +77,14 @@ def test_the_report_of_an_equal_job_is_not_used_after_a_day() -> None:
     world = World()
     world.report, world.report_owned, world.report_age = make_report(world.job), False, 24 * 3600.0 + 1
     world.settle()
-    assert names(world) == ["tune-inspect"]
+    assert job_names(world) == ["tune-inspect"]
 
 
 def test_a_report_about_another_spec_is_not_used() -> None:
     world = World()
     world.report = make_report(make_job(dataset={"uri": "s3://data/other.jsonl"}))
     world.settle()
-    assert names(world) == ["tune-inspect"]
+    assert job_names(world) == ["tune-inspect"]
 
 
 def test_a_report_that_does_not_arrive_is_asked_for_again() -> None:
@@ -154,66 +144,6 @@ def test_without_a_plan_the_job_says_why_and_is_planned_again(waits: bool, secon
     assert reason(world, ConditionType.STALLED) == ("False", Reason.PROGRESSING)
 
 
-def test_suspended_before_its_start_a_job_shows_its_plan_and_takes_nothing() -> None:
-    world = World(make_job(run={"suspend": True}))
-    world.settle()
-    world.inspect()
-    world.settle()
-    assert world.children["tune-1"].suspended
-    assert (world.status.state, world.status.start_time) == (JobState.SUSPENDED, None)
-    assert world.status.plan is not None
-    world.change_spec(run={"suspend": False})
-    world.settle()
-    assert not world.children["tune-1"].suspended
-    assert world.status.start_time is not None
-    assert [attempt.number for attempt in world.status.attempts] == [1]
-
-
-def test_a_spec_changed_while_suspended_before_the_start_is_planned_anew() -> None:
-    world = World(make_job(run={"suspend": True}))
-    world.settle()
-    world.inspect()
-    world.settle()
-    world.change_spec(run={"suspend": True}, training={"maxSteps": 5})
-    world.settle()
-    assert "tune-1" not in world.children
-    assert world.files[2].spec.training.max_steps == 5
-    assert [(a.number, a.reason, a.charged) for a in world.status.attempts] == [
-        (1, Reason.REPLANNED, False),
-        (2, None, False),
-    ]
-
-
-def test_suspend_and_resume_in_mid_run_keep_the_attempt() -> None:
-    world = trained()
-    world.change_spec(run={"suspend": True})
-    world.settle()
-    assert world.children["tune-1"].suspended
-    assert world.status.state is JobState.SUSPENDED
-    assert reason(world, ConditionType.SUSPENDED) == ("True", Reason.SUSPENDED_BY_USER)
-    world.children["tune-1"] = replace(world.children["tune-1"], active=0)
-    world.pods = []
-    world.advance(3600)
-    world.change_spec(run={"suspend": False})
-    world.settle()
-    assert (names(world), world.children["tune-1"].suspended) == (["tune-1", "tune-inspect"], False)
-    assert reason(world, ConditionType.SUSPENDED) == ("False", Reason.RESUMED)
-    assert world.status.state is JobState.STARTING
-    world.train_to(9)
-    world.settle()
-    assert world.status.state is JobState.RUNNING
-    assert reason(world, ConditionType.STALLED) == ("False", Reason.PROGRESSING)
-
-
-def test_pods_that_a_suspension_stopped_do_not_count_as_a_failure() -> None:
-    world = trained()
-    world.change_spec(run={"suspend": True})
-    world.settle()
-    world.fail("tune-1", ended_pod(137, silent=True))
-    world.settle()
-    assert [(a.result, a.charged) for a in world.status.attempts] == [("Failed", False), ("Suspended", False)]
-
-
 def test_a_job_that_is_silent_for_a_quarter_of_an_hour_is_stalled() -> None:
     world = trained()
     desired = world.settle()
@@ -254,15 +184,6 @@ def test_an_attempts_job_deleted_by_hand_is_made_again_under_its_number() -> Non
     world.settle()
     assert [attempt.number for attempt in world.status.attempts] == [1]
     assert "tune-1" in world.children
-
-
-def test_a_job_whose_config_map_was_deleted_by_hand_can_still_be_suspended() -> None:
-    world = trained()
-    del world.files[1]
-    world.change_spec(run={"suspend": True})
-    world.settle()
-    assert world.children["tune-1"].suspended
-    assert (sorted(world.files), [attempt.number for attempt in world.status.attempts]) == ([1], [1])
 
 
 def test_a_job_whose_pods_do_not_start_for_a_quarter_of_an_hour_is_stalled() -> None:
@@ -451,18 +372,6 @@ def test_rejected_checkpoints_degrade_the_job_for_good() -> None:
     assert reason(world, ConditionType.DEGRADED) == ("True", Reason.CHECKPOINT_REJECTED)
 
 
-def test_a_job_can_be_suspended_between_training_and_publication() -> None:
-    world = trained()
-    world.change_spec(run={"suspend": True})
-    world.settle()
-    world.finish("tune-1", ended_pod(0))
-    world.settle()
-    assert (world.status.state, world.children["tune-publish"].suspended) == (JobState.SUSPENDED, True)
-    world.change_spec(run={"suspend": False})
-    world.settle()
-    assert (world.status.state, world.children["tune-publish"].suspended) == (JobState.PUBLISHING, False)
-
-
 @pytest.mark.parametrize("phase", ["Running", "Succeeded"])
 def test_a_job_whose_pods_have_just_ended_does_not_look_like_one_that_starts(phase: str) -> None:
     world = trained()
@@ -482,20 +391,3 @@ def test_an_attempts_job_that_was_deleted_comes_back_although_retries_were_chang
 
     assert "tune-1" in world.children
     assert world.files[1] == file
-
-
-def test_a_job_goes_on_only_when_its_pods_from_before_the_suspension_have_ended() -> None:
-    world = trained()
-    world.change_spec(run={"suspend": True})
-    world.settle()
-    world.children["tune-1"] = replace(world.children["tune-1"], active=0, terminating=1)
-    world.change_spec(run={"suspend": False})
-
-    waiting = world.settle()
-
-    assert world.children["tune-1"].suspended
-    assert waiting.requeue_after is not None
-    world.children["tune-1"] = replace(world.children["tune-1"], terminating=0)
-    world.pods = [replace(pod, phase="Failed", running=False) for pod in world.pods]
-    world.settle()
-    assert not world.children["tune-1"].suspended

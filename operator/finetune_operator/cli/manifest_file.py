@@ -40,7 +40,9 @@ def read_job(filename: str) -> FineTuneJob:
         raise UnreadableManifest(f"{filename}: is not YAML: {error}") from error
     jobs = [document for document in documents if isinstance(document, dict) and document.get("kind") == KIND]
     if len(jobs) != 1:
-        raise UnreadableManifest(f"{filename}: holds {len(jobs)} documents of kind {KIND}; give exactly one")
+        kinds = sorted({str(document.get("kind")) for document in documents if isinstance(document, dict)})
+        found = f" (it has: {', '.join(kinds)})" if kinds else ""
+        raise UnreadableManifest(f"{filename}: holds {len(jobs)} documents of kind {KIND}{found}; give exactly one")
     try:
         return FineTuneJob.from_manifest(jobs[0])
     except InvalidJob as error:

@@ -10,7 +10,7 @@ from finetune_operator.jobs.testing.builders import (
     make_pod,
     make_report,
 )
-from finetune_operator.jobs.testing.world import World
+from finetune_operator.jobs.testing.world import World, job_names, reason, trained
 
 __all__ = [
     "SETTINGS",
@@ -18,8 +18,11 @@ __all__ = [
     "FixedPlanner",
     "World",
     "ended_pod",
+    "job_names",
     "make_job",
     "make_plan",
     "make_pod",
     "make_report",
+    "reason",
+    "trained",
 ]

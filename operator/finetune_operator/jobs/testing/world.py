@@ -19,6 +19,7 @@ from finetune_operator.api.inspection import (
 )
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.plan import AttemptFile
+from finetune_operator.api.reasons import ConditionType, Reason
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.status import FineTuneJobStatus, ProgressStatus
 from finetune_operator.jobs.decisions import Desired
@@ -186,3 +187,27 @@ class World:
             self.report = None
         else:
             del self.files[int(name.rpartition("-")[2])]
+
+
+def job_names(world: World) -> list[str]:
+    """Return the names of the batch Jobs that exist."""
+    return sorted(world.children)
+
+
+def reason(world: World, kind: ConditionType) -> tuple[str, Reason]:
+    """Return status and reason of a condition, which must be there."""
+    condition = world.status.condition(kind)
+    if condition is None:
+        raise AssertionError(f"the status has no condition {kind}")
+    return condition.status, condition.reason
+
+
+def trained(world: World | None = None) -> World:
+    """Return a world whose first attempt has made steps."""
+    world = world or World()
+    world.settle()
+    world.inspect()
+    world.settle()
+    world.train_to(3)
+    world.settle()
+    return world
