@@ -1,0 +1,135 @@
+"""The architecture of a row: its typed widths under the `model_type` that its model's name tells.
+
+Names are matched by family, never by one model: a family says which projections exist, what has a bias and which norm is used; every
+width comes from the row. A row of an unknown family is read as a Llama, which most decoders copy.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Final
+
+from pydantic import JsonValue
+
+from accuracy.legacy import LEGACY_FAMILIES
+from accuracy.rows import Row
+from finetune_operator.api.plan import PlanError
+from finetune_operator.memory.architecture import Architecture, architecture_of
+from finetune_operator.memory.config_reader import ConfigError, ConfigReader
+from finetune_operator.memory.families import FAMILIES
+
+PARAMETER_TOLERANCE: Final = 0.02
+"""How far the architecture may lie from the row's own parameter count before the row's widths are tried as a Llama's instead."""
+
+NAMES: Final[tuple[tuple[str, str], ...]] = (
+    (r"mixtral", "mixtral"),
+    (r"santacoder|gpt_?bigcode|starcoderbase|starcoder(?!2)", "gpt_bigcode"),
+    (r"starcoder-?2", "starcoder2"),
+    (r"qwen-?3.*-a\d|qwen-?3.*moe", "qwen3_moe"),
+    (r"qwen-?3", "qwen3"),
+    (r"qwen-?(1\.5|2)", "qwen2"),
+    (r"qwen", "qwen1"),
+    (r"gemma-?3", "gemma3_text"),
+    (r"gemma-?2-", "gemma2"),
+    (r"code-?gemma|gemma", "gemma"),
+    (r"phi-?(3|4)", "phi3"),
+    (r"phi-?(1|2)", "phi"),
+    (r"stablelm-(base|tuned)-alpha|stablelm alpha|pythia|neox|dolly|redpajama", "gpt_neox"),
+    (r"stablelm", "stablelm"),
+    (r"falcon", "falcon"),
+    (r"baichuan", "baichuan"),
+    (r"chatglm", "chatglm"),
+    (r"internlm2", "internlm2"),
+    (r"mpt", "mpt"),
+    (r"opt-\d", "opt"),
+    (r"bloom", "bloom"),
+    (r"gpt-?2", "gpt2"),
+    (r"granite-?4|powermoe|a800m|a400m|moe", "granitemoe"),
+    (r"powerlm|granite", "granite"),
+    (r"olmo-?2|olmo-2", "olmo2"),
+    (r"mistral|zephyr|openbuddy-zephyr", "mistral"),
+    (r"llama|yi-|vicuna|alpaca|deepseek-(llm|coder)|smollm|afm|seed-oss", "llama"),
+)
+"""Pattern of the lower-case name, family; the first that matches counts."""
+
+
+def family_of(name: str) -> str:
+    """Return the family that a model's name tells; llama when it tells none."""
+    words = name.lower()
+    return next((family for pattern, family in NAMES if re.search(pattern, words)), "llama")
+
+
+def config_of(row: Row, family: str) -> dict[str, JsonValue] | str:
+    """Return the row's widths as config.json names them, or what is missing."""
+    needed = {
+        "hidden": "hidden_size",
+        "layers": "num_hidden_layers",
+        "heads": "num_attention_heads",
+        "vocab": "vocab_size",
+    }
+    config: dict[str, JsonValue] = {"model_type": family}
+    for column, field in needed.items():
+        value = row.whole(column)
+        if value is None:
+            return f"column {column} is {row.text(column)!r}: without it the model's tensors are not known"
+        config[field] = value
+    hidden = row.whole("hidden") or 1
+    config["intermediate_size"] = row.whole("intermediate") or 4 * hidden
+    config["num_key_value_heads"] = row.whole("kv_heads") or row.whole("heads")
+    config["tie_word_embeddings"] = row.text("tied") == "1"
+    config["max_position_embeddings"] = row.whole("seq_len") or 4096
+    if head_dim := row.whole("head_dim"):
+        config["head_dim"] = head_dim
+    if experts := row.whole("n_experts"):
+        config["num_local_experts"] = config["num_experts"] = experts
+    return config
+
+
+def architecture_of_row(row: Row) -> Architecture | str:
+    """Return the row's architecture, or why it cannot be told.
+
+    When the family's layout misses the row's own parameter count by more than 2 %, the Llama layout is taken if it comes closer.
+    """
+    family = family_of(row.text("model"))
+    config = config_of(row, family)
+    if isinstance(config, str):
+        return config
+    found = _architecture(family, config)
+    stated = row.number("params_b")
+    if stated is None:
+        return found
+    plain = _architecture("llama", config)
+    candidates = [item for item in (found, plain) if isinstance(item, Architecture)]
+    if not candidates:
+        return found
+    if isinstance(found, Architecture) and _distance(found, stated) <= PARAMETER_TOLERANCE:
+        return found
+    return min(candidates, key=lambda item: _distance(item, stated))
+
+
+def _distance(architecture: Architecture, billions: float) -> float:
+    return abs(architecture.parameters / (billions * 1e9) - 1)
+
+
+def _architecture(family: str, config: dict[str, JsonValue]) -> Architecture | str:
+    legacy: Callable[[ConfigReader], Architecture] | None = LEGACY_FAMILIES.get(family)
+    if family not in FAMILIES and legacy is not None:
+        try:
+            return legacy(ConfigReader(config))
+        except ConfigError as error:
+            return str(error)
+    known = family if family in FAMILIES else "llama"
+    found = architecture_of({**config, "model_type": known, **_gpt2_names(known, config)})
+    return found.message if isinstance(found, PlanError) else found
+
+
+def _gpt2_names(family: str, config: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    if family != "gpt2":
+        return {}
+    return {
+        "n_embd": config["hidden_size"],
+        "n_layer": config["num_hidden_layers"],
+        "n_head": config["num_attention_heads"],
+        "n_inner": config["intermediate_size"],
+    }

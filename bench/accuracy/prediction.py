@@ -1,0 +1,82 @@
+"""From a row to a prediction: its architecture, the workload that its software makes of it, the estimate in the row's own metric kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from accuracy.models import architecture_of_row
+from accuracy.rows import MetricKind, Row
+from accuracy.stacks import stack_of
+from finetune_operator.api.plan import GIB
+from finetune_operator.memory.estimate import estimate
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One metric kind of a prediction, in GiB."""
+
+    expected: float
+    upper: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the estimator says of one row, in GiB of one GPU."""
+
+    figures: Mapping[MetricKind, Figure]
+    components: Mapping[str, float]
+    """GiB by component at the peak, for listings."""
+    peak_phase: str
+    launchable: bool
+    """Whether the trainer of this project can run the row's method and quantisation."""
+
+    def figure(self, kind: MetricKind) -> Figure:
+        """Return the figure of one metric kind."""
+        return self.figures[kind]
+
+
+@dataclass(frozen=True)
+class Unpredictable:
+    """Why a row has no prediction; it lowers coverage."""
+
+    reason: str
+    launchable: bool = False
+
+
+def predict(row: Row) -> Prediction | Unpredictable:
+    """Predict one row from its own columns and what is known of its software. Never raises for a value it does not know."""
+    architecture = architecture_of_row(row)
+    if isinstance(architecture, str):
+        return Unpredictable(architecture)
+    stack = stack_of(row)
+    workload = stack.workload(row, architecture)
+    if isinstance(workload, str):
+        return Unpredictable(workload)
+    memory = estimate(architecture, workload)
+    peak = max(memory.phases, key=lambda phase: phase.total)
+    components = {component.value: size / GIB for component, size in peak.components.items() if size}
+    outside = components.get("runtime", 0.0) + components.get("communication", 0.0)
+    expected, upper = memory.expected_bytes / GIB, memory.upper_bytes / GIB
+    held = Figure(expected - outside, upper - outside)
+    return Prediction(
+        figures={
+            MetricKind.ALLOCATED: held,
+            MetricKind.RESERVED: held,
+            MetricKind.DEVICE: Figure(expected, upper),
+        },
+        components=components,
+        peak_phase=peak.phase.value,
+        launchable=is_launchable(row),
+    )
+
+
+LAUNCHABLE_METHODS = frozenset({"full", "lora", "qlora"})
+
+
+def is_launchable(row: Row) -> bool:
+    """Return whether this project's trainer runs the row's method: full, LoRA, or LoRA on a base that bitsandbytes quantised to 4 bits."""
+    if row.method not in LAUNCHABLE_METHODS:
+        return False
+    quantisation = row.text("quant").lower()
+    return row.method != "qlora" or ("gptq" not in quantisation and "int8" not in quantisation)

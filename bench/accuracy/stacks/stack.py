@@ -1,0 +1,150 @@
+"""A training program as the estimator sees it, and how the columns that all programs share are read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from accuracy.rows import Row
+from finetune_operator.api.compatibility import Checkpointing, Method, Strategy
+from finetune_operator.memory.architecture import ALL_LINEAR, Architecture, lora_parameters
+from finetune_operator.memory.workload import FLOAT32, FLOAT32_MASTER, PURE_BF16, LossKind, Numerics, Workload
+
+Reading = Callable[[Row, Architecture], Workload | str]
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A training program; `workload` returns what it makes of a row, or why that cannot be told."""
+
+    name: str
+    pattern: str
+    workload: Reading
+
+    def runs(self, framework: str) -> bool:
+        """Return whether the lower-case `framework` of a row names this program."""
+        return re.search(self.pattern, framework) is not None
+
+
+def method_of(row: Row) -> Method:
+    """Return full for methods that train the model's own weights, qlora for quantised bases, lora for every other adapter."""
+    if row.method.startswith("full") or row.method in ("", "pretrain", "sft"):
+        return Method.FULL
+    quantised = row.text("quant").lower()
+    return Method.QLORA if row.method == "qlora" or re.search(r"4|nf|int8|gptq", quantised) else Method.LORA
+
+
+def strategy_of(row: Row) -> Strategy:
+    """Return how the row's GPUs share the states; a column that says nothing means one GPU, or DDP on several."""
+    words = row.text("sharding").lower()
+    for pattern, strategy in (
+        (r"fsdp|hsdp", Strategy.FSDP),
+        (r"zero-?3|stage ?3", Strategy.ZERO3),
+        (r"zero-?2|stage ?2", Strategy.ZERO2),
+        (r"zero-?1|stage ?1|distributed optimizer", Strategy.ZERO1),
+        (r"device_map|pipeline", Strategy.SINGLE),
+    ):
+        if re.search(pattern, words):
+            return strategy
+    return Strategy.DDP if (row.whole("n_gpus") or 1) > 1 else Strategy.SINGLE
+
+
+def processes_of(row: Row, strategy: Strategy) -> int:
+    """Return over how many processes the states are spread, or replicated."""
+    if strategy is Strategy.SINGLE:
+        return 1
+    return row.whole("shard_degree") or row.whole("n_gpus") or 1
+
+
+def numerics_of(row: Row, method: Method) -> Numerics:
+    """Return bytes per element from the columns weight_dtype, trainable_dtype and compute_precision; what is not stated is bfloat16."""
+    weights, trained = row.text("weight_dtype").lower(), row.text("trainable_dtype").lower()
+    compute = row.text("compute_precision").lower()
+    if method is Method.FULL:
+        master = weights.startswith(("float32", "fp32")) or "fp32 master" in weights
+        if not master:
+            return PURE_BF16
+        return FLOAT32_MASTER if re.search(r"bf16|fp16|bfloat16|float16|fp8", compute) else FLOAT32
+    base = 4 if weights.startswith(("float32", "fp32")) else 2
+    own = 2 if trained.startswith(("bf", "fp16", "float16")) else 4
+    autocast = "autocast" in compute and "no autocast" not in compute
+    return Numerics(base=base, trained=own, compute=2, autocast=autocast)
+
+
+TARGET_WORDS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
+    (
+        r"\bquery\b|\bq\b|q_proj",
+        ("q_proj", "qkv_proj", "query_key_value", "c_attn", "W_pack"),
+    ),
+    (r"\bkey\b|\bk\b|k_proj", ("k_proj", "qkv_proj", "query_key_value", "c_attn", "W_pack")),
+    (r"\bvalue\b|\bv\b|v_proj", ("v_proj", "qkv_proj", "query_key_value", "c_attn", "W_pack")),
+    (r"\bc_attn\b|default", ("c_attn", "qkv_proj", "query_key_value", "W_pack", "q_proj", "k_proj", "v_proj")),
+    (r"o_proj|attn\.c_proj|\bprojection\b|\bo\b|\boutput\b", ("o_proj", "dense", "attn.c_proj")),
+    (r"\bgate\b|gate_proj|\bw2\b|\bmlp\b", ("gate_proj", "gate_up_proj", "w2", "dense_h_to_4h", "fc1", "c_fc")),
+    (r"\bup\b|up_proj|\bw1\b|\bmlp\b", ("up_proj", "gate_up_proj", "w1", "dense_h_to_4h", "fc1", "c_fc")),
+    (r"\bdown\b|down_proj|\bmlp\b", ("down_proj", "dense_4h_to_h", "fc2", "mlp.c_proj")),
+)
+"""Word of the column target_modules, the modules that it means in one architecture or another."""
+
+
+def targets_of(row: Row, architecture: Architecture) -> tuple[str, ...]:
+    """Return the adapted modules in the architecture's own names; all linear ones when the column is empty or names none of them."""
+    words = row.text("target_modules")
+    names = architecture.linear_names()
+    if re.search(r"target=ALL|\bALL\b|all.linear", words):
+        return (ALL_LINEAR,)
+    words = re.sub(r"\(no [^)]*\)|\+ .*", "", words)
+    meant = {
+        module for pattern, modules in TARGET_WORDS if re.search(pattern, words, re.IGNORECASE) for module in modules
+    }
+    found = tuple(name for name in names if name in meant)
+    return found or (ALL_LINEAR,)
+
+
+def rank_of(row: Row, architecture: Architecture, targets: tuple[str, ...]) -> int:
+    """Return the rank with which LoRA trains as many parameters as the row; the column `rank` where they are not stated, 16 without both."""
+    per_rank = lora_parameters(architecture, 1, targets)
+    trainable = row.whole("trainable_params")
+    if trainable and per_rank and trainable < architecture.parameters / 2:
+        return max(1, round(trainable / per_rank))
+    return row.whole("rank") or 16
+
+
+def checkpointing_of(row: Row) -> Checkpointing:
+    """Return whether activations are computed again: `1`, or words that say which part is."""
+    words = row.text("grad_ckpt").lower()
+    return Checkpointing.NONE if words in ("", "0", "none", "false", "no") else Checkpointing.FULL
+
+
+def loss_of(row: Row) -> LossKind:
+    """Return whether the logits exist as a whole."""
+    words = row.text("fused_loss").lower()
+    return LossKind.FULL_LOGITS if words in ("", "0", "none", "false") else LossKind.CHUNKED
+
+
+def read(row: Row, architecture: Architecture) -> Workload | str:
+    """Read the columns as they stand."""
+    batch, length = row.whole("micro_batch"), row.whole("seq_len")
+    if batch is None or length is None:
+        return f"micro_batch is {row.text('micro_batch')!r} and seq_len {row.text('seq_len')!r}: both are needed"
+    method, strategy = method_of(row), strategy_of(row)
+    targets = targets_of(row, architecture) if method is not Method.FULL else (ALL_LINEAR,)
+    return Workload(
+        method=method,
+        numerics=numerics_of(row, method),
+        micro_batch=batch,
+        sequence_length=length,
+        accumulation=row.whole("grad_accum") or 1,
+        strategy=strategy,
+        processes=processes_of(row, strategy),
+        checkpointing=checkpointing_of(row),
+        rank=rank_of(row, architecture, targets) if method is not Method.FULL else 16,
+        targets=targets,
+        loss=loss_of(row),
+    )
+
+
+GENERIC: Final = Stack(name="generic", pattern="", workload=read)
+"""A program that nothing is known of: the columns as they stand."""
