@@ -13,7 +13,6 @@ from finetune_operator.api.compatibility import Checkpointing, Method, Strategy
 from finetune_operator.api.plan import GIB, Component, MemoryEstimate, Phase
 from finetune_operator.memory.architecture import Architecture, architecture_of
 from finetune_operator.memory.estimate import estimate
-from finetune_operator.memory.runtime import NCCL_BYTES
 from finetune_operator.memory.states import NF4_BITS, base_weight_bytes, states_of
 from finetune_operator.memory.workload import (
     FLOAT32,
@@ -21,6 +20,8 @@ from finetune_operator.memory.workload import (
     PURE_BF16,
     LossKind,
     Numerics,
+    Quantization,
+    Tuning,
     Workload,
 )
 from finetune_operator.planner.known_models import KNOWN_MODELS
@@ -42,14 +43,23 @@ ARCHITECTURES = [
 ]
 
 
-def allocated_bytes(memory: MemoryEstimate) -> int:
-    """The expected peak without the runtime: what torch.cuda.max_memory_allocated() shows."""
-    return max(phase.total - phase.components[Component.RUNTIME] for phase in memory.phases)
+METHODS: dict[Method, dict[str, Any]] = {
+    Method.FULL: {"tuning": Tuning.FULL},
+    Method.LORA: {"tuning": Tuning.LORA},
+    Method.QLORA: {"tuning": Tuning.LORA, "quantization": Quantization.NF4_DOUBLE},
+}
 
 
 def traced_workload(method: Method, numerics: Numerics, checkpointing: Checkpointing, **more: Any) -> Workload:
     """What the traces ran: one sequence of 2,048 tokens with transformers' own loss."""
-    base = Workload(method, numerics, 1, 2048, checkpointing=checkpointing, loss=LossKind.FULL_LOGITS)
+    base = Workload(
+        **METHODS[method],
+        numerics=numerics,
+        micro_batch=1,
+        sequence_length=2048,
+        checkpointing=checkpointing,
+        loss=LossKind.FULL_LOGITS,
+    )
     return replace(base, **more)
 
 
@@ -78,19 +88,19 @@ def test_llama_3_8b_agrees_with_the_fake_tensor_trace(
     """Traced allocated GiB of Llama-3-8B, b=1, s=2048: knowledge of the project (torch 2.13, transformers 5.23)."""
     for checkpointing, traced in ((NONE, without_checkpointing), (FULL, with_checkpointing)):
         workload = traced_workload(method, numerics, checkpointing, **more)
-        found = allocated_bytes(estimate(LLAMA_3_8B, workload)) - (NCCL_BYTES if workload.processes > 1 else 0)
+        found = estimate(LLAMA_3_8B, workload).allocated.expected_bytes
         assert found / GIB == pytest.approx(traced, rel=tolerance)
 
 
 @pytest.mark.parametrize(("method", "traced"), [(Method.LORA, 138.07), (Method.QLORA, 43.46)])
 def test_a_70b_adapter_run_with_checkpointing_agrees_with_the_trace(method: Method, traced: float) -> None:
-    found = allocated_bytes(estimate(LLAMA_70B, traced_workload(method, PURE_BF16, FULL)))
+    found = estimate(LLAMA_70B, traced_workload(method, PURE_BF16, FULL)).allocated.expected_bytes
     assert found / GIB == pytest.approx(traced, rel=0.005)
 
 
 def test_states_of_full_training_take_16_bytes_per_parameter() -> None:
     """A model of ten billion parameters: 160 GB (10^9), weights, gradients and two moments in float32."""
-    workload = Workload(Method.FULL, FLOAT32_MASTER, 1, 1)
+    workload = Workload(Tuning.FULL, FLOAT32_MASTER, 1, 1)
     states = states_of(LLAMA_3_8B, workload)
     per_parameter = (states.resident_weights + states.gradients + states.optimizer) / LLAMA_3_8B.parameters
     assert per_parameter * 10e9 == 160e9
@@ -98,7 +108,7 @@ def test_states_of_full_training_take_16_bytes_per_parameter() -> None:
 
 def test_nf4_with_double_quantisation_takes_4_127_bits_per_weight() -> None:
     assert pytest.approx(4.127, abs=0.0005) == NF4_BITS
-    workload = Workload(Method.QLORA, PURE_BF16, 1, 1)
+    workload = Workload(Tuning.LORA, PURE_BF16, 1, 1, quantization=Quantization.NF4_DOUBLE)
     rest = LLAMA_3_8B.parameters - LLAMA_3_8B.linear_parameters
     quantised = base_weight_bytes(LLAMA_3_8B, workload) - 2 * rest
     assert 8 * quantised / LLAMA_3_8B.linear_parameters == pytest.approx(NF4_BITS)
@@ -110,7 +120,7 @@ def test_nf4_with_double_quantisation_takes_4_127_bits_per_weight() -> None:
 )
 def test_zero_states_follow_the_paper(strategy: Strategy, resident_bytes_per_parameter: float) -> None:
     """Bytes between steps over 8 processes; the float32 copy of the gradients, which exists only in the step, is taken off."""
-    states = states_of(LLAMA_3_8B, Workload(Method.FULL, FLOAT32_MASTER, 1, 1, strategy=strategy, processes=8))
+    states = states_of(LLAMA_3_8B, Workload(Tuning.FULL, FLOAT32_MASTER, 1, 1, strategy=strategy, processes=8))
     widened = 4 * LLAMA_3_8B.parameters / 8
     found = states.resident_weights + states.gradients + states.optimizer - widened
     assert found / LLAMA_3_8B.parameters == pytest.approx(resident_bytes_per_parameter, rel=1e-6)
@@ -121,7 +131,7 @@ def test_the_cpu_estimate_starts_from_the_interpreter_and_its_libraries() -> Non
         {**KNOWN_MODELS["HuggingFaceTB/SmolLM2-135M"], "num_hidden_layers": 1, "hidden_size": 72, "vocab_size": 256}
     )
     assert isinstance(tiny, Architecture)
-    memory = estimate(tiny, Workload(Method.FULL, FLOAT32, 1, 16, accelerator="cpu"))
+    memory = estimate(tiny, Workload(Tuning.FULL, FLOAT32, 1, 16, accelerator="cpu"))
     assert 0.98 < memory.expected_bytes / GIB < 1.1
 
 
@@ -131,7 +141,7 @@ def workloads(draw: st.DrawFn) -> Workload:
     method = draw(st.sampled_from(list(Method)))
     numerics = PURE_BF16 if method is Method.QLORA else draw(st.sampled_from([FLOAT32_MASTER, FLOAT32]))
     return Workload(
-        method=method,
+        **METHODS[method],
         numerics=numerics,
         micro_batch=draw(st.integers(1, 32)),
         sequence_length=draw(st.integers(8, 8192)),
@@ -225,6 +235,16 @@ def test_a_measured_cpu_run_lies_near_the_expected_and_below_the_upper_memory(
         }
     )
     assert isinstance(small, Architecture)
-    memory = estimate(small, Workload(method, FLOAT32, 8, 256, checkpointing=NONE, accelerator="cpu"))
+    memory = estimate(
+        small,
+        Workload(
+            **METHODS[method],
+            numerics=FLOAT32,
+            micro_batch=8,
+            sequence_length=256,
+            checkpointing=NONE,
+            accelerator="cpu",
+        ),
+    )
     assert memory.expected_bytes / GIB == pytest.approx(measured_gib, rel=0.12)
     assert memory.upper_bytes / GIB > measured_gib

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from finetune_operator.api.compatibility import Checkpointing, Strategy
 from finetune_operator.api.inspection import DatasetFacts, InputFile, InspectionReport, ModelFacts, TokenHistogram
-from finetune_operator.api.plan import AttemptFile, MemoryEstimate, Phase, Plan, PodResources
+from finetune_operator.api.plan import AttemptFile, MemoryEstimate, MemoryRange, Phase, Plan, PodResources
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_trainer.storage import open_storage
 
@@ -151,7 +151,14 @@ def tiny_plan(
         total_steps=total_steps,
         trainable_parameters=0,
         total_parameters=0,
-        memory=MemoryEstimate(expected_bytes=0, upper_bytes=0, phases=(), peak_phase=Phase.BACKWARD),
+        memory=MemoryEstimate(
+            expected_bytes=0,
+            upper_bytes=0,
+            allocated=MemoryRange(expected_bytes=0, upper_bytes=0),
+            reserved=MemoryRange(expected_bytes=0, upper_bytes=0),
+            phases=(),
+            peak_phase=Phase.BACKWARD,
+        ),
         resources=PodResources(cpu_millicores=1000, memory_bytes=0, shared_memory_bytes=0, ephemeral_storage_bytes=0),
     )
 

@@ -27,6 +27,8 @@ class Component(StrEnum):
     TEMPORARIES = "temporaries"
     COMMUNICATION = "communication"
     RUNTIME = "runtime"
+    FRAGMENTATION = "fragmentation"
+    """What the caching allocator holds beyond live tensors; on the CPU the holes of the heap."""
 
 
 class Phase(StrEnum):
@@ -50,6 +52,13 @@ class PhaseMemory(ReadModel):
         return sum(self.components.values())
 
 
+class MemoryRange(ReadModel):
+    """Bytes at the peak: what is expected, and what it may be at most."""
+
+    expected_bytes: int
+    upper_bytes: int
+
+
 class MemoryEstimate(ReadModel):
     """Peak memory of one process: of its GPU, or with accelerator cpu its resident set. The peak is the highest phase, never a sum of phases."""
 
@@ -57,8 +66,17 @@ class MemoryEstimate(ReadModel):
     upper_bytes: int = Field(
         description="What the planner keeps below the capacity; expected plus what the estimate may miss."
     )
+    allocated: MemoryRange = Field(description="Live tensors: what torch.cuda.max_memory_allocated shows.")
+    reserved: MemoryRange = Field(
+        description="What torch's caching allocator holds: what torch.cuda.max_memory_reserved shows."
+    )
     phases: tuple[PhaseMemory, ...]
     peak_phase: Phase
+
+    @property
+    def device(self) -> MemoryRange:
+        """The whole process as nvidia-smi shows it, CUDA context and NCCL included: expected_bytes and upper_bytes."""
+        return MemoryRange(expected_bytes=self.expected_bytes, upper_bytes=self.upper_bytes)
 
 
 class PodResources(ReadModel):

@@ -13,22 +13,22 @@ A fake-tensor trace of Llama-3-8B agrees with each within 0.5 % of the whole pea
 
 from __future__ import annotations
 
-from finetune_operator.api.compatibility import Method
-from finetune_operator.memory.architecture import ALL_LINEAR, Architecture, NormKind
+from finetune_operator.memory.architecture import ALL_LINEAR, Architecture
+from finetune_operator.memory.blocks import Block, FeedForward, NormKind
 from finetune_operator.memory.workload import Workload
 
 STATISTICS = 4
 """One float32 per token: what a norm keeps of its statistics, or attention per head (logsumexp)."""
 
 
-def layer_activation_bytes(architecture: Architecture, workload: Workload) -> int:
-    """Return what one layer keeps per token until its backward pass, without gradient checkpointing (bytes)."""
+def layer_activation_bytes(architecture: Architecture, block: Block, workload: Workload) -> int:
+    """Return what one layer of this kind keeps per token until its backward pass, without gradient checkpointing (bytes)."""
     return (
-        _norms(architecture, workload)
-        + _inputs_of_linears(architecture, workload)
-        + _attention(architecture, workload)
-        + _mlp(architecture, workload)
-        + _adapters(architecture, workload)
+        _norms(architecture, block, workload)
+        + _inputs_of_linears(architecture, block, workload)
+        + _attention(architecture, block, workload)
+        + _feed_forward(architecture, block.feed_forward, workload)
+        + _adapters(block, workload)
     )
 
 
@@ -39,28 +39,23 @@ def checkpoint_bytes_per_layer(architecture: Architecture, workload: Workload) -
 
 def residual_bytes(workload: Workload) -> int:
     """Bytes per element of the residual stream: float32 where a float32 embedding starts it and autocast leaves it so."""
-    if workload.method is Method.FULL and workload.autocasts:
+    if workload.trains_base and workload.autocasts:
         return workload.numerics.trained
     return workload.numerics.compute
 
 
 def _is_adapted(workload: Workload, name: str) -> bool:
-    return workload.method is not Method.FULL and (workload.targets == (ALL_LINEAR,) or name in workload.targets)
+    return workload.has_adapters and (workload.targets == (ALL_LINEAR,) or name in workload.targets)
 
 
-def _norm_count(architecture: Architecture) -> int:
-    return 4 if architecture.sandwich_norms else 2
-
-
-def _norms(architecture: Architecture, workload: Workload) -> int:
+def _norms(architecture: Architecture, block: Block, workload: Workload) -> int:
     """Inputs and intermediate values of the norms, and of the norms of queries and keys; their outputs count as inputs of linears."""
-    trains_weight = workload.method is Method.FULL
-    per_element = _norm_bytes(architecture.norm, residual_bytes(workload), trains_weight=trains_weight)
-    total = _norm_count(architecture) * (per_element * architecture.hidden + STATISTICS)
-    if architecture.query_key_norm:
+    per_element = _norm_bytes(block.norm, residual_bytes(workload), trains_weight=workload.trains_base)
+    total = (4 if block.sandwich_norms else 2) * (per_element * architecture.hidden + STATISTICS)
+    if block.attention.query_key_norm:
         compute = workload.numerics.compute
-        total += _norm_bytes(architecture.norm, compute, trains_weight=trains_weight) * (
-            architecture.query_width + architecture.key_width
+        total += _norm_bytes(block.norm, compute, trains_weight=workload.trains_base) * (
+            block.attention.query_width + block.attention.key_width
         )
     return total
 
@@ -77,7 +72,7 @@ def _norm_bytes(kind: NormKind, stream: int, *, trains_weight: bool) -> int:
     return 4 + (normalised if trains_weight else 0)
 
 
-def _inputs_of_linears(architecture: Architecture, workload: Workload) -> int:
+def _inputs_of_linears(architecture: Architecture, block: Block, workload: Workload) -> int:
     """The norms' outputs, which the first linears of attention and MLP read.
 
     One tensor serves all readers; under autocast a float32 value (full: the norm's output, LoRA: PEFT's cast to the adapter's type) is cast
@@ -85,55 +80,53 @@ def _inputs_of_linears(architecture: Architecture, workload: Workload) -> int:
     """
     hidden, compute = architecture.hidden, workload.numerics.compute
     total = 0
-    for readers in (architecture.attention_inputs, architecture.mlp_inputs):
-        if architecture.experts and readers is architecture.mlp_inputs:
+    for readers in (block.attention.inputs, block.feed_forward.inputs):
+        if block.feed_forward.experts and readers is block.feed_forward.inputs:
             continue
-        keeping = sum(workload.method is Method.FULL or _is_adapted(workload, name) for name in readers)
+        keeping = sum(workload.trains_base or _is_adapted(workload, name) for name in readers)
         copies = keeping if workload.autocasts or workload.dropout > 0 else min(keeping, 1)
         total += copies * compute * hidden
         total += keeping * hidden if workload.dropout > 0 else 0
     return total
 
 
-def _attention(architecture: Architecture, workload: Workload) -> int:
+def _attention(architecture: Architecture, block: Block, workload: Workload) -> int:
     """SDPA keeps query, key, value, its output and one statistic per head; the output is what the output projection reads."""
-    compute = workload.numerics.compute
-    query, key = architecture.query_width, architecture.key_width
-    total = compute * (2 * query + 2 * key) + STATISTICS * architecture.heads
-    if _is_adapted(workload, architecture.attention_output):
+    attention, compute = block.attention, workload.numerics.compute
+    query, key = attention.query_width, attention.key_width
+    total = compute * (2 * query + 2 * key) + STATISTICS * attention.heads
+    if _is_adapted(workload, attention.output):
         if workload.autocasts or workload.dropout > 0:
             total += compute * query
         if workload.dropout > 0:
             total += query
-    if workload.micro_batch > 1:
+    if workload.has_padding_mask:
         # Rows of different length bring a mask; SDPA then takes no grouped heads, so keys and values are repeated for every head.
         total += 2 * compute * (query - key) + compute * workload.sequence_length
-    if architecture.residual_dropout:
+    if block.residual_dropout:
         total += 2 * architecture.hidden
     return total
 
 
-def _mlp(architecture: Architecture, workload: Workload) -> int:
+def _feed_forward(architecture: Architecture, part: FeedForward, workload: Workload) -> int:
     """Gate, activated gate, up and their product; ungated: input and output of the activation. Experts: those that a token visits.
 
     The product (or the activation's output) is what the last linear reads: a frozen one without adapter does not keep it.
     """
-    compute, width = workload.numerics.compute, architecture.intermediate
-    if architecture.experts:
-        return architecture.experts_per_token * compute * (4 * width + 2 * architecture.hidden)
-    keeps_product = workload.method is Method.FULL or _is_adapted(workload, architecture.mlp_output)
-    inner = 3 if architecture.gated else 1
-    if not architecture.fused_activation:
+    compute = workload.numerics.compute
+    if part.experts:
+        return part.experts_per_token * compute * (4 * part.width + 2 * architecture.hidden)
+    keeps_product = workload.trains_base or _is_adapted(workload, part.output)
+    inner = 3 if part.gated else 1
+    if not part.fused_activation:
         inner += 3
-    total = compute * width * (inner + int(keeps_product))
-    if _is_adapted(workload, architecture.mlp_output) and workload.dropout > 0:
-        total += width
+    total = compute * part.width * (inner + int(keeps_product))
+    if _is_adapted(workload, part.output) and workload.dropout > 0:
+        total += part.width
     return total
 
 
-def _adapters(architecture: Architecture, workload: Workload) -> int:
+def _adapters(block: Block, workload: Workload) -> int:
     """The output of every adapter's first matrix, which its second one reads: compute × rank per adapted linear."""
-    if workload.method is Method.FULL:
-        return 0
-    adapted = sum(tensor.copies for tensor in architecture.adapted(workload.targets))
-    return workload.numerics.compute * workload.rank * -(-adapted // architecture.layers)
+    adapted = sum(tensor.copies for tensor in block.tensors if tensor.linear and _is_adapted(workload, tensor.name))
+    return workload.numerics.compute * workload.rank * adapted

@@ -6,106 +6,47 @@ Everything is computed from `config.json`, so that the operator can size a job w
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import dataclass, replace
 from functools import cached_property
-from math import prod
 
 from pydantic import JsonValue
 
 from finetune_operator.api.plan import PlanError
 from finetune_operator.api.reasons import Reason
-
-
-class TensorClass(StrEnum):
-    """What a tensor belongs to."""
-
-    EMBEDDING = "embedding"
-    HEAD = "head"
-    ATTENTION = "attention"
-    MLP = "mlp"
-    EXPERTS = "experts"
-    ROUTER = "router"
-    NORM = "norm"
-
-
-class NormKind(StrEnum):
-    """How a normalisation is computed; they keep different tensors for the backward pass."""
-
-    RMS = "rms"
-    """Llama's: the statistics in float32, the weight multiplied in the compute type."""
-    RMS_FLOAT32 = "rms-float32"
-    """Gemma's: everything in float32, weight included, cast at the end."""
-    LAYER = "layer"
-    """torch.nn.LayerNorm: one fused kernel."""
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """One kind of parameter tensor and how often the model has it."""
-
-    name: str
-    """The module's own name, as tuning.lora.targets and PEFT see it, such as q_proj."""
-    kind: TensorClass
-    shape: tuple[int, ...]
-    copies: int
-    linear: bool = False
-    """The weight of a linear module: it can carry an adapter and can be quantised."""
-    in_features: int = 0
-    out_features: int = 0
-
-    @property
-    def elements(self) -> int:
-        """Elements of one copy."""
-        return prod(self.shape)
-
-    @property
-    def total(self) -> int:
-        """Elements of all copies."""
-        return self.elements * self.copies
+from finetune_operator.memory.blocks import Block, Tensor, TensorClass
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A decoder-only transformer, as far as memory and time depend on it."""
+    """A transformer, as far as memory and time depend on it."""
 
     model_type: str
     hidden: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    intermediate: int
-    """Width of the MLP; with experts that of one expert."""
     vocabulary: int
     tied_embeddings: bool
-    tensors: tuple[Tensor, ...]
-    norm: NormKind = NormKind.RMS
-    sandwich_norms: bool = False
-    """A second pair of norms behind attention and MLP (Gemma 2 and 3)."""
-    query_key_norm: bool = False
-    gated: bool = True
-    fused_activation: bool = True
-    """The activation function is one kernel; GPT-2's gelu_new is written out and keeps about three more tensors."""
-    attention_inputs: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
-    attention_output: str = "o_proj"
-    mlp_inputs: tuple[str, ...] = ("gate_proj", "up_proj")
-    mlp_output: str = "down_proj"
-    residual_dropout: bool = False
-    experts: int = 0
-    experts_per_token: int = 0
+    blocks: tuple[Block, ...]
+    outer: tuple[Tensor, ...]
+    """Tensors outside the blocks: embeddings, the last norm, the head."""
     max_positions: int = 0
     """Longest sequence that the model was made for; 0 when the config does not say."""
 
-    @property
-    def query_width(self) -> int:
-        """Output width of the query projection."""
-        return self.heads * self.head_dim
+    @cached_property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Every tensor of the model, those of blocks with all their copies."""
+        inner = (
+            replace(tensor, copies=tensor.copies * block.copies) for block in self.blocks for tensor in block.tensors
+        )
+        return (*self.outer, *inner)
 
-    @property
-    def key_width(self) -> int:
-        """Output width of the key projection, and of the value projection."""
-        return self.kv_heads * self.head_dim
+    @cached_property
+    def layers(self) -> int:
+        """Number of layers, of all kinds of blocks together."""
+        return sum(block.copies for block in self.blocks)
+
+    @cached_property
+    def main_block(self) -> Block:
+        """The block with the most copies; its widths stand for the model where one figure is enough."""
+        return max(self.blocks, key=lambda block: block.copies)
 
     @cached_property
     def parameters(self) -> int:
@@ -120,23 +61,26 @@ class Architecture:
     @cached_property
     def outer_parameters(self) -> int:
         """Parameters outside the layers (embeddings, head, last norm): FSDP2's root unit."""
-        return self.parameters - self.layer_parameters * self.layers
+        return sum(tensor.total for tensor in self.outer)
 
     @cached_property
     def layer_parameters(self) -> int:
-        """Parameters of one layer (the mean, where layers differ)."""
-        inner = sum(tensor.total for tensor in self.tensors if tensor.copies >= self.layers and not self._outer(tensor))
-        return inner // self.layers
+        """Parameters of the largest layer: FSDP2 gathers one layer at a time."""
+        return max(block.parameters for block in self.blocks)
 
     @cached_property
     def active_parameters(self) -> int:
         """Parameters that multiply one token: experts count only as far as they are routed to, embeddings not at all."""
-        total = 0
-        for tensor in self.tensors:
-            if tensor.kind is TensorClass.EMBEDDING and not (self.tied_embeddings and tensor.name == EMBEDDING_NAME):
-                continue
-            share = self.experts_per_token / self.experts if tensor.kind is TensorClass.EXPERTS else 1.0
-            total += round(tensor.total * share)
+        total = sum(
+            tensor.total
+            for tensor in self.outer
+            if tensor.kind is not TensorClass.EMBEDDING or (self.tied_embeddings and tensor.name == EMBEDDING_NAME)
+        )
+        for block in self.blocks:
+            part = block.feed_forward
+            for tensor in block.tensors:
+                share = part.experts_per_token / part.experts if tensor.kind is TensorClass.EXPERTS else 1.0
+                total += round(tensor.total * share) * block.copies
         return total
 
     @cached_property
@@ -159,14 +103,9 @@ class Architecture:
         """Return the names that tuning.lora.targets may use."""
         return tuple(dict.fromkeys(tensor.name for tensor in self.tensors if tensor.linear))
 
-    @staticmethod
-    def _outer(tensor: Tensor) -> bool:
-        return tensor.kind in (TensorClass.EMBEDDING, TensorClass.HEAD) or tensor.name in OUTER_NORM_NAMES
-
 
 ALL_LINEAR = "all-linear"
 EMBEDDING_NAME = "embed_tokens"
-OUTER_NORM_NAMES = frozenset({"final_norm"})
 
 
 def lora_parameters(architecture: Architecture, rank: int, targets: tuple[str, ...]) -> int:

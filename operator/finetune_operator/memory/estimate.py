@@ -9,24 +9,18 @@ from __future__ import annotations
 
 from typing import Final
 
-from finetune_operator.api.compatibility import Checkpointing, Method
-from finetune_operator.api.plan import GIB, Component, MemoryEstimate, Phase, PhaseMemory
+from finetune_operator.api.compatibility import Checkpointing
+from finetune_operator.api.plan import GIB, Component, MemoryEstimate, MemoryRange, Phase, PhaseMemory
 from finetune_operator.memory.activations import checkpoint_bytes_per_layer, layer_activation_bytes
+from finetune_operator.memory.allocator import fragmentation_bytes, margin_bytes
 from finetune_operator.memory.architecture import Architecture
 from finetune_operator.memory.loss import chunked_loss_backward_bytes, chunked_loss_forward_bytes, full_logits_bytes
 from finetune_operator.memory.runtime import communication_bytes, runtime_bytes
 from finetune_operator.memory.states import States, states_of
-from finetune_operator.memory.workload import LossKind, Workload
+from finetune_operator.memory.workload import LossKind, Quantization, Workload
 
 LAYER_GRADIENTS: Final = 0.36
 """Gradients of activations inside one layer's backward, as a share of that layer's activations (fake-tensor traces of Llama layers: 1.36 in all)."""
-
-UPPER_MARGIN: Final = {Method.FULL: 0.12, Method.LORA: 0.12, Method.QLORA: 0.15}
-"""upper = expected + this share of what the allocator holds: fragmentation (reserved / allocated was 1.06 in PEFT's MetaMathQA runs on L40S and
-1.11 in full fine-tuning there) and what the closed form misses (docs/explanation/memory.md has the errors against published runs)."""
-
-SHARDED_MARGIN: Final = 0.08
-"""Added to it for FSDP2 and ZeRO: gathered layers come and go, and published runs of FSDP 1 lie further above their states than single-GPU runs."""
 
 CPU_HEAP_SHARE: Final = 0.3
 """Holes in glibc's heap, as a share of activations, logits and temporaries. Measured with a Llama of 32 million parameters and 2,048 tokens
@@ -55,24 +49,38 @@ def estimate(architecture: Architecture, workload: Workload) -> MemoryEstimate:
         PhaseMemory(phase=Phase.OPTIMIZER_STEP, components=_optimizer_step(workload, states)),
     )
     peak = max(phases, key=lambda phase: phase.total)
+    outside = runtime_bytes(workload) + communication_bytes(workload)
+    allocated = max(_allocated(phase.components, outside) for phase in phases)
+    reserved = peak.total - outside
     return MemoryEstimate(
         expected_bytes=peak.total,
-        upper_bytes=max(_upper(workload, phase) for phase in phases),
+        upper_bytes=peak.total + _margin(workload, reserved),
+        allocated=_range(workload, allocated),
+        reserved=_range(workload, reserved),
         phases=phases,
         peak_phase=peak.phase,
     )
 
 
-def _upper(workload: Workload, phase: PhaseMemory) -> int:
-    held = phase.total - phase.components[Component.RUNTIME]
+def _range(workload: Workload, held: int) -> MemoryRange:
+    return MemoryRange(expected_bytes=held, upper_bytes=held + _margin(workload, held))
+
+
+def _margin(workload: Workload, held: int) -> int:
     if workload.accelerator == "cpu":
-        return phase.total + round(CPU_MARGIN * held) + CPU_UPPER_CONSTANT
-    margin = UPPER_MARGIN[workload.method] + (SHARDED_MARGIN if workload.shards > 1 else 0)
-    return phase.total + round(margin * held)
+        return round(CPU_MARGIN * held) + CPU_UPPER_CONSTANT
+    return margin_bytes(workload, held)
+
+
+def _allocated(components: Components, outside: int) -> int:
+    """Live tensors: all but what belongs to the runtime, and the allocator's holes."""
+    return sum(components.values()) - components[Component.FRAGMENTATION] - outside
 
 
 def _components(workload: Workload, **parts: int) -> Components:
     found = {component: parts.get(component.value, 0) for component in Component}
+    if workload.accelerator == "gpu":
+        found[Component.FRAGMENTATION] = fragmentation_bytes(sum(found.values()))
     found[Component.RUNTIME] = runtime_bytes(workload)
     found[Component.COMMUNICATION] += communication_bytes(workload)
     return found
@@ -93,7 +101,7 @@ def _backward(architecture: Architecture, workload: Workload, states: States) ->
     highest = max(points, key=lambda components: sum(components.values()))
     if workload.accelerator == "cpu":
         passing = highest[Component.ACTIVATIONS] + highest[Component.LOGITS] + highest[Component.TEMPORARIES]
-        highest[Component.TEMPORARIES] += round(CPU_HEAP_SHARE * passing)
+        highest[Component.FRAGMENTATION] = round(CPU_HEAP_SHARE * passing)
     return highest
 
 
@@ -104,13 +112,18 @@ def _held_gradients(workload: Workload, states: States) -> int:
 
 def _kept_activations(architecture: Architecture, workload: Workload) -> int:
     """What all layers keep, and the last norm: its input in float32 and its output, which the head reads."""
-    per_layer = (
-        layer_activation_bytes(architecture, workload)
-        if workload.checkpointing is Checkpointing.NONE
-        else checkpoint_bytes_per_layer(architecture, workload)
-    )
+    if workload.checkpointing is Checkpointing.NONE:
+        kept = sum(b.copies * layer_activation_bytes(architecture, b, workload) for b in architecture.blocks)
+    else:
+        kept = architecture.layers * checkpoint_bytes_per_layer(architecture, workload)
     last_norm = (4 + workload.numerics.compute) * architecture.hidden
-    return workload.tokens * (per_layer * architecture.layers + last_norm)
+    return workload.tokens * (kept + last_norm)
+
+
+def _one_layer(architecture: Architecture, workload: Workload) -> int:
+    """Activations of the layer that keeps the most."""
+    most = max(layer_activation_bytes(architecture, block, workload) for block in architecture.blocks)
+    return most * workload.tokens
 
 
 def _in_loss_forward(architecture: Architecture, workload: Workload, states: States) -> Components:
@@ -133,7 +146,7 @@ def _in_loss_backward(architecture: Architecture, workload: Workload, states: St
     head_gradient = 0
     if workload.loss is LossKind.CHUNKED:
         logits = chunked_loss_backward_bytes(architecture, workload)
-        head_gradient = 4 * architecture.vocabulary * architecture.hidden if workload.method is Method.FULL else 0
+        head_gradient = 4 * architecture.vocabulary * architecture.hidden if workload.trains_base else 0
     else:
         logits = full_logits_bytes(architecture, workload)
     return _components(
@@ -150,7 +163,7 @@ def _in_loss_backward(architecture: Architecture, workload: Workload, states: St
 
 def _in_layer_backward(architecture: Architecture, workload: Workload, states: States) -> Components:
     """The last layer's backward: its activations (computed again with checkpointing), their gradients, and the head's gradient."""
-    layer = layer_activation_bytes(architecture, workload) * workload.tokens
+    layer = _one_layer(architecture, workload)
     again = layer if workload.checkpointing is Checkpointing.FULL else 0
     casts = (
         states.cast_weights
@@ -169,7 +182,7 @@ def _in_layer_backward(architecture: Architecture, workload: Workload, states: S
 
 
 def _head_gradient(architecture: Architecture, workload: Workload) -> int:
-    if workload.method is not Method.FULL:
+    if not workload.trains_base:
         return 0
     per_element = workload.numerics.trained if workload.shards == 1 else workload.numerics.compute
     return per_element * architecture.vocabulary * architecture.hidden
@@ -177,15 +190,17 @@ def _head_gradient(architecture: Architecture, workload: Workload) -> int:
 
 def _dequantised(architecture: Architecture, workload: Workload) -> int:
     """QLoRA: bitsandbytes widens one linear weight at a time to the compute type."""
-    return architecture.largest_linear * workload.numerics.compute if workload.method is Method.QLORA else 0
+    return (
+        architecture.largest_linear * workload.numerics.compute if workload.quantization is not Quantization.NONE else 0
+    )
 
 
 def _backward_end(architecture: Architecture, workload: Workload, states: States) -> Components:
     """All gradients exist; before the embedding's and the first layer's do, that layer's activations are there instead."""
-    layer = layer_activation_bytes(architecture, workload) * workload.tokens
+    layer = _one_layer(architecture, workload)
     first = round((1 + LAYER_GRADIENTS) * layer) + _dequantised(architecture, workload)
     missing = 0
-    if workload.method is Method.FULL:
+    if workload.trains_base:
         late = architecture.layer_parameters + architecture.vocabulary * architecture.hidden
         missing = states.gradients * late // architecture.parameters
     return _components(

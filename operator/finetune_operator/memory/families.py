@@ -7,7 +7,8 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
 
-from finetune_operator.memory.architecture import Architecture, NormKind, Tensor, TensorClass
+from finetune_operator.memory.architecture import Architecture
+from finetune_operator.memory.blocks import NormKind, Tensor, TensorClass
 from finetune_operator.memory.config_reader import ConfigError, ConfigReader, Shape, read_shape
 from finetune_operator.memory.layout import (
     assemble,
@@ -31,7 +32,7 @@ def _llama(
     bias = config.flag("attention_bias", default=False)
     tensors = (
         *attention(shape, bias=bias, output_bias=bias),
-        *gated_mlp(shape.hidden, shape.intermediate, shape.layers, bias=config.flag("mlp_bias", default=False)),
+        *gated_mlp(shape.hidden, shape.intermediate, bias=config.flag("mlp_bias", default=False)),
         *block_norms(shape, 2),
     )
     return assemble(model_type, shape, tensors)
@@ -41,7 +42,7 @@ def _mistral(config: ConfigReader) -> Architecture:
     shape = read_shape(config, kv_heads=8)
     tensors = (
         *attention(shape),
-        *gated_mlp(shape.hidden, shape.intermediate, shape.layers),
+        *gated_mlp(shape.hidden, shape.intermediate),
         *block_norms(shape, 2),
     )
     return assemble("mistral", shape, tensors)
@@ -51,7 +52,7 @@ def _qwen2(config: ConfigReader) -> Architecture:
     shape = read_shape(config, kv_heads=32)
     tensors = (
         *attention(shape, bias=True),
-        *gated_mlp(shape.hidden, shape.intermediate, shape.layers),
+        *gated_mlp(shape.hidden, shape.intermediate),
         *block_norms(shape, 2),
     )
     return assemble("qwen2", shape, tensors)
@@ -63,7 +64,7 @@ def _qwen3(config: ConfigReader) -> Architecture:
     tensors = (
         *attention(shape, bias=bias, output_bias=bias),
         *head_norms(shape),
-        *gated_mlp(shape.hidden, shape.intermediate, shape.layers),
+        *gated_mlp(shape.hidden, shape.intermediate),
         *block_norms(shape, 2),
     )
     return assemble("qwen3", shape, tensors, query_key_norm=True)
@@ -77,7 +78,7 @@ def _gemma(config: ConfigReader, model_type: str = "gemma", kv_heads: int = 16) 
     tensors = (
         *attention(shape, bias=bias, output_bias=bias),
         *(head_norms(shape) if has_head_norms else ()),
-        *gated_mlp(shape.hidden, shape.intermediate, shape.layers),
+        *gated_mlp(shape.hidden, shape.intermediate),
         *block_norms(shape, 4 if sandwich else 2),
     )
     return assemble(
@@ -90,9 +91,9 @@ def _olmo2(config: ConfigReader) -> Architecture:
     bias = config.flag("attention_bias", default=False)
     tensors = (
         *attention(shape, bias=bias, output_bias=bias),
-        *norm("query_key_norm", shape.query_width, shape.layers),
-        *norm("query_key_norm", shape.key_width, shape.layers),
-        *gated_mlp(shape.hidden, shape.intermediate, shape.layers),
+        *norm("query_key_norm", shape.query_width),
+        *norm("query_key_norm", shape.key_width),
+        *gated_mlp(shape.hidden, shape.intermediate),
         *block_norms(shape, 2),
     )
     return assemble("olmo2", shape, tensors, query_key_norm=True)
@@ -103,10 +104,10 @@ def _phi3(config: ConfigReader) -> Architecture:
     shape = read_shape(config)
     joined = shape.query_width + 2 * shape.key_width
     tensors = (
-        *linear("qkv_proj", TensorClass.ATTENTION, shape.hidden, joined, shape.layers),
-        *linear("o_proj", TensorClass.ATTENTION, shape.query_width, shape.hidden, shape.layers),
-        *linear("gate_up_proj", TensorClass.MLP, shape.hidden, 2 * shape.intermediate, shape.layers),
-        *linear("down_proj", TensorClass.MLP, shape.intermediate, shape.hidden, shape.layers),
+        *linear("qkv_proj", TensorClass.ATTENTION, shape.hidden, joined),
+        *linear("o_proj", TensorClass.ATTENTION, shape.query_width, shape.hidden),
+        *linear("gate_up_proj", TensorClass.MLP, shape.hidden, 2 * shape.intermediate),
+        *linear("down_proj", TensorClass.MLP, shape.intermediate, shape.hidden),
         *block_norms(shape, 2),
     )
     return assemble("phi3", shape, tensors, attention_inputs=("qkv_proj",), mlp_inputs=("gate_up_proj",))
@@ -117,12 +118,19 @@ def _starcoder2(config: ConfigReader) -> Architecture:
     bias = config.flag("use_bias", default=True)
     tensors = (
         *attention(shape, bias=bias, output_bias=bias),
-        *linear("c_fc", TensorClass.MLP, shape.hidden, shape.intermediate, shape.layers, bias=bias),
-        *linear("c_proj", TensorClass.MLP, shape.intermediate, shape.hidden, shape.layers, bias=bias),
+        *linear("c_fc", TensorClass.MLP, shape.hidden, shape.intermediate, bias=bias),
+        *linear("c_proj", TensorClass.MLP, shape.intermediate, shape.hidden, bias=bias),
         *block_norms(shape, 2, bias=True),
     )
     return assemble(
-        "starcoder2", shape, tensors, norm=NormKind.LAYER, gated=False, mlp_inputs=("c_fc",), mlp_output="c_proj"
+        "starcoder2",
+        shape,
+        tensors,
+        norm=NormKind.LAYER,
+        norm_bias=True,
+        gated=False,
+        mlp_inputs=("c_fc",),
+        mlp_output="c_proj",
     )
 
 
@@ -140,13 +148,12 @@ def _gpt2(config: ConfigReader) -> Architecture:
         tied=config.flag("tie_word_embeddings", default=True),
         max_positions=positions,
     )
-    kind, layers = TensorClass.ATTENTION, shape.layers
+    kind = TensorClass.ATTENTION
     tensors = (
-        Tensor("wpe", TensorClass.EMBEDDING, (positions, hidden), 1),
-        *linear("c_attn", kind, hidden, 3 * hidden, layers, bias=True),
-        *linear("c_proj", kind, hidden, hidden, layers, bias=True),
-        *linear("c_fc", TensorClass.MLP, hidden, shape.intermediate, layers, bias=True),
-        *linear("c_proj", TensorClass.MLP, shape.intermediate, hidden, layers, bias=True),
+        *linear("c_attn", kind, hidden, 3 * hidden, bias=True),
+        *linear("c_proj", kind, hidden, hidden, bias=True),
+        *linear("c_fc", TensorClass.MLP, hidden, shape.intermediate, bias=True),
+        *linear("c_proj", TensorClass.MLP, shape.intermediate, hidden, bias=True),
         *block_norms(shape, 2, bias=True),
     )
     return assemble(
@@ -154,6 +161,7 @@ def _gpt2(config: ConfigReader) -> Architecture:
         shape,
         tensors,
         norm=NormKind.LAYER,
+        norm_bias=True,
         gated=False,
         fused_activation=config.text("activation_function", "gelu_new") != "gelu_new",
         attention_inputs=("c_attn",),
@@ -161,6 +169,7 @@ def _gpt2(config: ConfigReader) -> Architecture:
         mlp_inputs=("c_fc",),
         mlp_output="c_proj",
         residual_dropout=config.number("resid_pdrop", 0.1) > 0,
+        outer=(Tensor("wpe", TensorClass.EMBEDDING, (positions, hidden)),),
     )
 
 
@@ -169,10 +178,10 @@ def _gpt_neox(config: ConfigReader) -> Architecture:
     shape = read_shape(config)
     bias = config.flag("attention_bias", default=True)
     tensors = (
-        *linear("query_key_value", TensorClass.ATTENTION, shape.hidden, 3 * shape.hidden, shape.layers, bias=bias),
-        *linear("dense", TensorClass.ATTENTION, shape.hidden, shape.hidden, shape.layers, bias=bias),
-        *linear("dense_h_to_4h", TensorClass.MLP, shape.hidden, shape.intermediate, shape.layers, bias=True),
-        *linear("dense_4h_to_h", TensorClass.MLP, shape.intermediate, shape.hidden, shape.layers, bias=True),
+        *linear("query_key_value", TensorClass.ATTENTION, shape.hidden, 3 * shape.hidden, bias=bias),
+        *linear("dense", TensorClass.ATTENTION, shape.hidden, shape.hidden, bias=bias),
+        *linear("dense_h_to_4h", TensorClass.MLP, shape.hidden, shape.intermediate, bias=True),
+        *linear("dense_4h_to_h", TensorClass.MLP, shape.intermediate, shape.hidden, bias=True),
         *block_norms(shape, 2, bias=True),
     )
     return assemble(
@@ -180,6 +189,7 @@ def _gpt_neox(config: ConfigReader) -> Architecture:
         shape,
         tensors,
         norm=NormKind.LAYER,
+        norm_bias=True,
         gated=False,
         attention_inputs=("query_key_value",),
         attention_output="dense",
@@ -193,7 +203,7 @@ def _mixtral(config: ConfigReader) -> Architecture:
     experts = config.whole("num_local_experts", "num_experts", default=8)
     tensors = (
         *attention(shape),
-        *expert_tensors(shape.hidden, shape.intermediate, experts, shape.layers),
+        *expert_tensors(shape.hidden, shape.intermediate, experts),
         *block_norms(shape, 2),
     )
     return assemble(
@@ -218,7 +228,7 @@ def _qwen3_moe(config: ConfigReader) -> Architecture:
     tensors = (
         *attention(shape, bias=bias, output_bias=bias),
         *head_norms(shape),
-        *expert_tensors(shape.hidden, width, experts, shape.layers),
+        *expert_tensors(shape.hidden, width, experts),
         *block_norms(shape, 2),
     )
     return assemble(

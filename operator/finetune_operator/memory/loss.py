@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from finetune_operator.api.compatibility import Method
 from finetune_operator.memory.architecture import Architecture
 from finetune_operator.memory.workload import Workload
 
@@ -42,7 +41,7 @@ def _tile(architecture: Architecture, workload: Workload, torch_bytes: int) -> i
     compute = workload.numerics.compute
     tokens = min(workload.tokens, TILE_TOKENS)
     words = min(architecture.vocabulary, TILE_WORDS)
-    is_cast = workload.method is Method.FULL and workload.autocasts
+    is_cast = workload.trains_base and workload.autocasts
     head_slice = words * architecture.hidden * compute if is_cast else 0
     if workload.accelerator == "gpu":
         # The buffer always has 32,768 columns, however small the vocabulary.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
-from finetune_operator.api.compatibility import Method, Strategy
+from finetune_operator.api.compatibility import Strategy
 from finetune_operator.memory.architecture import Architecture, lora_parameters
-from finetune_operator.memory.workload import Workload
+from finetune_operator.memory.workload import Quantization, Workload
 
 NF4_BITS: Final = 4 + 8 / 64 + 32 / (64 * 256)
 """4.127 bits per weight of NF4 with double quantisation: 4, an 8-bit scale per 64 weights, a float32 per 256 scales (QLoRA, arXiv 2305.14314)."""
@@ -45,14 +45,14 @@ class States:
 
 def trainable_parameters(architecture: Architecture, workload: Workload) -> int:
     """Return how many parameters are trained: all of them, or the adapters'."""
-    if workload.method is Method.FULL:
+    if workload.trains_base:
         return architecture.parameters
     return lora_parameters(architecture, workload.rank, workload.targets)
 
 
 def base_weight_bytes(architecture: Architecture, workload: Workload) -> int:
     """Return the bytes of the whole frozen model: `base` bytes per weight; with qlora linear layers at 4.127 bits."""
-    if workload.method is Method.QLORA:
+    if workload.quantization is not Quantization.NONE:
         quantised = architecture.linear_parameters
         rest = architecture.parameters - quantised
         return round(quantised * NF4_BITS / 8) + rest * workload.numerics.base
@@ -71,7 +71,7 @@ def states_of(architecture: Architecture, workload: Workload) -> States:
 
     Sharded sizes are rounded up.
     """
-    if workload.method is Method.FULL:
+    if workload.trains_base:
         return _full(architecture, workload)
     return _adapters(architecture, workload)
 
@@ -90,7 +90,7 @@ def _full(architecture: Architecture, workload: Workload) -> States:
         layer_weights=0,
         cast_weights=numerics.compute * (parameters - architecture.outer_parameters) if workload.autocasts else 0,
         gradients=trained,
-        optimizer=2 * trained,
+        optimizer=2 * numerics.moment * parameters,
         buckets=trained if workload.strategy is Strategy.DDP and workload.processes > 1 else 0,
         layer_reduction=0,
         root_reduction=0,
@@ -98,7 +98,9 @@ def _full(architecture: Architecture, workload: Workload) -> States:
     )
     if shards == 1:
         return whole
-    sharded = replace(whole, optimizer=_share(2 * trained, shards), loaded_weights=_loaded(trained, workload))
+    sharded = replace(
+        whole, optimizer=_share(2 * numerics.moment * parameters, shards), loaded_weights=_loaded(trained, workload)
+    )
     if workload.strategy in (Strategy.FSDP, Strategy.ZERO3):
         reduction = 2 * numerics.compute  # the gradient, and its copy laid out for reduce-scatter
         extra = compute if workload.strategy is Strategy.ZERO3 and numerics.trained != numerics.compute else 0
@@ -133,7 +135,7 @@ def _adapters(architecture: Architecture, workload: Workload) -> States:
         layer_weights=_frozen_layer_bytes(architecture, workload) if spreads else 0,
         cast_weights=numerics.compute * trainable if workload.autocasts else 0,
         gradients=trained if workload.strategy is Strategy.ZERO1 else _share(trained, shards),
-        optimizer=_share(2 * trained, shards),
+        optimizer=_share(2 * numerics.moment * trainable, shards),
         buckets=trained if workload.processes > 1 else 0,
         layer_reduction=0,
         root_reduction=0,
@@ -147,7 +149,10 @@ def _loaded(whole: int, workload: Workload) -> int:
 
 
 def _frozen_layer_bytes(architecture: Architecture, workload: Workload) -> int:
-    if workload.method is not Method.QLORA:
+    if workload.quantization is Quantization.NONE:
         return architecture.layer_parameters * workload.numerics.base
-    linear = architecture.linear_parameters // architecture.layers
-    return round(linear * NF4_BITS / 8) + (architecture.layer_parameters - linear) * workload.numerics.base
+    return max(
+        round(block.linear_parameters * NF4_BITS / 8)
+        + (block.parameters - block.linear_parameters) * workload.numerics.base
+        for block in architecture.blocks
+    )

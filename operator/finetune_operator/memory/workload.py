@@ -11,6 +11,87 @@ from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.memory.architecture import ALL_LINEAR
 
 
+class Tuning(StrEnum):
+    """What is trained. More than the trainer launches today (api.compatibility.Method): published measurements cover more."""
+
+    FULL = "full"
+    FREEZE = "freeze"
+    """The last `trained_layers` layers, the last norm and the head, with the rest frozen."""
+    SPECTRUM = "spectrum"
+    """The `trained_fraction` of linear weights with the best signal-to-noise ratio, spread over all layers (arXiv 2406.06623)."""
+    LORA = "lora"
+    DORA = "dora"
+    IA3 = "ia3"
+    ADAPTER = "adapter"
+    """Bottleneck layers of width `rank` behind attention and MLP (arXiv 1902.00751)."""
+    PROMPT = "prompt"
+    """`rank` virtual tokens before the input (arXiv 2104.08691)."""
+    PREFIX = "prefix"
+    """`rank` virtual keys and values in every layer (arXiv 2101.00190)."""
+    OTHER = "other"
+    """Any other method that adds `trained_parameters` small parameters to a frozen model: predicted by one generic rule."""
+
+
+class Quantization(StrEnum):
+    """How frozen linear weights are stored."""
+
+    NONE = "none"
+    NF4 = "nf4"
+    """4.5 bits per weight: a float32 scale per 64 weights."""
+    NF4_DOUBLE = "nf4-double"
+    """4.127 bits per weight: the scales quantised as well (the trainer's qlora)."""
+    INT4_GROUPED = "int4-grouped"
+    """GPTQ and AWQ with groups of 128: 4.25 bits per weight."""
+    INT8 = "int8"
+
+
+class Optimizer(StrEnum):
+    """The optimizers whose states and temporaries differ."""
+
+    ADAMW = "adamw"
+    """torch's fused AdamW: transformers' default."""
+    ADAMW_FOREACH = "adamw-foreach"
+    ADAMW_8BIT = "adamw-8bit"
+    PAGED_ADAMW = "paged-adamw"
+    PAGED_ADAMW_8BIT = "paged-adamw-8bit"
+    ADAFACTOR = "adafactor"
+    SGD = "sgd"
+    MUON = "muon"
+
+
+class AttentionKernel(StrEnum):
+    """How attention is computed."""
+
+    SDPA = "sdpa"
+    """torch's fused kernels; without grouped heads where a padding mask is given."""
+    FLASH = "flash"
+    """Flash attention, padding taken out of the batch: no mask."""
+    EAGER = "eager"
+    """Scores of every head as tensors: heads × length² each."""
+
+
+class Offload(StrEnum):
+    """What lives in host memory between uses."""
+
+    NONE = "none"
+    OPTIMIZER = "optimizer"
+    PARAMETERS = "parameters"
+    """Optimizer, gradients and weights."""
+
+
+class Goal(StrEnum):
+    """What the loss compares; the estimator's word for the objective, which decides how many sequences and models are in memory."""
+
+    SFT = "sft"
+    DPO = "dpo"
+    """Chosen and rejected sequence of each pair in one batch, and a reference model: the base without adapters, or a frozen copy."""
+    REWARD = "reward"
+    """Chosen and rejected sequence, and a head of one output."""
+    GRPO = "grpo"
+    """A group of sampled sequences; generation shares the GPU."""
+    CLASSIFICATION = "classification"
+
+
 class LossKind(StrEnum):
     """How the loss gets from hidden states to log-probabilities."""
 
@@ -18,6 +99,10 @@ class LossKind(StrEnum):
     """TRL 1.16's fused head: tiles of 4,096 tokens × 32,768 words, never the whole logits."""
     FULL_LOGITS = "full-logits"
     """The model's own loss: logits of every token in compute type and float32."""
+    FUSED_LOGITS = "fused-logits"
+    """A fused cross-entropy kernel on whole logits: their gradient overwrites them, no float32 copy."""
+    LIGER = "liger"
+    """Liger's fused linear cross-entropy: chunks of the logits."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +116,21 @@ class Numerics:
     compute: int
     autocast: bool
     """torch.autocast casts float32 to the compute type inside the model; DeepSpeed and FSDP2 cast the weights themselves."""
+    moments: int | None = None
+    """Bytes of one element of an AdamW moment; None: as `trained`."""
+
+    @property
+    def moment(self) -> int:
+        """Bytes of one element of an AdamW moment."""
+        return self.trained if self.moments is None else self.moments
 
 
 PURE_BF16 = Numerics(base=2, trained=2, compute=2, autocast=False)
 """Everything in bfloat16, 8 bytes per trained parameter. The trainer does not do this (updates below 2^-8 vanish); oracles and other trainers do."""
 FLOAT32_MASTER = Numerics(base=2, trained=4, compute=2, autocast=True)
 """Trained weights, gradients and moments in float32 (16 bytes per parameter), computing in bfloat16."""
+BF16_FLOAT32_MOMENTS = Numerics(base=2, trained=2, compute=2, autocast=False, moments=4)
+"""bfloat16 weights and gradients with float32 moments, 12 bytes per parameter: what Megatron-like trainers without master weights do."""
 FLOAT32 = Numerics(base=4, trained=4, compute=4, autocast=False)
 
 
@@ -44,7 +138,7 @@ FLOAT32 = Numerics(base=4, trained=4, compute=4, autocast=False)
 class Workload:
     """One process's share of a training step."""
 
-    method: Method
+    tuning: Tuning
     numerics: Numerics
     micro_batch: int
     sequence_length: int
@@ -56,13 +150,55 @@ class Workload:
     rank: int = 16
     targets: tuple[str, ...] = (ALL_LINEAR,)
     dropout: float = 0.0
+    """Of the adapters' inputs."""
     loss: LossKind = LossKind.CHUNKED
     accelerator: Literal["gpu", "cpu"] = "gpu"
+    quantization: Quantization = Quantization.NONE
+    optimizer: Optimizer = Optimizer.ADAMW
+    attention: AttentionKernel = AttentionKernel.SDPA
+    packing: bool = False
+    """Rows are joined to full length: batches bring no padding mask."""
+    goal: Goal = Goal.SFT
+    offload: Offload = Offload.NONE
+    reshards: bool = True
+    """FSDP2 frees a layer's gathered weights after its forward pass (ZeRO-3), or keeps them until backward (ZeRO-2 like)."""
+    flat_parameters: bool = False
+    """FSDP 1: one flat parameter per layer, gathered whole, gradients and reduction in it."""
+    tensor_parallel: int = 1
+    context_parallel: int = 1
+    trained_layers: int = 0
+    """Of tuning freeze."""
+    trained_fraction: float = 0.0
+    """Of tuning spectrum."""
+    trained_embeddings: bool = False
+    """Adapters beside a wholly trained embedding and head (PEFT's modules_to_save)."""
+    trained_parameters: int = 0
+    """Of tuning other."""
+
+    @property
+    def sequences(self) -> int:
+        """Sequences of one micro-batch that pass through the model together; pairs count twice."""
+        return self.micro_batch * (2 if self.goal in (Goal.DPO, Goal.REWARD) else 1)
 
     @property
     def tokens(self) -> int:
-        """Tokens of one micro-batch, padding included."""
-        return self.micro_batch * self.sequence_length
+        """Tokens of one micro-batch on one process, padding included."""
+        return -(-self.sequences * self.sequence_length // self.context_parallel)
+
+    @property
+    def trains_base(self) -> bool:
+        """Whether the model's own weights are trained, all or some."""
+        return self.tuning in (Tuning.FULL, Tuning.FREEZE, Tuning.SPECTRUM)
+
+    @property
+    def has_adapters(self) -> bool:
+        """Whether linear layers carry adapters that read their input."""
+        return self.tuning in (Tuning.LORA, Tuning.DORA, Tuning.OTHER)
+
+    @property
+    def has_padding_mask(self) -> bool:
+        """Whether batches bring a mask that fused attention has to apply."""
+        return self.sequences > 1 and not self.packing and self.attention is not AttentionKernel.FLASH
 
     @property
     def shards(self) -> int:
@@ -72,7 +208,7 @@ class Workload:
     @property
     def autocasts(self) -> bool:
         """Whether torch.autocast casts activations and weights again and again; sharded full training holds bfloat16 copies instead."""
-        return self.numerics.autocast and not (self.method is Method.FULL and self.shards > 1)
+        return self.numerics.autocast and not (self.trains_base and self.shards > 1)
 
 
 def numerics_of(spec: FineTuneJobSpec) -> Numerics:
@@ -97,7 +233,8 @@ def workload_of(
     """Return the workload of one process for `spec` and one way to split its global batch."""
     adapter = spec.tuning.adapter
     return Workload(
-        method=spec.tuning.method,
+        tuning=Tuning.FULL if spec.tuning.method is Method.FULL else Tuning.LORA,
+        quantization=Quantization.NF4_DOUBLE if spec.tuning.method is Method.QLORA else Quantization.NONE,
         numerics=numerics_of(spec),
         micro_batch=micro_batch,
         sequence_length=sequence_length,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from finetune_operator.api.compatibility import Method, Strategy
+from finetune_operator.api.compatibility import Strategy
 from finetune_operator.api.plan import GIB, MemoryEstimate, PodResources
 from finetune_operator.memory.architecture import Architecture
 from finetune_operator.memory.runtime import MIB
 from finetune_operator.memory.states import States, base_weight_bytes
-from finetune_operator.memory.workload import Workload
+from finetune_operator.memory.workload import Quantization, Workload
 
 LAUNCHER_BYTES: Final = 512 * MIB
 """torchrun's agent imports torch too (about 0.35 GiB), and the launcher keeps the last log lines."""
@@ -85,9 +85,9 @@ def pod_resources(
 
 def _host_load(architecture: Architecture, workload: Workload) -> int:
     """Host bytes of the model while it is loaded: quantised models go to the GPU tensor by tensor, all others are whole on the host first."""
-    if workload.method is Method.QLORA and workload.strategy is not Strategy.FSDP:
+    if workload.quantization is not Quantization.NONE and workload.strategy is not Strategy.FSDP:
         return 2 * architecture.largest_tensor * workload.numerics.base
-    if workload.method is Method.FULL:
+    if workload.trains_base:
         return architecture.parameters * workload.numerics.trained
     return base_weight_bytes(architecture, workload)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from finetune_operator.api.compatibility import Checkpointing, Method, Strategy
+from finetune_operator.api.compatibility import Checkpointing, Strategy
 from finetune_operator.memory.architecture import Architecture
 from finetune_operator.memory.states import base_weight_bytes, trainable_parameters
-from finetune_operator.memory.workload import Workload
+from finetune_operator.memory.workload import Quantization, Workload
 from finetune_operator.planner.catalogue import Gpu
 
 MATRIX_EFFICIENCY: Final = 0.5
@@ -30,19 +30,19 @@ def flops_per_token(architecture: Architecture, workload: Workload) -> float:
     Per active weight: 2 forward, 2 backward to inputs, 2 to weights where they are trained, 2 again with checkpointing. Causal attention:
     6 × layers × query width × length (12 halved), 8 with checkpointing.
     """
-    passes = 6 if workload.method is Method.FULL else 4
+    passes = 6 if workload.trains_base else 4
     attention = 6
     if workload.checkpointing is Checkpointing.FULL:
         passes, attention = passes + 2, attention + 2
-    inner = attention * architecture.layers * architecture.query_width * workload.sequence_length
-    adapters = 0 if workload.method is Method.FULL else 6 * trainable_parameters(architecture, workload)
+    inner = attention * architecture.layers * architecture.main_block.attention.query_width * workload.sequence_length
+    adapters = 0 if workload.trains_base else 6 * trainable_parameters(architecture, workload)
     return passes * architecture.active_parameters + inner + adapters
 
 
 def step_seconds(architecture: Architecture, workload: Workload, gpu: Gpu, per_node: int) -> float:
     """Return the seconds of one optimizer step on `gpu`, with `per_node` processes on every node."""
     arithmetic = flops_per_token(architecture, workload) * workload.tokens / (gpu.tflops * 1e12 * MATRIX_EFFICIENCY)
-    if workload.method is Method.QLORA:
+    if workload.quantization is not Quantization.NONE:
         arithmetic *= NF4_SLOWDOWN
     if workload.numerics.compute == 4:
         arithmetic *= 4

@@ -22,7 +22,7 @@ from finetune_operator.api.inspection import (
     inspection_key,
 )
 from finetune_operator.api.job import FineTuneJob
-from finetune_operator.api.plan import GIB, MemoryEstimate, Phase, Plan, PlanError, PodResources
+from finetune_operator.api.plan import GIB, MemoryEstimate, MemoryRange, Phase, Plan, PlanError, PodResources
 from finetune_operator.api.progress import TerminationMessage
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import FineTuneJobSpec
@@ -108,7 +108,14 @@ def make_plan(*, pods: int = 1, processes: int | None = None, accelerator: str =
         "total_steps": 21,
         "trainable_parameters": 10_000,
         "total_parameters": 1_010_000,
-        "memory": MemoryEstimate(expected_bytes=GIB, upper_bytes=2 * GIB, phases=(), peak_phase=Phase.BACKWARD),
+        "memory": MemoryEstimate(
+            expected_bytes=GIB,
+            upper_bytes=2 * GIB,
+            allocated=MemoryRange(expected_bytes=GIB, upper_bytes=2 * GIB),
+            reserved=MemoryRange(expected_bytes=GIB, upper_bytes=2 * GIB),
+            phases=(),
+            peak_phase=Phase.BACKWARD,
+        ),
         "resources": PodResources(
             cpu_millicores=4000,
             memory_bytes=8 * GIB,
