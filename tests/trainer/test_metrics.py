@@ -6,11 +6,15 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 from prometheus_client import generate_latest
 
 from finetune_operator.api.constants import METRICS_PREFIX
-from finetune_trainer.measure import Memory, flops_per_token, peak_flops
+from finetune_trainer.attempt import Place
+from finetune_trainer.measure import Memory, flops_per_token
 from finetune_trainer.metrics import BADPUT, BADPUT_CAUSES, COUNTERS, GAUGES, RankMetrics
+from finetune_trainer.rank_files import RunDirectory
+from finetune_trainer.telemetry import StepRecord, Telemetry
 from finetune_trainer.testing import tiny_plan
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
@@ -44,11 +48,21 @@ def test_a_scrape_has_the_labels_of_job_attempt_and_rank(make_attempt: Any) -> N
     assert metrics.value("memory_peak_bytes") == 3
 
 
+def test_the_utilization_is_a_share_of_the_planned_gpu(make_attempt: Any, tmp_path: Path) -> None:
+    shape = {"total_parameters": 10**9, "trainable_parameters": 10**9, "processes": 2}
+
+    def utilization(**changes: Any) -> float | None:
+        attempt = make_attempt(tiny_plan().model_copy(update={**shape, **changes}))
+        telemetry = Telemetry(attempt, Place(1, 2, 1, 2), RunDirectory(tmp_path), started=0.0)
+        telemetry.on_step(
+            StepRecord(1, 1.0, 1e-4, None, tokens=1000, seconds=1.0, data_wait_seconds=0.0), Memory(1, 1, 1)
+        )
+        return telemetry.metrics.value("model_flops_utilization")
+
+    assert utilization(gpu_tflops=10.0) == pytest.approx(6e9 * 1000 / (10e12 * 2))
+    assert not utilization(gpu_tflops=None)
+
+
 def test_full_training_costs_six_operations_per_parameter_and_token() -> None:
     assert flops_per_token(7, 7) == 42
     assert flops_per_token(100, 0) == 400
-
-
-def test_a_gpu_is_known_by_its_name() -> None:
-    assert peak_flops("NVIDIA H200") == 989e12
-    assert peak_flops("Some CPU") is None

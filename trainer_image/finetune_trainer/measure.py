@@ -4,26 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
-
-PEAK_TFLOPS: Final = {
-    "GB200": 2500.0,
-    "B200": 2250.0,
-    "H200": 989.0,
-    "H100 PCIe": 756.0,
-    "H100 NVL": 835.0,
-    "H100": 989.0,
-    "A100": 312.0,
-    "L40S": 362.0,
-    "L40": 181.0,
-    "L4": 121.0,
-    "A10G": 70.0,
-    "A10": 125.0,
-    "MI300X": 1307.0,
-    "V100": 125.0,
-}
-"""Dense bf16 TFLOP/s (V100: fp16) from the makers' data sheets, by a part of the device's name, longer parts first; the SXM parts
-where the name does not tell."""
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -54,11 +35,6 @@ def device_memory(torch: Any) -> Memory:
     reserved = torch.cuda.memory_reserved()
     outside = max(0, total - free - reserved)
     return Memory(torch.cuda.memory_allocated(), reserved, torch.cuda.max_memory_reserved() + outside)
-
-
-def peak_flops(device_name: str) -> float | None:
-    """Return the dense bf16 FLOP/s of a GPU, None for one that the table lacks."""
-    return next((value * 1e12 for part, value in PEAK_TFLOPS.items() if part in device_name), None)
 
 
 def flops_per_token(total_parameters: int, trainable_parameters: int) -> float:

@@ -54,7 +54,6 @@ class Telemetry:
         self._last: StepRecord | None = None
         self._pace: float | None = None
         self._rejected = 0
-        self._peak_flops: float | None = None
         self.metrics.set("total_steps", attempt.plan.total_steps)
         self._write_state()
 
@@ -62,10 +61,6 @@ class Telemetry:
     def step(self) -> int | None:
         """The last finished step."""
         return self._state.step
-
-    def set_device(self, peak_flops: float | None) -> None:
-        """Remember how fast the GPU could be."""
-        self._peak_flops = peak_flops
 
     def on_step(self, record: StepRecord, memory: Memory) -> None:
         """Tell that a step was finished."""
@@ -82,9 +77,9 @@ class Telemetry:
         ):
             if value is not None:
                 metrics.set(name, value)
-        if self._peak_flops is not None:
+        if plan.gpu_tflops is not None:
             work = per_second * flops_per_token(plan.total_parameters, plan.trainable_parameters)
-            metrics.set("model_flops_utilization", work / (self._peak_flops * plan.processes))
+            metrics.set("model_flops_utilization", work / (plan.gpu_tflops * 1e12 * plan.processes))
         metrics.count("tokens", record.tokens)
         metrics.badput("data", record.data_wait_seconds)
         metrics.set_memory(memory)

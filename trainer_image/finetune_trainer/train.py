@@ -138,16 +138,12 @@ class _Rank:
             inputs.result()  # a bad input ends the run before ranks meet
 
     def _load(self, model_folder: Path, rows: Path) -> tuple[Any, Any, Any]:
-        import torch
         from trl import SFTConfig
 
         from finetune_trainer.dataset import load_dataset
-        from finetune_trainer.measure import peak_flops
         from finetune_trainer.modeling import load_base_model, load_tokenizer
 
         config = SFTConfig(**training_arguments(self._attempt, self._workplace.staging))
-        if torch.cuda.is_available():
-            self._telemetry.set_device(peak_flops(torch.cuda.get_device_name()))
         tokenizer = load_tokenizer(self._attempt, model_folder)
         model = load_base_model(self._attempt, model_folder)
         return config, (model, tokenizer), load_dataset(rows)

@@ -95,6 +95,10 @@ class Plan(ReadModel):
     accelerator: Literal["gpu", "cpu"]
     gpu_product: str | None = None
     gpu_memory_bytes: int | None = Field(None, description="Of one GPU, as the node label says.")
+    gpu_tflops: float | None = Field(
+        None,
+        description="Dense TFLOP/s of one GPU in bfloat16 by the catalogue, what the trainer's MFU is a share of; absent for unknown types.",
+    )
     processes: int = Field(description="Training processes (ranks) in all; one per GPU.")
     pods: int
     processes_per_pod: int

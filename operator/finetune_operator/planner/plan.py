@@ -17,6 +17,7 @@ from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.memory.architecture import ALL_LINEAR, Architecture, architecture_of
 from finetune_operator.planner.candidates import check_micro_batch, forbidden_strategy, process_counts
+from finetune_operator.planner.catalogue import UNKNOWN
 from finetune_operator.planner.explanation import does_not_fit, no_capacity, reasons_of
 from finetune_operator.planner.inventory import Inventory
 from finetune_operator.planner.search import Candidate, Pool, Task, choose, cpu_pool, gpu_pool, search
@@ -135,6 +136,7 @@ def _plan(task: Task, chosen: Candidate, candidates: list[Candidate], rows: int,
         accelerator=spec.resources.accelerator,
         gpu_product=chosen.pool.product,
         gpu_memory_bytes=chosen.pool.capacity_bytes if is_gpu else None,
+        gpu_tflops=chosen.pool.gpu.tflops if is_gpu and chosen.pool.gpu is not UNKNOWN else None,
         processes=split.processes,
         pods=chosen.pods,
         processes_per_pod=chosen.per_pod,

@@ -14,7 +14,8 @@ from finetune_operator.memory.estimate import estimate
 from finetune_operator.memory.states import States, states_of
 from finetune_operator.memory.workload import Workload, workload_of
 from finetune_operator.planner.candidates import SIMPLICITY, Split, divisors, prefers_sharding, splits
-from finetune_operator.planner.catalogue import Gpu, gpu_of
+from finetune_operator.planner.catalogue import gpu_of, processor
+from finetune_operator.planner.gpu_table import Gpu
 from finetune_operator.planner.host import pod_resources
 from finetune_operator.planner.inventory import CpuNodes, GpuNodes
 from finetune_operator.planner.throughput import CPU_TFLOPS, step_seconds
@@ -69,10 +70,9 @@ def gpu_pool(nodes: GpuNodes) -> Pool:
 
 def cpu_pool(nodes: CpuNodes) -> Pool:
     """Return the pool of these CPU nodes; links and memory bandwidth are left out of their roofline."""
-    processor = Gpu("cpu", (), nodes.memory_bytes, CPU_TFLOPS, 1e6, 1e6, 1.0)
     return Pool(
         product=None,
-        gpu=processor,
+        gpu=processor(nodes.memory_bytes, CPU_TFLOPS),
         capacity_bytes=nodes.memory_bytes,
         per_node=256,
         nodes=nodes.nodes,

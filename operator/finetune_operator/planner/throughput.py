@@ -8,7 +8,7 @@ from finetune_operator.api.compatibility import Checkpointing, Strategy
 from finetune_operator.memory.architecture import Architecture
 from finetune_operator.memory.states import base_weight_bytes, trainable_parameters
 from finetune_operator.memory.workload import Quantization, Workload
-from finetune_operator.planner.catalogue import Gpu
+from finetune_operator.planner.gpu_table import Gpu
 
 MATRIX_EFFICIENCY: Final = 0.5
 """Share of the peak that large matrix products reach inside training (MFU of well-run 7B fine-tuning is 0.4 to 0.55)."""
