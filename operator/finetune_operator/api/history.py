@@ -27,7 +27,9 @@ class RunKind(ReadModel):
     gpu_product: str | None = Field(None, max_length=63, description="Absent with accelerator cpu.")
     processes: int = Field(ge=1)
     length: int = Field(ge=1, description="Tokens of the longest sequence, rounded up to a power of two.")
-    estimator: int = Field(0, description="Version of the formulas that predicted: errors of other formulas say nothing.")
+    estimator: int = Field(
+        0, description="Version of the formulas that predicted: errors of other formulas say nothing."
+    )
 
 
 class Prediction(ReadModel):

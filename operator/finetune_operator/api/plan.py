@@ -9,6 +9,7 @@ from pydantic import Field
 
 from finetune_operator.api.compatibility import Checkpointing, Strategy
 from finetune_operator.api.constants import METRICS_PORT, RENDEZVOUS_PORT
+from finetune_operator.api.history import Prediction
 from finetune_operator.api.inspection import InspectionReport, ProgressEndpoint
 from finetune_operator.api.model import ReadModel
 from finetune_operator.api.spec import FineTuneJobSpec
@@ -90,7 +91,7 @@ class PodResources(ReadModel):
 
 
 class Plan(ReadModel):
-    """Everything that was decided for a job; a pure function of spec, inspection and inventory."""
+    """Everything that was decided for a job; a pure function of spec, inspection, inventory and history."""
 
     accelerator: Literal["gpu", "cpu"]
     gpu_product: str | None = None
@@ -115,6 +116,10 @@ class Plan(ReadModel):
     total_parameters: int
     memory: MemoryEstimate
     resources: PodResources
+    prediction: Prediction | None = Field(
+        None,
+        description="What the formulas alone say, before history corrects them; measurements are compared with it.",
+    )
     reasons: tuple[str, ...] = Field(
         (), description="Why this plan: what was binding, and what else would have fitted."
     )

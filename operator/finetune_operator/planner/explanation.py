@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 from finetune_operator.api.durations import format_duration
@@ -9,8 +10,10 @@ from finetune_operator.api.plan import PlanError
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.planner.catalogue import UNKNOWN
+from finetune_operator.planner.history import UNCORRECTED
 from finetune_operator.planner.remedies import remedies
-from finetune_operator.planner.search import TIE, Candidate, Pool, Task, gib
+from finetune_operator.planner.search import TIE, Candidate, Pool, gib
+from finetune_operator.planner.task import Task
 
 ALTERNATIVES_SHOWN: Final = 3
 
@@ -65,8 +68,16 @@ def _binding(chosen: Candidate, candidates: list[Candidate], objective: str) -> 
     return f"binding: {nearest.obstacle} for {nearest.title}"
 
 
+def _lessons(chosen: Candidate) -> Iterator[str]:
+    """What history changed of the formulas' numbers."""
+    for what, correction in (("memory", chosen.memory_correction), ("tokens/s", chosen.speed_correction)):
+        if correction != UNCORRECTED:
+            runs = f"{correction.runs} finished job{'s' if correction.runs > 1 else ''} of this kind"
+            yield f"history: expected {what} × {correction.factor:.3f}, learned from {runs if correction.runs else 'similar jobs'}"
+
+
 def _remarks(task: Task, chosen: Candidate) -> list[str]:
-    remarks = []
+    remarks = list(_lessons(chosen))
     if chosen.pool.product is not None and chosen.pool.gpu is UNKNOWN:
         remarks.append(
             f"the catalogue lacks {chosen.pool.product}: its speed is guessed; name types in resources.gpuProduct to choose yourself"

@@ -14,8 +14,11 @@ from math import ceil, exp, isfinite, log
 from statistics import median
 from typing import Final, NamedTuple, TypeGuard
 
+from finetune_operator.api.compatibility import Checkpointing, Strategy
 from finetune_operator.api.history import History, KindRecord, MeasuredRun, Prediction, RunKind
 from finetune_operator.api.plan import MemoryEstimate
+from finetune_operator.api.spec import FineTuneJobSpec
+from finetune_operator.memory.architecture import Architecture
 
 ESTIMATOR_VERSION: Final = 1
 """Raise it when the formulas of memory or throughput change: ratios to the old ones are then left alone, and age out."""
@@ -77,14 +80,34 @@ class Correction:
 UNCORRECTED: Final = Correction()
 
 
-def length_bucket(tokens: int) -> int:
-    """Return the power of two that is not below `tokens`."""
-    return 1 << max(0, tokens - 1).bit_length()
+def kind_of(
+    spec: FineTuneJobSpec,
+    architecture: Architecture,
+    *,
+    sequence_length: int,
+    strategy: Strategy,
+    checkpointing: Checkpointing,
+    processes: int,
+    gpu_product: str | None,
+) -> RunKind:
+    """Return the kind of a job that is run in one way.
 
-
-def rounded_parameters(parameters: int) -> int:
-    """Return the number to two significant digits: revisions and embeddings of other size stay one kind."""
-    return int(float(f"{parameters:.1e}"))
+    Parameters are rounded to two significant digits and the length up to a power of two: what errs alike is one kind.
+    """
+    return RunKind(
+        objective=spec.objective,
+        model_type=architecture.model_type[:63],
+        parameters=int(float(f"{architecture.parameters:.1e}")),
+        method=spec.tuning.method,
+        precision=spec.training.precision,
+        strategy=strategy,
+        checkpointing=checkpointing,
+        accelerator=spec.resources.accelerator,
+        gpu_product=gpu_product,
+        processes=processes,
+        length=1 << (sequence_length - 1).bit_length(),
+        estimator=ESTIMATOR_VERSION,
+    )
 
 
 def record(history: History, run: FinishedRun) -> History:

@@ -11,6 +11,7 @@ from math import ceil
 from pydantic import JsonValue
 
 from finetune_operator.api.compatibility import Method
+from finetune_operator.api.history import EMPTY_HISTORY, History
 from finetune_operator.api.inspection import InspectionReport
 from finetune_operator.api.plan import Plan, PlanError
 from finetune_operator.api.reasons import Reason
@@ -19,8 +20,10 @@ from finetune_operator.memory.architecture import ALL_LINEAR, Architecture, arch
 from finetune_operator.planner.candidates import check_micro_batch, forbidden_strategy, process_counts
 from finetune_operator.planner.catalogue import UNKNOWN
 from finetune_operator.planner.explanation import does_not_fit, no_capacity, reasons_of
+from finetune_operator.planner.history import Corrections
 from finetune_operator.planner.inventory import Inventory
-from finetune_operator.planner.search import Candidate, Pool, Task, choose, cpu_pool, gpu_pool, search
+from finetune_operator.planner.search import Candidate, Pool, choose, cpu_pool, gpu_pool, search
+from finetune_operator.planner.task import Task
 
 STORED_BYTES_PER_PARAMETER = 2
 """Assumed size of downloaded weights where nothing was inspected: bfloat16."""
@@ -31,6 +34,7 @@ def make_plan(
     inspection: InspectionReport | None,
     inventory: Inventory,
     *,
+    history: History = EMPTY_HISTORY,
     config: Mapping[str, JsonValue] | None = None,
     rows: int = 0,
     assumptions: tuple[str, ...] = (),
@@ -41,6 +45,7 @@ def make_plan(
         spec: What the user wants.
         inspection: What was learned about model and data; None in `finetune plan` without an inspection.
         inventory: What the cluster has.
+        history: What finished jobs have measured; it corrects memory and time.
         config: The model's config.json, where there is no inspection.
         rows: Usable rows, where there is no inspection and they are known; 0 leaves the steps open unless training.maxSteps is set.
         assumptions: What the caller assumed, to be shown with the plan.
@@ -69,6 +74,7 @@ def make_plan(
             if inspection is not None
             else architecture.parameters * STORED_BYTES_PER_PARAMETER
         ),
+        corrections=Corrections(history),
     )
     pools, all_pools = _pools(spec, inventory)
     if not pools:
@@ -153,6 +159,7 @@ def _plan(task: Task, chosen: Candidate, candidates: list[Candidate], rows: int,
         total_parameters=architecture.parameters + adapters,
         memory=chosen.memory,
         resources=chosen.resources,
+        prediction=chosen.prediction(task),
         reasons=reasons_of(task, chosen, candidates),
         assumptions=assumptions,
     )

@@ -9,7 +9,8 @@ from typing import Final
 from finetune_operator.api.compatibility import Method
 from finetune_operator.api.spec import FineTuneJobSpec, Tuning
 from finetune_operator.planner.candidates import divisors
-from finetune_operator.planner.search import Pool, Task, choose, search
+from finetune_operator.planner.search import Pool, choose, search
+from finetune_operator.planner.task import Task
 
 MOST_GPUS_PROPOSED: Final = 64
 SHORTEST_LENGTH_PROPOSED: Final = 512

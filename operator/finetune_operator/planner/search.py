@@ -7,17 +7,19 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from finetune_operator.api.compatibility import Checkpointing, Strategy
+from finetune_operator.api.history import Prediction
 from finetune_operator.api.plan import GIB, MemoryEstimate, PodResources
 from finetune_operator.api.spec import FineTuneJobSpec
-from finetune_operator.memory.architecture import Architecture
 from finetune_operator.memory.estimate import estimate
 from finetune_operator.memory.states import States, states_of
 from finetune_operator.memory.workload import Workload, workload_of
 from finetune_operator.planner.candidates import SIMPLICITY, Split, divisors, prefers_sharding, splits
 from finetune_operator.planner.catalogue import gpu_of, processor
 from finetune_operator.planner.gpu_table import Gpu
+from finetune_operator.planner.history import UNCORRECTED, Correction, corrected
 from finetune_operator.planner.host import pod_resources
 from finetune_operator.planner.inventory import CpuNodes, GpuNodes
+from finetune_operator.planner.task import Task
 from finetune_operator.planner.throughput import CPU_TFLOPS, step_seconds
 
 GPU_RESERVE: Final = 0.02
@@ -83,16 +85,6 @@ def cpu_pool(nodes: CpuNodes) -> Pool:
 
 
 @dataclass(frozen=True)
-class Task:
-    """What is to be planned: the job and what is known of its model."""
-
-    spec: FineTuneJobSpec
-    architecture: Architecture
-    sequence_length: int
-    weight_bytes: int
-
-
-@dataclass(frozen=True)
 class Candidate:
     """One complete way to run the job; `obstacle` says why it cannot be, if so."""
 
@@ -105,6 +97,10 @@ class Candidate:
     seconds: float
     """Of one optimizer step."""
     obstacle: str = ""
+    formula_bytes: int = 0
+    """The expected peak before history corrected it."""
+    memory_correction: Correction = UNCORRECTED
+    speed_correction: Correction = UNCORRECTED
 
     @property
     def per_pod(self) -> int:
@@ -119,6 +115,15 @@ class Candidate:
     def score(self, objective: str) -> float:
         """What the plan's objective minimises."""
         return self.seconds if objective == "fastest" else self.cost
+
+    def prediction(self, task: Task) -> Prediction:
+        """Return what the formulas alone say of it."""
+        tokens = task.spec.training.global_batch_size * task.sequence_length
+        return Prediction(
+            kind=task.kind(self.split, self.pool.product),
+            expected_bytes=self.formula_bytes,
+            tokens_per_second=round(tokens / (self.seconds * self.speed_correction.factor), 2),
+        )
 
     @property
     def title(self) -> str:
@@ -137,6 +142,14 @@ class _Estimates:
 
     task: Task
     known: dict[Split, tuple[Workload, States, MemoryEstimate]] = field(default_factory=dict)
+    learned: dict[Split, Correction] = field(default_factory=dict)
+
+    def correction(self, split: Split) -> Correction:
+        if self.task.corrections.is_empty:
+            return UNCORRECTED
+        if split not in self.learned:
+            self.learned[split] = self.task.corrections.memory(self.task.kind(split, None))
+        return self.learned[split]
 
     def of(self, split: Split) -> tuple[Workload, States, MemoryEstimate]:
         if split not in self.known:
@@ -183,7 +196,9 @@ def _pod_counts(spec: FineTuneJobSpec, pool: Pool, processes: int) -> Iterator[i
 
 
 def _candidate(task: Task, pool: Pool, pods: int, split: Split, estimates: _Estimates) -> Candidate:
-    workload, states, memory = estimates.of(split)
+    workload, states, formula = estimates.of(split)
+    learned = estimates.correction(split)
+    memory = corrected(formula, learned)
     per_pod = split.processes // pods
     pods_on_node = -(-pods // pool.nodes) if pool.product is None else 1
     resources = pod_resources(
@@ -200,8 +215,21 @@ def _candidate(task: Task, pool: Pool, pods: int, split: Split, estimates: _Esti
     seconds = step_seconds(task.architecture, workload, pool.gpu, per_pod)
     if pool.product is not None and not pool.gpu.has_bf16 and task.spec.training.precision == "bf16":
         seconds *= BF16_EMULATION
+    speed = UNCORRECTED
+    if not task.corrections.is_empty:
+        speed = task.corrections.throughput(task.kind(split, pool.product))
     return Candidate(
-        pool, split, pods, states, memory, resources, seconds, _obstacle(pool, memory, resources, pods_on_node)
+        pool,
+        split,
+        pods,
+        states,
+        memory,
+        resources,
+        seconds / speed.factor,
+        _obstacle(pool, memory, resources, pods_on_node),
+        formula.expected_bytes,
+        learned,
+        speed,
     )
 
 

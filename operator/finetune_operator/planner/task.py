@@ -1,0 +1,35 @@
+"""What is to be planned, as the search, its explanation and its remedies all see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from finetune_operator.api.history import EMPTY_HISTORY, RunKind
+from finetune_operator.api.spec import FineTuneJobSpec
+from finetune_operator.memory.architecture import Architecture
+from finetune_operator.planner.candidates import Split
+from finetune_operator.planner.history import Corrections, kind_of
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be planned: the job and what is known of its model."""
+
+    spec: FineTuneJobSpec
+    architecture: Architecture
+    sequence_length: int
+    weight_bytes: int
+    corrections: Corrections = field(default_factory=lambda: Corrections(EMPTY_HISTORY))
+    """What history says of the formulas."""
+
+    def kind(self, split: Split, gpu_product: str | None) -> RunKind:
+        """Return what kind of run this is, for history."""
+        return kind_of(
+            self.spec,
+            self.architecture,
+            sequence_length=self.sequence_length,
+            strategy=split.strategy,
+            checkpointing=split.checkpointing,
+            processes=split.processes,
+            gpu_product=gpu_product,
+        )
