@@ -27,6 +27,9 @@ class Command:
 
 COMMANDS: Final[Mapping[str, Command]] = MappingProxyType(
     {
+        "estimate": Command(
+            "finetune_operator.cli.estimate_command", "show the GPU memory of a model and a way to train it"
+        ),
         "plan": Command("finetune_operator.cli.plan_command", "show how a job would run, without a cluster"),
         "run": Command("finetune_operator.cli.run_command", "run a job on this machine: inspect, plan, train, publish"),
     }
@@ -43,7 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     called = next((word for word in given if not word.startswith("-")), None)
     for name, command in COMMANDS.items():
-        subparser = subparsers.add_parser(name, help=command.help, description=f"{command.help.capitalize()}.")
+        subparser = subparsers.add_parser(
+            name, help=command.help, description=f"{command.help[0].upper()}{command.help[1:]}."
+        )
         if name == called:
             import_module(command.module).add_arguments(subparser)
     options = parser.parse_args(given)

@@ -17,6 +17,7 @@ from finetune_operator.api.plan import GIB, PlanError
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.cli.exit_codes import BAD_INPUT, NO_PLAN
 from finetune_operator.cli.manifest_file import UnreadableManifest, add_filename, read_job, with_absolute_locations
+from finetune_operator.cli.model_config import config_in_folder, known_config
 from finetune_operator.planner.catalogue import CATALOGUE, UNKNOWN, catalogue_inventory, gpu_of
 from finetune_operator.planner.inventory import CpuNodes, Inventory
 from finetune_operator.planner.known_models import KNOWN_MODELS
@@ -100,21 +101,12 @@ def _look_up(spec: FineTuneJobSpec) -> _Knowledge:
 
 def _model_config(uri: str) -> tuple[dict[str, JsonValue], str]:
     if uri.startswith("file://"):
-        path = Path(uri.removeprefix("file://")) / "config.json"
-        try:
-            config = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise UnreadableManifest(
-                f"model.uri: {path} cannot be read: {error}; give a folder with a config.json"
-            ) from error
-        if not isinstance(config, dict):
-            raise UnreadableManifest(f"model.uri: {path} holds no JSON object; give a model's config.json")
-        return config, f"model: read from {path.name} in the model's folder; its weights were not looked at"
+        config = config_in_folder(Path(uri.removeprefix("file://")))
+        return config, "model: read from config.json in the model's folder; its weights were not looked at"
     name = uri.removeprefix("hf://")
-    if uri.startswith("hf://") and name in KNOWN_MODELS:
-        return dict(
-            KNOWN_MODELS[name]
-        ), f"model: the numbers of {name} that finetune-operator ships; revisions may differ"
+    known = known_config(name) if uri.startswith("hf://") else None
+    if known is not None:
+        return known, f"model: the numbers of {name} that finetune-operator ships; revisions may differ"
     raise UnreadableManifest(
         f"model.uri: {uri} was not inspected and is none of the {len(KNOWN_MODELS)} models whose numbers are shipped; give --inspection FILE "
         "(ConfigMap <job>-inspection of an earlier job), or model.uri: file://FOLDER with the model's config.json"

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from finetune_operator.api.inspection import InspectionReport
-from finetune_operator.api.plan import GIB, Component, Plan
+from finetune_operator.api.plan import GIB, Component, MemoryEstimate, Plan
 from finetune_operator.planner.search import gib
 
 
@@ -73,9 +73,16 @@ def memory_table(plan: Plan) -> Table:
     """Return the memory of one process by phase and component, in GiB; the peak is the highest phase."""
     memory = plan.memory
     what = "GPU memory" if plan.accelerator == "gpu" else "Resident memory"
-    title = f"{what} per process, GiB: {gib(memory.expected_bytes)} expected, {gib(memory.upper_bytes)} at most"
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
-    table.add_column("")
+    return phases_table(
+        memory,
+        f"{what} per process, GiB: {gib(memory.expected_bytes)} expected, {gib(memory.upper_bytes)} at most",
+    )
+
+
+def phases_table(memory: MemoryEstimate, title: str = "") -> Table:
+    """Return bytes by phase and component as GiB; the peak's phase is marked."""
+    table = Table(title=title or None, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table.add_column("" if title else "GiB")
     for phase in memory.phases:
         peak = phase.phase == memory.peak_phase
         table.add_column(phase.phase.value + (" ◀" if peak else ""), justify="right", style="bold" if peak else None)

@@ -1,0 +1,221 @@
+"""`finetune estimate`: the memory of one training process for a model and a way to train it, without a job, a cluster or torch."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Final, TypeVar
+
+from pydantic import JsonValue
+
+from finetune_operator.api.compatibility import Checkpointing, Strategy
+from finetune_operator.api.plan import PlanError
+from finetune_operator.cli.exit_codes import BAD_INPUT
+from finetune_operator.cli.manifest_file import UnreadableManifest
+from finetune_operator.cli.model_config import config_in_folder, known_config
+from finetune_operator.memory.architecture import ALL_LINEAR, Architecture, architecture_of
+from finetune_operator.memory.estimate import estimate
+from finetune_operator.memory.states import trainable_parameters
+from finetune_operator.memory.workload import (
+    BF16_FLOAT32_MOMENTS,
+    FLOAT32,
+    FLOAT32_MASTER,
+    PURE_BF16,
+    AttentionKernel,
+    Goal,
+    LossKind,
+    Offload,
+    Optimizer,
+    Quantization,
+    Tuning,
+    Workload,
+)
+from finetune_operator.planner.catalogue import CATALOGUE, UNKNOWN, gpu_of
+from finetune_operator.planner.known_models import KNOWN_MODELS
+
+NUMERICS: Final = {
+    "bf16-float32-master": FLOAT32_MASTER,
+    "bf16": PURE_BF16,
+    "bf16-float32-moments": BF16_FLOAT32_MOMENTS,
+    "fp32": FLOAT32,
+}
+QLORA: Final = "qlora"
+Choice = TypeVar("Choice", bound=StrEnum)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `finetune estimate`."""
+    parser.add_argument(
+        "model", metavar="MODEL", help="organisation/name of a known model, or a folder with a config.json"
+    )
+    parser.add_argument(
+        "--method",
+        choices=(*(tuning.value for tuning in Tuning if tuning is not Tuning.OTHER), QLORA),
+        default=Tuning.LORA.value,
+        help="what is trained; qlora is lora on weights in nf4 (default: lora)",
+    )
+    parser.add_argument("--length", type=_positive, default=2048, help="tokens per sequence (default: 2048)")
+    parser.add_argument("--micro-batch", type=_positive, default=1, help="sequences per process and pass (default: 1)")
+    parser.add_argument("--accumulation", type=_positive, default=1, help="micro-batches per step (default: 1)")
+    parser.add_argument("--gpus", type=_positive, default=1, help="processes, one per GPU (default: 1)")
+    _choice(parser, "--strategy", Strategy, None, "default: single, with several GPUs fsdp")
+    _choice(parser, "--offload", Offload, Offload.NONE)
+    _choice(parser, "--checkpointing", Checkpointing, Checkpointing.FULL)
+    _choice(parser, "--optimizer", Optimizer, Optimizer.ADAMW)
+    _choice(parser, "--attention", AttentionKernel, AttentionKernel.SDPA)
+    _choice(parser, "--loss", LossKind, LossKind.CHUNKED)
+    _choice(parser, "--objective", Goal, Goal.SFT)
+    _choice(parser, "--quantization", Quantization, Quantization.NONE, "of frozen weights")
+    parser.add_argument(
+        "--numerics",
+        choices=tuple(NUMERICS),
+        default="bf16-float32-master",
+        help="formats of trained weights; the trainer's bf16 keeps float32 masters (default: bf16-float32-master)",
+    )
+    parser.add_argument("--rank", type=_positive, default=16, help="rank of adapters, or virtual tokens (default: 16)")
+    parser.add_argument(
+        "--targets", default=ALL_LINEAR, help="names of adapted modules, by commas (default: all-linear)"
+    )
+    parser.add_argument("--dropout", type=float, default=0.0, help="dropout of the adapters' inputs (default: 0)")
+    parser.add_argument("--trained-layers", type=_positive, default=2, help="of method freeze (default: 2)")
+    parser.add_argument("--trained-fraction", type=float, default=0.25, help="of method spectrum (default: 0.25)")
+    parser.add_argument("--packing", action="store_true", help="rows are joined to full length: no padding mask")
+    parser.add_argument("--gpu", metavar="PRODUCT", help="compare with this type's memory, such as NVIDIA-L4")
+    parser.add_argument(
+        "-o", "--output", choices=("table", "json"), default="table", help="how it is printed (default: table)"
+    )
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
+
+
+def _choice(
+    parser: argparse.ArgumentParser, option: str, kind: type[Choice], default: Choice | None, more: str = ""
+) -> None:
+    values = tuple(member.value for member in kind)
+    said = f"default: {default.value}" if default is not None else ""
+    help_text = ", ".join(part for part in (more, said) if part)
+    parser.add_argument(option, choices=values, default=default.value if default is not None else None, help=help_text)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the estimate. Return 0, or 2 when model, GPU or the combination of options cannot be used (why on stderr)."""
+    try:
+        architecture = _architecture(options.model)
+        capacity = _capacity(options.gpu)
+        workload = _workload(options, architecture)
+    except UnreadableManifest as error:
+        print(f"finetune estimate: {error}", file=sys.stderr)
+        return BAD_INPUT
+    memory = estimate(architecture, workload)
+    trained = trainable_parameters(architecture, workload)
+    if options.output == "json":
+        answer = {
+            "model": options.model,
+            "totalParameters": architecture.parameters,
+            "trainableParameters": trained,
+            "gpuMemoryBytes": capacity,
+            "memory": memory.to_json_dict(),
+        }
+        print(json.dumps(answer, indent=2))
+        return 0
+    # rich costs 60 ms; JSON does without it.
+    from rich.console import Console
+
+    from finetune_operator.cli.memory_picture import estimate_picture
+
+    console = Console(highlight=False)
+    counts = f"{architecture.parameters:,} parameters, {trained:,} trained"
+    console.print(estimate_picture(memory, counts, capacity, width=console.width))
+    return 0
+
+
+def _architecture(model: str) -> Architecture:
+    """Read the model's numbers.
+
+    Raises:
+        UnreadableManifest: the model is neither known nor a folder with a usable config.json.
+    """
+    name = model.removeprefix("hf://")
+    folder = Path(model.removeprefix("file://"))
+    config: dict[str, JsonValue] | None = known_config(name)
+    if config is None and not folder.is_dir():
+        near = difflib.get_close_matches(name, KNOWN_MODELS, n=3, cutoff=0.5)
+        advice = f"did you mean {' or '.join(near)}? Or give" if near else "give"
+        raise UnreadableManifest(
+            f"model: {model} is no folder and none of the {len(KNOWN_MODELS)} models whose numbers are shipped; "
+            f"{advice} a folder with the model's config.json"
+        )
+    answer = architecture_of(config if config is not None else config_in_folder(folder))
+    if isinstance(answer, PlanError):
+        raise UnreadableManifest(answer.message)
+    return answer
+
+
+def _capacity(product: str | None) -> int | None:
+    if product is None:
+        return None
+    gpu = gpu_of(product)
+    if gpu is UNKNOWN:
+        raise UnreadableManifest(
+            f"--gpu: the catalogue lacks {product}; name one of {', '.join(gpu.product for gpu in CATALOGUE)}"
+        )
+    return gpu.memory_bytes
+
+
+def _workload(options: argparse.Namespace, architecture: Architecture) -> Workload:
+    """Return what the options ask for.
+
+    Raises:
+        UnreadableManifest: options contradict each other or the model.
+    """
+    strategy = Strategy(options.strategy or (Strategy.SINGLE if options.gpus == 1 else Strategy.FSDP))
+    if strategy is Strategy.SINGLE and options.gpus > 1:
+        raise UnreadableManifest(f"--strategy: single is for one process and --gpus is {options.gpus}; use fsdp or ddp")
+    targets = tuple(name.strip() for name in options.targets.split(","))
+    unknown = [name for name in targets if name != ALL_LINEAR and name not in architecture.linear_names()]
+    if unknown:
+        raise UnreadableManifest(
+            f"--targets: the model has no linear module {', '.join(unknown)}; it has {', '.join(architecture.linear_names())}"
+        )
+    for option, value in (("--dropout", options.dropout), ("--trained-fraction", options.trained_fraction)):
+        if not 0 <= value < 1:
+            raise UnreadableManifest(f"{option}: {value} is no share from 0 to below 1")
+    quantization = Quantization(options.quantization)
+    is_qlora = options.method == QLORA
+    if is_qlora and quantization is Quantization.NONE:
+        quantization = Quantization.NF4_DOUBLE
+    tuning = Tuning.LORA if is_qlora else Tuning(options.method)
+    if quantization is not Quantization.NONE and tuning in (Tuning.FULL, Tuning.FREEZE, Tuning.SPECTRUM):
+        raise UnreadableManifest(
+            f"--quantization: quantised weights cannot be trained by --method {tuning}; use --method qlora or --quantization none"
+        )
+    return Workload(
+        tuning=tuning,
+        numerics=NUMERICS[options.numerics],
+        micro_batch=options.micro_batch,
+        sequence_length=options.length,
+        accumulation=options.accumulation,
+        strategy=strategy,
+        processes=options.gpus,
+        checkpointing=Checkpointing(options.checkpointing),
+        rank=options.rank,
+        targets=targets,
+        dropout=options.dropout,
+        loss=LossKind(options.loss),
+        quantization=quantization,
+        optimizer=Optimizer(options.optimizer),
+        attention=AttentionKernel(options.attention),
+        packing=options.packing,
+        goal=Goal(options.objective),
+        offload=Offload(options.offload),
+        trained_layers=options.trained_layers if tuning is Tuning.FREEZE else 0,
+        trained_fraction=options.trained_fraction if tuning is Tuning.SPECTRUM else 0.0,
+    )

@@ -1,0 +1,111 @@
+"""`finetune estimate` as a user meets it: figures, picture, and answers to what cannot be used."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_operator.api.plan import Component, MemoryEstimate
+from finetune_operator.cli.estimate_command import add_arguments
+from finetune_operator.cli.main import main
+from finetune_operator.cli.memory_picture import COLOURS
+
+TINY = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 160,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": 512,
+}
+LLAMA = "meta-llama/Meta-Llama-3-8B"
+ROOT = Path(__file__).parents[2]
+
+
+def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    assert main(["estimate", *arguments, "-o", "json"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def device_bytes(found: dict[str, Any]) -> int:
+    return MemoryEstimate.model_validate(found["memory"]).expected_bytes
+
+
+def test_json_holds_parameters_and_an_estimate(capsys: pytest.CaptureFixture[str]) -> None:
+    found = answer(capsys, LLAMA, "--gpu", "NVIDIA-L4")
+    memory = MemoryEstimate.model_validate(found["memory"])
+    assert (found["totalParameters"], found["trainableParameters"]) == (8_030_261_248, 41_943_040)
+    assert memory.allocated.expected_bytes < memory.reserved.expected_bytes < memory.expected_bytes < memory.upper_bytes
+    assert found["gpuMemoryBytes"] == 23034 * 2**20
+
+
+def test_qlora_stores_the_weights_in_a_quarter(capsys: pytest.CaptureFixture[str]) -> None:
+    lora, qlora = (device_bytes(answer(capsys, LLAMA, "--method", method)) for method in ("lora", "qlora"))
+    assert qlora < 0.5 * lora
+
+
+def test_a_folder_with_a_config_is_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(TINY))
+    assert answer(capsys, str(tmp_path), "--method", "full")["trainableParameters"] > 100_000
+
+
+def test_the_picture_shows_every_phase_as_a_bar_that_is_as_long_as_its_share_of_the_scale(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    assert main(["estimate", LLAMA, "--method", "qlora", "--gpu", "NVIDIA-L4"]) == 0
+    printed = capsys.readouterr().out
+    memory = MemoryEstimate.model_validate(answer(capsys, LLAMA, "--method", "qlora")["memory"])
+    capacity = 23034 * 2**20
+    cells = 120 - max(len(phase.phase.value) for phase in memory.phases) - 14
+    for phase in memory.phases:
+        line = next(line for line in printed.splitlines() if line.startswith(f"{phase.phase.value} "))
+        bar = re.match(r"[a-z-]+ +([A-Z]+)", line)
+        assert bar is not None
+        assert len(bar[1]) == pytest.approx(cells * phase.total / max(capacity, memory.upper_bytes), abs=1)
+        assert "┃" in line
+    assert "fits" in printed
+    assert "torch.cuda.max_memory_reserved" in printed
+
+
+def test_a_gpu_that_is_too_small_is_said_to_be(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["estimate", LLAMA, "--method", "full", "--gpu", "Tesla-T4"]) == 0
+    assert "does not fit" in capsys.readouterr().out
+
+
+def test_every_component_has_a_colour_and_a_letter_of_its_own() -> None:
+    assert set(COLOURS) == set(Component)
+    assert len({component.value[0] for component in Component}) == len(Component)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["Qwen/Qwen3-9B"], ("Qwen/Qwen3-9B", "did you mean", "Qwen/Qwen3-8B", "config.json")),
+        ([LLAMA, "--gpu", "RTX-9999"], ("--gpu", "RTX-9999", "NVIDIA-L4")),
+        ([LLAMA, "--targets", "c_attn"], ("--targets", "c_attn", "q_proj")),
+        ([LLAMA, "--gpus", "8", "--strategy", "single"], ("--strategy", "--gpus is 8", "fsdp")),
+        ([LLAMA, "--dropout", "1.5"], ("--dropout", "1.5")),
+        ([LLAMA, "--method", "full", "--quantization", "nf4"], ("--quantization", "full", "qlora")),
+    ],
+)
+def test_what_cannot_be_used_is_named_with_what_to_do(
+    arguments: list[str], words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["estimate", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert [word for word in words if word not in said] == []
+
+
+def test_the_reference_page_names_every_option_and_no_other() -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    options = {option for action in parser._actions for option in action.option_strings if option.startswith("--")}
+    page = (ROOT / "docs/reference/estimate.md").read_text()
+    assert set(re.findall(r"`(--[a-z-]+)", page)) == options - {"--help"}
