@@ -7,12 +7,11 @@ width comes from the row. A row of an unknown family is read as a Llama, which m
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Final
 
 from pydantic import JsonValue
 
-from accuracy.legacy import LEGACY_FAMILIES
+from accuracy.legacy import LEGACY_FAMILIES, TRANSFORMERS_4_FAMILIES, Family
 from accuracy.rows import Row
 from finetune_operator.api.plan import PlanError
 from finetune_operator.memory.architecture import Architecture, architecture_of
@@ -95,12 +94,11 @@ def architecture_of_row(row: Row) -> Architecture | str:
     config = config_of(row, family)
     if isinstance(config, str):
         return config
-    found = _architecture(family, config)
+    found = _architecture(family, config, _legacy(family, row))
     stated = row.number("params_b")
     if stated is None:
         return found
-    plain = _architecture("llama", config)
-    candidates = [item for item in (found, plain) if isinstance(item, Architecture)]
+    candidates = [item for item in (found, _architecture("llama", config, None)) if isinstance(item, Architecture)]
     if not candidates:
         return found
     if isinstance(found, Architecture) and _distance(found, stated) <= PARAMETER_TOLERANCE:
@@ -108,13 +106,18 @@ def architecture_of_row(row: Row) -> Architecture | str:
     return min(candidates, key=lambda item: _distance(item, stated))
 
 
+def _legacy(family: str, row: Row) -> Family | None:
+    if not re.search(r"transformers\s*[=<>~ ]*5", row.text("versions")) and family in TRANSFORMERS_4_FAMILIES:
+        return TRANSFORMERS_4_FAMILIES[family]
+    return None if family in FAMILIES else LEGACY_FAMILIES.get(family)
+
+
 def _distance(architecture: Architecture, billions: float) -> float:
     return abs(architecture.parameters / (billions * 1e9) - 1)
 
 
-def _architecture(family: str, config: dict[str, JsonValue]) -> Architecture | str:
-    legacy: Callable[[ConfigReader], Architecture] | None = LEGACY_FAMILIES.get(family)
-    if family not in FAMILIES and legacy is not None:
+def _architecture(family: str, config: dict[str, JsonValue], legacy: Family | None) -> Architecture | str:
+    if legacy is not None:
         try:
             return legacy(ConfigReader(config))
         except ConfigError as error:

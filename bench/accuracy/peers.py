@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Final
 
 from accuracy.rows import Row
-from finetune_operator.api.compatibility import Method, Strategy
+from finetune_operator.api.compatibility import Strategy
 from finetune_operator.api.plan import GIB
 from finetune_operator.memory.architecture import Architecture
 from finetune_operator.memory.states import base_weight_bytes, trainable_parameters
@@ -42,7 +42,7 @@ def accelerate_estimate_memory(row: Row, architecture: Architecture, workload: W
     nor sharding. With adapters the named type is that of the base; of 4-bit types the command prints no training figure, so the same factor
     is applied to the weights that it prints for them.
     """
-    if workload.method is Method.FULL:
+    if workload.trains_base:
         return _dense(architecture, workload)
     return 4 * base_weight_bytes(architecture, workload) / GIB
 
@@ -54,7 +54,7 @@ def _dense(architecture: Architecture, workload: Workload) -> float:
 def sixteen_bytes(row: Row, architecture: Architecture, workload: Workload) -> float:
     """16 bytes per trained parameter (ZeRO paper, arXiv 1910.02054, §3.1) over the GPUs that shard them, and the frozen base as it is stored."""
     trained = 16 * trainable_parameters(architecture, workload)
-    if workload.method is Method.FULL:
+    if workload.trains_base:
         return trained / max(workload.shards, 1) / GIB
     base = base_weight_bytes(architecture, workload)
     spread = workload.shards if workload.strategy in (Strategy.FSDP, Strategy.ZERO3) else 1

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from accuracy.models import architecture_of_row
 from accuracy.rows import MetricKind, Row
 from accuracy.stacks import stack_of
-from finetune_operator.api.plan import GIB
+from finetune_operator.api.plan import GIB, MemoryRange
 from finetune_operator.memory.estimate import estimate
 
 
@@ -55,20 +55,20 @@ def predict(row: Row) -> Prediction | Unpredictable:
         return Unpredictable(workload)
     memory = estimate(architecture, workload)
     peak = max(memory.phases, key=lambda phase: phase.total)
-    components = {component.value: size / GIB for component, size in peak.components.items() if size}
-    outside = components.get("runtime", 0.0) + components.get("communication", 0.0)
-    expected, upper = memory.expected_bytes / GIB, memory.upper_bytes / GIB
-    held = Figure(expected - outside, upper - outside)
     return Prediction(
         figures={
-            MetricKind.ALLOCATED: held,
-            MetricKind.RESERVED: held,
-            MetricKind.DEVICE: Figure(expected, upper),
+            MetricKind.ALLOCATED: _figure(memory.allocated),
+            MetricKind.RESERVED: _figure(memory.reserved),
+            MetricKind.DEVICE: _figure(memory.device),
         },
-        components=components,
+        components={component.value: size / GIB for component, size in peak.components.items() if size},
         peak_phase=peak.phase.value,
         launchable=is_launchable(row),
     )
+
+
+def _figure(found: MemoryRange) -> Figure:
+    return Figure(found.expected_bytes / GIB, found.upper_bytes / GIB)
 
 
 LAUNCHABLE_METHODS = frozenset({"full", "lora", "qlora"})

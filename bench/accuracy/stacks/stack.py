@@ -8,9 +8,21 @@ from dataclasses import dataclass
 from typing import Final
 
 from accuracy.rows import Row
-from finetune_operator.api.compatibility import Checkpointing, Method, Strategy
+from finetune_operator.api.compatibility import Checkpointing, Strategy
 from finetune_operator.memory.architecture import ALL_LINEAR, Architecture, lora_parameters
-from finetune_operator.memory.workload import FLOAT32, FLOAT32_MASTER, PURE_BF16, LossKind, Numerics, Workload
+from finetune_operator.memory.workload import (
+    FLOAT32,
+    FLOAT32_MASTER,
+    PURE_BF16,
+    AttentionKernel,
+    LossKind,
+    Numerics,
+    Offload,
+    Optimizer,
+    Quantization,
+    Tuning,
+    Workload,
+)
 
 Reading = Callable[[Row, Architecture], Workload | str]
 
@@ -28,12 +40,70 @@ class Stack:
         return re.search(self.pattern, framework) is not None
 
 
-def method_of(row: Row) -> Method:
-    """Return full for methods that train the model's own weights, qlora for quantised bases, lora for every other adapter."""
-    if row.method.startswith("full") or row.method in ("", "pretrain", "sft"):
-        return Method.FULL
-    quantised = row.text("quant").lower()
-    return Method.QLORA if row.method == "qlora" or re.search(r"4|nf|int8|gptq", quantised) else Method.LORA
+TUNINGS: Final[tuple[tuple[str, Tuning], ...]] = (
+    (r"freeze", Tuning.FREEZE),
+    (r"spectrum", Tuning.SPECTRUM),
+    (r"^(full|sft|pretrain|$)", Tuning.FULL),
+    (r"dora", Tuning.DORA),
+    (r"^(q?lora|rslora|lora\+.*|lora-.*)$", Tuning.LORA),
+    (r"ia3", Tuning.IA3),
+    (r"prefix", Tuning.PREFIX),
+    (r"prompt|p-?tuning", Tuning.PROMPT),
+    (r"bottleneck", Tuning.ADAPTER),
+)
+"""Pattern of the column method, what the estimator calls it; everything else is a small adapter that the generic rule predicts."""
+
+
+def tuning_of(row: Row) -> Tuning:
+    """Return what is trained."""
+    return next((tuning for pattern, tuning in TUNINGS if re.search(pattern, row.method)), Tuning.OTHER)
+
+
+def quantization_of(row: Row) -> Quantization:
+    """Return how frozen weights are stored; `qlora` without a word more is bitsandbytes' NF4."""
+    words = row.text("quant").lower()
+    double = re.search(r"-dq|double", words) is not None
+    for pattern, found in (
+        (r"float8|fp8|f8|mxfp8", Quantization.NONE),
+        (r"gptq.*4|awq|int4 \(gptq|gptq-int4", Quantization.INT4_GROUPED),
+        (r"int8|8.?bit", Quantization.INT8),
+        (r"nf4|bnb|4", Quantization.NF4_DOUBLE if double else Quantization.NF4),
+    ):
+        if re.search(pattern, words):
+            return found
+    return Quantization.NF4 if row.method == "qlora" else Quantization.NONE
+
+
+def optimizer_of(row: Row) -> Optimizer:
+    """Return the optimizer; torch's own fused AdamW where the column says nothing else."""
+    words = row.text("optimizer").lower()
+    for pattern, found in (
+        (r"paged.*8|8.*paged", Optimizer.PAGED_ADAMW_8BIT),
+        (r"paged", Optimizer.PAGED_ADAMW),
+        (r"8.?bit", Optimizer.ADAMW_8BIT),
+        (r"adafactor", Optimizer.ADAFACTOR),
+        (r"muon", Optimizer.MUON),
+        (r"sgd", Optimizer.SGD),
+    ):
+        if re.search(pattern, words):
+            return found
+    return Optimizer.ADAMW
+
+
+def attention_of(row: Row) -> AttentionKernel:
+    """Return the attention kernel; SDPA where the column says nothing."""
+    words = row.text("attention").lower()
+    if "flash_attention" in words or "flash-attn" in words:
+        return AttentionKernel.FLASH
+    return AttentionKernel.EAGER if words.startswith("eager") else AttentionKernel.SDPA
+
+
+def offload_of(row: Row) -> Offload:
+    """Return what lives in host memory."""
+    words = row.text("cpu_offload").lower()
+    if "param" in words:
+        return Offload.PARAMETERS
+    return Offload.OPTIMIZER if "optim" in words else Offload.NONE
 
 
 def strategy_of(row: Row) -> Strategy:
@@ -58,11 +128,11 @@ def processes_of(row: Row, strategy: Strategy) -> int:
     return row.whole("shard_degree") or row.whole("n_gpus") or 1
 
 
-def numerics_of(row: Row, method: Method) -> Numerics:
+def numerics_of(row: Row, tuning: Tuning) -> Numerics:
     """Return bytes per element from the columns weight_dtype, trainable_dtype and compute_precision; what is not stated is bfloat16."""
     weights, trained = row.text("weight_dtype").lower(), row.text("trainable_dtype").lower()
     compute = row.text("compute_precision").lower()
-    if method is Method.FULL:
+    if tuning in (Tuning.FULL, Tuning.FREEZE, Tuning.SPECTRUM):
         master = weights.startswith(("float32", "fp32")) or "fp32 master" in weights
         if not master:
             return PURE_BF16
@@ -121,7 +191,11 @@ def checkpointing_of(row: Row) -> Checkpointing:
 def loss_of(row: Row) -> LossKind:
     """Return whether the logits exist as a whole."""
     words = row.text("fused_loss").lower()
-    return LossKind.FULL_LOGITS if words in ("", "0", "none", "false") else LossKind.CHUNKED
+    if words in ("", "0", "none", "false"):
+        return LossKind.FULL_LOGITS
+    if "liger" in words or "flce" in words or "linear" in words:
+        return LossKind.LIGER
+    return LossKind.CHUNKED if "chunk" in words else LossKind.FUSED_LOGITS
 
 
 def read(row: Row, architecture: Architecture) -> Workload | str:
@@ -129,20 +203,31 @@ def read(row: Row, architecture: Architecture) -> Workload | str:
     batch, length = row.whole("micro_batch"), row.whole("seq_len")
     if batch is None or length is None:
         return f"micro_batch is {row.text('micro_batch')!r} and seq_len {row.text('seq_len')!r}: both are needed"
-    method, strategy = method_of(row), strategy_of(row)
-    targets = targets_of(row, architecture) if method is not Method.FULL else (ALL_LINEAR,)
+    tuning, strategy = tuning_of(row), strategy_of(row)
+    adapts = tuning not in (Tuning.FULL, Tuning.FREEZE, Tuning.SPECTRUM)
+    targets = targets_of(row, architecture) if adapts else (ALL_LINEAR,)
     return Workload(
-        method=method,
-        numerics=numerics_of(row, method),
+        tuning=tuning,
+        quantization=quantization_of(row) if adapts else Quantization.NONE,
+        numerics=numerics_of(row, tuning),
         micro_batch=batch,
         sequence_length=length,
         accumulation=row.whole("grad_accum") or 1,
         strategy=strategy,
         processes=processes_of(row, strategy),
         checkpointing=checkpointing_of(row),
-        rank=rank_of(row, architecture, targets) if method is not Method.FULL else 16,
+        rank=rank_of(row, architecture, targets) if adapts else 16,
         targets=targets,
         loss=loss_of(row),
+        optimizer=optimizer_of(row),
+        attention=attention_of(row),
+        packing=row.text("packing") == "1" or row.text("seq_kind").startswith("fixed"),
+        offload=offload_of(row),
+        flat_parameters="fsdp1" in row.text("sharding").lower(),
+        tensor_parallel=row.whole("tp") or 1,
+        context_parallel=row.whole("cp") or 1,
+        trained_embeddings="embed" in row.method or "wte" in row.text("target_modules"),
+        trained_parameters=(row.whole("trainable_params") or 0) if tuning is Tuning.OTHER else 0,
     )
 
 
