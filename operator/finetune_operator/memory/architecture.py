@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from functools import cached_property
 
 from pydantic import JsonValue
@@ -14,6 +15,16 @@ from pydantic import JsonValue
 from finetune_operator.api.plan import PlanError
 from finetune_operator.api.reasons import Reason
 from finetune_operator.memory.blocks import Block, Tensor, TensorClass
+
+
+class Head(StrEnum):
+    """What stands behind the last layer: which of transformers' AutoModel classes makes the model."""
+
+    CAUSAL_LM = "causal-lm"
+    MASKED_LM = "masked-lm"
+    SEQUENCE_CLASSIFICATION = "sequence-classification"
+    NONE = "none"
+    """AutoModel: hidden states only, as sentence-transformers trains them."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +40,21 @@ class Architecture:
     """Tensors outside the blocks: embeddings, the last norm, the head."""
     max_positions: int = 0
     """Longest sequence that the model was made for; 0 when the config does not say."""
+    head: Head = Head.CAUSAL_LM
+    labels: int = 0
+    """Classes of a sequence-classification head."""
+    final_norm: bool = True
+    """A norm stands behind the last layer; post-norm encoders have none."""
+    embedding_norm: bool = False
+    """The sum of the embeddings is normalised (BERT and its kind, Bloom, ModernBERT)."""
+    embedding_dropout: float = 0.0
+    """Dropout of the embeddings, as config.json sets it."""
+    embedding_scaled: bool = False
+    """Embeddings are multiplied by a number (Gemma: √hidden, Granite)."""
+    logits_scaled: bool = False
+    """Logits are multiplied or divided by a number, which makes a second tensor of their size (Cohere, Granite)."""
+    logits_capped: bool = False
+    """Logits are capped by a tanh (Gemma 2): division, tanh and product are tensors of their size."""
 
     @cached_property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -55,8 +81,13 @@ class Architecture:
 
     @cached_property
     def linear_parameters(self) -> int:
-        """Weights of linear modules without the output head: what QLoRA quantises and all-linear adapts."""
+        """Weights of linear modules without the output head: what all-linear adapts."""
         return sum(tensor.total for tensor in self.tensors if tensor.linear)
+
+    @cached_property
+    def quantisable_parameters(self) -> int:
+        """Weights that bitsandbytes quantises: those of linear modules, but not of modules derived from them (Falcon's)."""
+        return sum(tensor.total for tensor in self.tensors if tensor.quantisable)
 
     @cached_property
     def outer_parameters(self) -> int:

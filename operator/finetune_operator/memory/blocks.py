@@ -29,6 +29,38 @@ class NormKind(StrEnum):
     """Gemma's: everything in float32, weight included, cast at the end."""
     LAYER = "layer"
     """torch.nn.LayerNorm: one fused kernel."""
+    LAYER_FLOAT32 = "layer-float32"
+    """Cohere's LayerNorm, written out in float32; OLMo 1's, one kernel on a float32 copy and without a weight (`Block.norm_weights`)."""
+
+
+class NormPlacement(StrEnum):
+    """Where a block has its norms of the residual stream's width."""
+
+    BEFORE = "before"
+    """Of the input of attention and of the MLP (pre-norm): Llama, GPT-2. Parallel blocks may share one (`Block.norms`)."""
+    AROUND = "around"
+    """Of input and output of both: Gemma 2 and 3, GLM-4. Four norms."""
+    OUTPUT = "output"
+    """Of the output of both, before it is added to the stream, which attention and MLP read as it is: OLMo 2 and 3."""
+    SUM = "sum"
+    """Of the sum of stream and output (post-norm); the norm's output is the new stream: BERT."""
+
+
+class Positions(StrEnum):
+    """How attention learns where a token stands."""
+
+    ROTARY = "rotary"
+    """Queries and keys are turned (`Attention.rotary_share` of each head)."""
+    ABSOLUTE = "absolute"
+    """An embedding is added to the model's input; attention itself does nothing: GPT-2, BERT, OPT."""
+    ALIBI = "alibi"
+    """A bias per head and key is added to the scores: Bloom, MPT, Falcon-RW, Baichuan-13B. Never stored, but it needs a mask tensor."""
+    BUCKETS = "buckets"
+    """A learned bias per head and bucket of distances is added to the scores: MPNet."""
+    DISENTANGLED = "disentangled"
+    """DeBERTa: content-to-position and position-to-content scores, each of the size of the scores, gathered and added."""
+    NONE = "none"
+    """Neither: SmolLM 3's and Llama 4's layers without rotary embedding."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +73,11 @@ class Tensor:
     shape: tuple[int, ...]
     copies: int = 1
     linear: bool = False
-    """The weight of a linear module: it can carry an adapter and can be quantised."""
+    """The weight of a linear module: it can carry an adapter (PEFT takes torch.nn.Linear, its subclasses, and GPT-2's Conv1D)."""
     in_features: int = 0
     out_features: int = 0
+    subclassed: bool = False
+    """Of a subclass of torch.nn.Linear (Falcon's, Llama 4's router): PEFT adapts it, bitsandbytes (transformers 5) leaves it as it is."""
 
     @property
     def elements(self) -> int:
@@ -55,6 +89,23 @@ class Tensor:
         """Elements of all copies."""
         return self.elements * self.copies
 
+    @property
+    def quantisable(self) -> bool:
+        """Whether bitsandbytes stores it in 4 or 8 bits."""
+        return self.linear and not self.subclassed
+
+
+@dataclass(frozen=True)
+class Latent:
+    """Multi-head latent attention (DeepSeek V2, arXiv 2405.04434, §2.1): queries, keys and values are widened from narrow vectors."""
+
+    query_rank: int
+    """Width of the vector that queries are made of; 0: straight from the hidden state (V2-Lite)."""
+    key_value_rank: int
+    """Width of the vector that keys and values of all heads are made of; it has a norm, as the queries' has."""
+    rotary_width: int
+    """Elements of a head that are turned. The key's are projected once and shared by all heads; `head_dim` includes them."""
+
 
 @dataclass(frozen=True)
 class Attention:
@@ -63,22 +114,63 @@ class Attention:
     heads: int
     kv_heads: int
     head_dim: int
+    """Elements of one head's query and key."""
     inputs: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
-    """Linear modules that read the block's normalised input."""
+    """Linear modules that read the block's normalised input; a single one makes query, key and value at once."""
     output: str = "o_proj"
+    value_head_dim: int = 0
+    """Elements of one head's value; 0: as many as of the key."""
+    input_bias: bool = False
+    output_bias: bool = False
     query_key_norm: bool = False
+    """Queries and keys are normalised, each head by itself or (OLMo 2 and 3) over the whole width; as `Block.norm` says."""
+    query_key_norm_weights: bool = True
+    """False: that norm has no weight (Llama 4)."""
     window: int = 0
-    """Sliding window in tokens; 0: every earlier token."""
+    """Sliding window (Llama 4: chunk) in tokens; 0: every earlier token."""
+    positions: Positions = Positions.ROTARY
+    rotary_share: float = 1.0
+    """Share of each head's elements that is turned; the rest is joined to it by a concatenation (Phi 0.4–0.5, GPT-NeoX 0.25, GLM 0.5)."""
+    latent: Latent | None = None
+    softcap: bool = False
+    """Scores are capped by a tanh (Gemma 2), which SDPA cannot do."""
+    sinks: bool = False
+    """A learned score per head that takes part in the softmax (gpt-oss), which SDPA cannot do."""
+    sdpa: bool = True
+    """transformers runs it through torch's scaled_dot_product_attention; otherwise only eager (Bloom, MPT, DeBERTa, MPNet) or flash and flex."""
+    flash: bool = True
+    """transformers runs it through flash attention."""
+    causal: bool = True
+    """False in encoders: every token sees every other, SDPA gets no is_causal."""
+    dropout: float = 0.0
+    """Dropout of the attention probabilities as config.json sets it."""
+    clipped: bool = False
+    """Query, key and value are clamped after their projection where the config says so (OLMo, MPT: clip_qkv)."""
 
     @property
     def query_width(self) -> int:
-        """Output width of the query projection."""
+        """Width of all queries: what attention itself works on, whatever projections made them."""
         return self.heads * self.head_dim
 
     @property
     def key_width(self) -> int:
-        """Output width of the key projection, and of the value projection."""
+        """Width of all keys; with latent attention those of every head after widening."""
         return self.kv_heads * self.head_dim
+
+    @property
+    def value_width(self) -> int:
+        """Width of all values."""
+        return self.kv_heads * (self.value_head_dim or self.head_dim)
+
+    @property
+    def output_width(self) -> int:
+        """Width of the attention's output, which the output projection reads."""
+        return self.heads * (self.value_head_dim or self.head_dim)
+
+    @property
+    def biased_scores(self) -> bool:
+        """Whether something is added to the scores beside the causal mask: a mask tensor exists even without padding."""
+        return self.positions in (Positions.ALIBI, Positions.BUCKETS, Positions.DISENTANGLED)
 
 
 @dataclass(frozen=True)
@@ -88,14 +180,37 @@ class FeedForward:
     width: int
     """Inner width of the MLP; with experts that of one expert."""
     gated: bool = True
-    fused_activation: bool = True
-    """The activation function is one kernel; GPT-2's gelu_new is written out and keeps about three more tensors."""
+    activation: str = "silu"
+    """Its name in transformers' ACT2FN, such as silu, gelu, gelu_pytorch_tanh, gelu_new, relu, relu2."""
     inputs: tuple[str, ...] = ("gate_proj", "up_proj")
+    """Linear modules that read the block's normalised input; of a gated MLP a single one makes gate and up at once."""
     output: str = "down_proj"
+    bias: bool = False
+    dropout: float = 0.0
+    """Dropout between activation and second linear, as config.json sets it."""
     experts: int = 0
     experts_per_token: int = 0
     shared_width: int = 0
-    """Inner width of the expert that every token visits beside the routed ones; 0: there is none."""
+    """Inner width of the expert that every token visits beside the routed ones; 0: there is none. Its modules are named like a dense MLP's."""
+    shared_gate: bool = False
+    """The shared expert's output is multiplied by a sigmoid of its own (Qwen2-MoE)."""
+    experts_are_linear: bool = False
+    """Experts and router are linear modules (transformers 4): adapted by all-linear and quantised. Since transformers 5 they are one
+    three-dimensional parameter each for gate and up, and for down."""
+    every_expert_sees_every_token: bool = False
+    """Llama 4 runs each expert over all tokens and multiplies what was not routed to it by zero."""
+    expert_bias: bool = False
+
+    @property
+    def fused_activation(self) -> bool:
+        """Whether the activation function is one kernel; gelu_new and its kind are written out and keep about three more tensors."""
+        return self.activation not in WRITTEN_OUT_ACTIVATIONS
+
+
+WRITTEN_OUT_ACTIVATIONS = frozenset(
+    {"gelu_new", "gelu_fast", "gelu_python", "gelu_python_tanh", "quick_gelu", "gelu_accurate"}
+)
+"""Several elementwise kernels each (transformers 5.23, activations.py)."""
 
 
 @dataclass(frozen=True)
@@ -108,9 +223,22 @@ class Block:
     tensors: tuple[Tensor, ...]
     """Of one copy of the block."""
     norm: NormKind = NormKind.RMS
-    sandwich_norms: bool = False
-    """A second pair of norms behind attention and MLP (Gemma 2 and 3)."""
-    residual_dropout: bool = False
+    placement: NormPlacement = NormPlacement.BEFORE
+    norms: int = 2
+    """Norms of the residual stream's width: 4 where they are around, 1 where parallel attention and MLP share one."""
+    norm_weights: bool = True
+    """False: the norms have no weight (OLMo 1)."""
+    parallel: bool = False
+    """Attention and MLP both read the block's input and are added to it together (GPT-J, GPT-NeoX, Phi 1 and 2, Falcon, Cohere)."""
+    residual_dropout: float = 0.0
+    """Dropout of the outputs of attention and MLP, as config.json sets it."""
+    residual_scaled: bool = False
+    """Outputs of attention and MLP are multiplied by a number before they are added to the stream (Granite)."""
+
+    @property
+    def sandwich_norms(self) -> bool:
+        """A second pair of norms behind attention and MLP (Gemma 2 and 3)."""
+        return self.placement is NormPlacement.AROUND
 
     @cached_property
     def parameters(self) -> int:
@@ -118,6 +246,6 @@ class Block:
         return sum(tensor.total for tensor in self.tensors)
 
     @cached_property
-    def linear_parameters(self) -> int:
-        """Weights of the linear modules of one copy."""
-        return sum(tensor.total for tensor in self.tensors if tensor.linear)
+    def quantisable_parameters(self) -> int:
+        """Weights of one copy that bitsandbytes quantises."""
+        return sum(tensor.total for tensor in self.tensors if tensor.quantisable)

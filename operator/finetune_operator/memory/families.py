@@ -163,12 +163,12 @@ def _gpt2(config: ConfigReader) -> Architecture:
         norm=NormKind.LAYER,
         norm_bias=True,
         gated=False,
-        fused_activation=config.text("activation_function", "gelu_new") != "gelu_new",
+        activation=config.text("activation_function", "gelu_new"),
         attention_inputs=("c_attn",),
         attention_output="c_proj",
         mlp_inputs=("c_fc",),
         mlp_output="c_proj",
-        residual_dropout=config.number("resid_pdrop", 0.1) > 0,
+        residual_dropout=config.number("resid_pdrop", 0.1),
         outer=(Tensor("wpe", TensorClass.EMBEDDING, (positions, hidden)),),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from finetune_operator.memory.architecture import EMBEDDING_NAME, Architecture
-from finetune_operator.memory.blocks import Attention, Block, FeedForward, NormKind, Tensor, TensorClass
+from finetune_operator.memory.blocks import Attention, Block, FeedForward, NormKind, NormPlacement, Tensor, TensorClass
 from finetune_operator.memory.config_reader import Shape
 
 
@@ -77,12 +77,12 @@ def assemble(
     sandwich_norms: bool = False,
     query_key_norm: bool = False,
     gated: bool = True,
-    fused_activation: bool = True,
+    activation: str = "silu",
     attention_inputs: tuple[str, ...] = ("q_proj", "k_proj", "v_proj"),
     attention_output: str = "o_proj",
     mlp_inputs: tuple[str, ...] = ("gate_proj", "up_proj"),
     mlp_output: str = "down_proj",
-    residual_dropout: bool = False,
+    residual_dropout: float = 0.0,
     experts: int = 0,
     experts_per_token: int = 0,
     outer: tuple[Tensor, ...] = (),
@@ -101,7 +101,7 @@ def assemble(
         feed_forward=FeedForward(
             width=shape.intermediate,
             gated=gated,
-            fused_activation=fused_activation,
+            activation=activation,
             inputs=mlp_inputs,
             output=mlp_output,
             experts=experts,
@@ -109,7 +109,8 @@ def assemble(
         ),
         tensors=tensors,
         norm=norm,
-        sandwich_norms=sandwich_norms,
+        placement=NormPlacement.AROUND if sandwich_norms else NormPlacement.BEFORE,
+        norms=4 if sandwich_norms else 2,
         residual_dropout=residual_dropout,
     )
     return decoder(model_type, shape, (block,), norm_bias=norm_bias, outer=outer)

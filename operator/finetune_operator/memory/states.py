@@ -53,7 +53,7 @@ def trainable_parameters(architecture: Architecture, workload: Workload) -> int:
 def base_weight_bytes(architecture: Architecture, workload: Workload) -> int:
     """Return the bytes of the whole frozen model: `base` bytes per weight; with qlora linear layers at 4.127 bits."""
     if workload.quantization is not Quantization.NONE:
-        quantised = architecture.linear_parameters
+        quantised = architecture.quantisable_parameters
         rest = architecture.parameters - quantised
         return round(quantised * NF4_BITS / 8) + rest * workload.numerics.base
     return architecture.parameters * workload.numerics.base
@@ -152,7 +152,7 @@ def _frozen_layer_bytes(architecture: Architecture, workload: Workload) -> int:
     if workload.quantization is Quantization.NONE:
         return architecture.layer_parameters * workload.numerics.base
     return max(
-        round(block.linear_parameters * NF4_BITS / 8)
-        + (block.parameters - block.linear_parameters) * workload.numerics.base
+        round(block.quantisable_parameters * NF4_BITS / 8)
+        + (block.parameters - block.quantisable_parameters) * workload.numerics.base
         for block in architecture.blocks
     )
