@@ -100,6 +100,7 @@ class Plan(ReadModel):
         None,
         description="Dense TFLOP/s of one GPU in bfloat16 by the catalogue, what the trainer's MFU is a share of; absent for unknown types.",
     )
+    gpu_resource: str = Field("nvidia.com/gpu", description="What pods ask for; another one with MIG strategy mixed.")
     processes: int = Field(description="Training processes (ranks) in all; one per GPU.")
     pods: int
     processes_per_pod: int

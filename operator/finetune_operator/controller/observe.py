@@ -8,6 +8,7 @@ from typing import Protocol
 from finetune_operator.api.constants import JOB_LABEL
 from finetune_operator.api.inspection import inspection_key
 from finetune_operator.api.job import FineTuneJob
+from finetune_operator.api.pods import Pod
 from finetune_operator.controller.cache import Cache, CachedChild, JobKey
 from finetune_operator.controller.clock import Clock
 from finetune_operator.controller.documents import DocumentStore
@@ -23,8 +24,8 @@ from finetune_operator.planner.inventory import Inventory
 class InventorySource(Protocol):
     """Where the inventory comes from."""
 
-    async def read(self) -> Inventory:
-        """Return what the cluster offers."""
+    async def read(self, pod: Pod) -> Inventory:
+        """Return what the cluster offers a job with such pods."""
         ...
 
 
@@ -58,7 +59,7 @@ class Observer:
         pods = await self._pods(key, job, ours)
         return Observed(
             now=now,
-            inventory=await self._inventory.read(),
+            inventory=await self._inventory.read(job.spec.pod),
             children=tuple(child.job for child in ours),
             pods=pods,
             inspection=inspection,

@@ -37,6 +37,8 @@ from finetune_operator.jobs.names import (
     publish_name,
 )
 from finetune_operator.jobs.pods import CONTAINER_NAME, PodShape, disk_request, mebibytes, millicores, pod_template
+from finetune_operator.planner.gpu_labels import gpu_node_labels
+from finetune_operator.planner.nodes import GPU_TOLERATION
 
 Body = dict[str, Any]
 
@@ -46,8 +48,6 @@ INSPECT_BACKOFF_LIMIT: Final = 6
 PUBLISH_BACKOFF_LIMIT: Final = 4
 INSPECT_TTL_SECONDS: Final = 3600
 """A finished inspect Job is only of use for its log."""
-GPU_RESOURCE: Final = "nvidia.com/gpu"
-GPU_PRODUCT_LABEL: Final = "nvidia.com/gpu.product"
 _INSPECT_MEMORY: Final = 2 * GIB
 _INSPECT_WORK: Final = 2 * GIB
 _PUBLISH_BASE: Final = 2 * GIB
@@ -140,7 +140,7 @@ def attempt_job(job: FineTuneJob, file: AttemptFile, settings: RenderSettings) -
     gpu = plan.accelerator == "gpu"
     amounts = {"memory": mebibytes(plan.resources.memory_bytes)}
     if gpu:
-        amounts[GPU_RESOURCE] = str(plan.resources.gpus)
+        amounts[plan.gpu_resource] = str(plan.resources.gpus)
     disk = plan.resources.ephemeral_storage_bytes
     requests = {"cpu": millicores(plan.resources.cpu_millicores), **disk_request(disk), **amounts}
     threads = max(1, plan.resources.cpu_millicores // 1000 // plan.processes_per_pod)
@@ -168,8 +168,8 @@ def attempt_job(job: FineTuneJob, file: AttemptFile, settings: RenderSettings) -
             },
         ),
         mounts=(_PLAN_MOUNT, {"name": "shared-memory", "mountPath": "/dev/shm"}),  # noqa: S108 - a mount of the pod's own
-        node_selector={GPU_PRODUCT_LABEL: plan.gpu_product} if gpu and plan.gpu_product else {},
-        tolerations=({"key": GPU_RESOURCE, "operator": "Exists", "effect": "NoSchedule"},) if gpu else (),
+        node_selector=gpu_node_labels(plan.gpu_product, plan.gpu_resource) if gpu and plan.gpu_product else {},
+        tolerations=(GPU_TOLERATION.to_json_dict(),) if gpu else (),
         extra=extra,
     )
     content = {

@@ -11,11 +11,13 @@ from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.planner.catalogue import UNKNOWN
 from finetune_operator.planner.history import UNCORRECTED
+from finetune_operator.planner.inventory import Inventory
 from finetune_operator.planner.remedies import remedies
 from finetune_operator.planner.search import TIE, Candidate, Pool, gib
 from finetune_operator.planner.task import Task
 
 ALTERNATIVES_SHOWN: Final = 3
+GROUPS_SHOWN: Final = 3
 
 
 def reasons_of(task: Task, chosen: Candidate, candidates: list[Candidate]) -> tuple[str, ...]:
@@ -137,3 +139,25 @@ def does_not_fit(
     if not help_text:
         help_text = "nothing here would help: add larger nodes, or use a smaller model or a shorter training.maxLength"
     return PlanError(reason=Reason.DOES_NOT_FIT, message=f"{situation}; {help_text}")
+
+
+def not_used(spec: FineTuneJobSpec, inventory: Inventory) -> tuple[str, ...]:
+    """Return which nodes of the wanted kind the job cannot use, and why; the largest groups first."""
+    wanted = spec.resources.gpu_product
+    groups = [
+        group
+        for group in inventory.left_out
+        if group.accelerator == spec.resources.accelerator
+        and (not wanted or not group.product or group.product in wanted)
+    ]
+    groups.sort(key=lambda group: (-group.nodes, group.product, group.why))
+    more = sum(group.nodes for group in groups[GROUPS_SHOWN:])
+    rest = (f"not used either: {more} more nodes, for other reasons",) if more else ()
+    return tuple(f"not used: {group.sentence}" for group in groups[:GROUPS_SHOWN]) + rest
+
+
+def with_unused(error: PlanError, unused: tuple[str, ...]) -> PlanError:
+    """Return the error with the nodes that are there and cannot be used: often they are what is missed. Time can open them."""
+    if not unused:
+        return error
+    return error.model_copy(update={"message": f"{error.message}; {'; '.join(unused)}"})

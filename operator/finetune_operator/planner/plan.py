@@ -19,7 +19,7 @@ from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.memory.architecture import ALL_LINEAR, Architecture, architecture_of
 from finetune_operator.planner.candidates import check_micro_batch, forbidden_strategy, process_counts
 from finetune_operator.planner.catalogue import UNKNOWN
-from finetune_operator.planner.explanation import does_not_fit, no_capacity, reasons_of
+from finetune_operator.planner.explanation import does_not_fit, no_capacity, not_used, reasons_of, with_unused
 from finetune_operator.planner.history import Corrections
 from finetune_operator.planner.inventory import Inventory
 from finetune_operator.planner.search import Candidate, Pool, choose, cpu_pool, gpu_pool, search
@@ -77,15 +77,17 @@ def make_plan(
         corrections=Corrections(history),
     )
     pools, all_pools = _pools(spec, inventory)
+    unused = not_used(spec, inventory)
     if not pools:
-        return no_capacity(spec, all_pools, counts)
+        return with_unused(no_capacity(spec, all_pools, counts), unused)
     candidates = search(task, pools, counts)
     if not candidates:
-        return no_capacity(spec, pools, counts)
+        return with_unused(no_capacity(spec, pools, counts), unused)
     chosen = choose(task, candidates)
     if chosen is None:
-        return does_not_fit(task, candidates, pools, all_pools, counts)
-    return _plan(task, chosen, candidates, rows if inspection is None else inspection.dataset.rows, assumptions)
+        return with_unused(does_not_fit(task, candidates, pools, all_pools, counts), unused)
+    plan = _plan(task, chosen, candidates, rows if inspection is None else inspection.dataset.rows, assumptions)
+    return plan.model_copy(update={"reasons": (*plan.reasons, *unused)})
 
 
 def total_steps(spec: FineTuneJobSpec, rows: int) -> int:
@@ -143,6 +145,7 @@ def _plan(task: Task, chosen: Candidate, candidates: list[Candidate], rows: int,
         gpu_product=chosen.pool.product,
         gpu_memory_bytes=chosen.pool.capacity_bytes if is_gpu else None,
         gpu_tflops=chosen.pool.gpu.tflops if is_gpu and chosen.pool.gpu is not UNKNOWN else None,
+        gpu_resource=chosen.pool.resource,
         processes=split.processes,
         pods=chosen.pods,
         processes_per_pod=chosen.per_pod,

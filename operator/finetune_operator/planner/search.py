@@ -18,7 +18,7 @@ from finetune_operator.planner.catalogue import gpu_of, processor
 from finetune_operator.planner.gpu_table import Gpu
 from finetune_operator.planner.history import UNCORRECTED, Correction, corrected
 from finetune_operator.planner.host import pod_resources
-from finetune_operator.planner.inventory import CpuNodes, GpuNodes
+from finetune_operator.planner.inventory import GPU_RESOURCE, CpuNodes, GpuNodes
 from finetune_operator.planner.task import Task
 from finetune_operator.planner.throughput import CPU_TFLOPS, step_seconds
 
@@ -47,6 +47,7 @@ class Pool:
     host_bytes: int
     disk_bytes: int
     shared: bool = False
+    resource: str = GPU_RESOURCE
 
     @property
     def usable_bytes(self) -> int:
@@ -67,6 +68,7 @@ def gpu_pool(nodes: GpuNodes) -> Pool:
         host_bytes=nodes.host_memory_bytes,
         disk_bytes=nodes.ephemeral_storage_bytes,
         shared=nodes.shared,
+        resource=nodes.resource,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 from finetune_operator.api.constants import SPEC_HASH_ANNOTATION
 from finetune_operator.api.inspection import ProgressEndpoint
 from finetune_operator.api.job import FineTuneJob
+from finetune_operator.api.pods import Pod
 from finetune_operator.api.reasons import ConditionType, JobState, Reason
 from finetune_operator.api.status import Condition, FineTuneJobStatus
 from finetune_operator.controller.accounts import Accounts
@@ -39,7 +40,7 @@ RENDER: Final = RenderSettings(
 class NoInventory:
     """A cluster that offers nothing."""
 
-    async def read(self) -> Inventory:
+    async def read(self, pod: Pod) -> Inventory:
         """Return an empty inventory."""
         return Inventory()
 
