@@ -1,0 +1,32 @@
+"""What versions of training software do that changes memory: facts read in their source. The defaults are what this project's trainer runs.
+
+Published measurements were made with other programs, and users compare plans with what they saw there; so the estimator can say both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Software:
+    """Habits of a training program and of the versions below it."""
+
+    fused_norms: bool = False
+    """RMS norms are one kernel that keeps its input and one float32 per token (Liger, FOAK, Unsloth), no float32 copies."""
+    repeats_keys: bool = False
+    """Keys and values are repeated for every query head before attention although no mask is given (transformers < 4.48, litgpt)."""
+    float32_norms: bool = False
+    """Norm weights are float32 in a bfloat16 model, so that outputs of frozen linears and the residual stream are float32 (TRL 0.11 with
+    bitsandbytes)."""
+    quantized_inputs_kept: bool = False
+    """Frozen 4-bit linears keep their input for the backward pass, needlessly (bitsandbytes < 0.43.2)."""
+    holds_logits: bool = False
+    """The model's output, logits included, stays alive during the backward pass."""
+    shifts_logits: bool = False
+    """The loss copies the logits without the last token (transformers < 4.46)."""
+    keeps_compute_logits: bool = False
+    """The loss is computed on the compute type's logits without a float32 copy: 2 bytes of logits and 2 of log-softmax stay (litgpt)."""
+    frozen_gradients: bool = False
+    """FSDP 1 with frozen and trained weights in one flat parameter: gradients are as large as if nothing were frozen
+    (torch.distributed.fsdp, note on parameter freezing)."""
