@@ -6,6 +6,7 @@ Published measurements were made with other programs, and users compare plans wi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Software:
     """Norm weights are float32 in a bfloat16 model, so that outputs of frozen linears and the residual stream are float32 (TRL 0.11 with
     bitsandbytes)."""
     quantized_inputs_kept: bool = False
-    """Frozen 4-bit linears keep their input for the backward pass, needlessly (bitsandbytes < 0.43.2)."""
+    """Frozen 4-bit linears keep their input for the backward pass, needlessly (bitsandbytes < 0.43.2, pull request 1270)."""
     holds_logits: bool = False
     """The model's output, logits included, stays alive during the backward pass."""
     shifts_logits: bool = False
@@ -30,3 +31,7 @@ class Software:
     frozen_gradients: bool = False
     """FSDP 1 with frozen and trained weights in one flat parameter: gradients are as large as if nothing were frozen
     (torch.distributed.fsdp, note on parameter freezing)."""
+
+
+OWN_SOFTWARE: Final = Software()
+"""What the trainer of this project runs (requirements/)."""

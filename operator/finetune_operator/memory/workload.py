@@ -9,7 +9,7 @@ from typing import Literal
 from finetune_operator.api.compatibility import Checkpointing, Method, Strategy
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.memory.architecture import ALL_LINEAR
-from finetune_operator.memory.software import Software
+from finetune_operator.memory.software import OWN_SOFTWARE, Software
 
 
 class Tuning(StrEnum):
@@ -175,7 +175,7 @@ class Workload:
     """Adapters beside a wholly trained embedding and head (PEFT's modules_to_save)."""
     trained_parameters: int = 0
     """Of tuning other."""
-    software: Software = Software()
+    software: Software = OWN_SOFTWARE
     """Habits of other training programs, for comparison with what they published."""
 
     @property
