@@ -42,8 +42,11 @@ class Quantization(StrEnum):
     NF4_DOUBLE = "nf4-double"
     """4.127 bits per weight: the scales quantised as well (the trainer's qlora)."""
     INT4_GROUPED = "int4-grouped"
-    """GPTQ and AWQ with groups of 128: 4.25 bits per weight."""
+    """GPTQ and AWQ with groups of 128: 4.16 bits per weight."""
     INT8 = "int8"
+    """bitsandbytes' LLM.int8: a byte per weight, a float32 per output."""
+    INT8_GROUPED = "int8-grouped"
+    """GPTQ with 8 bits and groups of 128: 8.19 bits per weight."""
 
 
 class Optimizer(StrEnum):
@@ -119,6 +122,13 @@ class Numerics:
     """torch.autocast casts float32 to the compute type inside the model; DeepSpeed and FSDP2 cast the weights themselves."""
     moments: int | None = None
     """Bytes of one element of an AdamW moment; None: as `trained`."""
+    reduces: int | None = None
+    """Bytes of one element of a gradient on its way between FSDP's processes; None: as `compute`."""
+
+    @property
+    def reduction(self) -> int:
+        """Bytes of one element of a gradient while FSDP reduces it."""
+        return self.compute if self.reduces is None else self.reduces
 
     @property
     def moment(self) -> int:
@@ -177,6 +187,18 @@ class Workload:
     """Of tuning other."""
     software: Software = OWN_SOFTWARE
     """Habits of other training programs, for comparison with what they published."""
+    upcasts_rest: bool = False
+    """Weights that are not quantised become float32 (PEFT's prepare_model_for_kbit_training)."""
+    syncs_every_batch: bool = False
+    """FSDP reduces gradients after every micro-batch; otherwise they stay whole on every process until the last one (accelerate's no_sync)."""
+    reduce_bucket: int = 500_000_000
+    """Elements of DeepSpeed's reduce_bucket_size; transformers' `auto` makes it hidden size squared."""
+    loads_whole: bool = False
+    """A quantised model is whole on every GPU before FSDP spreads it: bitsandbytes quantises on the GPU."""
+    efficient_loading: bool = False
+    """Only the first process of a node reads the weights (accelerate's cpu_ram_efficient_loading)."""
+    precomputed_reference: bool = False
+    """DPO: the reference's log-probabilities were computed before training, so that it needs no copy of the model."""
 
     @property
     def sequences(self) -> int:
@@ -205,8 +227,10 @@ class Workload:
 
     @property
     def shards(self) -> int:
-        """Over how many processes FSDP and ZeRO spread their states."""
-        return self.processes if self.strategy not in (Strategy.SINGLE, Strategy.DDP) else 1
+        """Over how many processes FSDP and ZeRO spread their states; those of one tensor-parallel group hold different parts already."""
+        if self.strategy in (Strategy.SINGLE, Strategy.DDP):
+            return 1
+        return max(1, self.processes // self.tensor_parallel)
 
     @property
     def autocasts(self) -> bool:

@@ -1,0 +1,141 @@
+"""The states of one process: what is trained, how the rest is stored, what the optimizer keeps and how the strategy spreads it, put together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from finetune_operator.api.compatibility import Strategy
+from finetune_operator.memory.architecture import Architecture
+from finetune_operator.memory.states.load import loaded_weights
+from finetune_operator.memory.states.optimizers import OptimizerMemory, optimizer_memory
+from finetune_operator.memory.states.quantization import (
+    base_weight_bytes,
+    dequantised_bytes,
+    frozen_element_bytes,
+    frozen_layer_bytes,
+)
+from finetune_operator.memory.states.sharding import Whole, shard, share
+from finetune_operator.memory.states.states import States
+from finetune_operator.memory.states.trainable import Trained, has_score_head, outer_tensors, total, trained_tensors
+from finetune_operator.memory.workload import Goal, Quantization, Tuning, Workload
+
+
+def states_of(architecture: Architecture, workload: Workload) -> States:
+    """Return the states of one process; sharding.py has the formula of each strategy. Sharded sizes are rounded up."""
+    tensors = trained_tensors(architecture, workload)
+    optimizer = optimizer_memory(tensors, workload)
+    whole = _whole(architecture, workload, tensors, optimizer)
+    held = shard(whole, workload)
+    return States(
+        trainable=total(tensors),
+        resident_weights=held.resident,
+        root_weights=held.root,
+        layer_weights=held.layer,
+        cast_weights=_casts(architecture, workload, whole),
+        gradients=held.gradients,
+        accumulated_gradients=held.accumulated,
+        optimizer=held.moments,
+        buckets=held.buckets,
+        layer_reduction=held.layer_reduction,
+        root_reduction=held.root_reduction,
+        loaded_weights=loaded_weights(whole, workload),
+        gathered_weights=_unsharded_layers(whole, workload),
+        step_temporaries=held.step + (0 if held.host else optimizer.step_of_largest),
+        dequantised_weights=dequantised_bytes(architecture, workload),
+        adapter_temporaries=_norm_of_adapted(architecture, workload),
+        host=held.host + share(optimizer.pageable, workload.shards),
+    )
+
+
+def _whole(
+    architecture: Architecture, workload: Workload, tensors: Sequence[Trained], optimizer: OptimizerMemory
+) -> Whole:
+    """Tensor parallelism divides every tensor; norms, which stay whole, are less than a thousandth of a model."""
+    parameters = total(tensors)
+    root = sum(t.rows * t.columns * t.copies for t in tensors if t.outer)
+    outer = sum(tensor.total for tensor in outer_tensors(architecture, workload))
+    each = frozen_element_bytes(workload)
+    if workload.trains_base:
+        score = architecture.hidden if has_score_head(architecture, workload) else 0
+        inner = architecture.parameters - architecture.outer_parameters
+        in_layer = _trained_in_layer(architecture, workload)
+        frozen = each * (outer + inner - (parameters - score))
+        root_frozen = each * (outer - (root - score))
+        layer_frozen = each * (architecture.layer_parameters - in_layer)
+    else:
+        in_layer = share(parameters - root, architecture.layers)
+        frozen = base_weight_bytes(architecture, workload)
+        root_frozen = each * outer
+        layer_frozen = frozen_layer_bytes(architecture, workload)
+    reference = workload.numerics.base * architecture.parameters if needs_reference_copy(workload) else 0
+    parts = workload.tensor_parallel
+    whole = Whole(
+        parameters=parameters,
+        root_parameters=root,
+        layer_parameters=in_layer,
+        frozen=frozen,
+        root_frozen=root_frozen,
+        layer_frozen=layer_frozen,
+        reference=reference,
+        moments=optimizer.device,
+        step=optimizer.step,
+        layers=architecture.layers,
+    )
+    return (
+        whole
+        if parts == 1
+        else whole._replace(**{name: share(size, parts) for name, size in whole._asdict().items() if name != "layers"})
+    )
+
+
+def needs_reference_copy(workload: Workload) -> bool:
+    """Whether a frozen copy of the model stands beside it: DPO on the model's own weights; adapters are switched off instead (TRL 1.16)."""
+    return workload.goal is Goal.DPO and workload.trains_base and not workload.precomputed_reference
+
+
+def _trained_in_layer(architecture: Architecture, workload: Workload) -> int:
+    if workload.tuning is Tuning.SPECTRUM:
+        return max(sum(t.total for t in block.tensors if t.linear) for block in architecture.blocks)
+    if workload.tuning is Tuning.FREEZE and not workload.trained_layers:
+        return 0
+    return architecture.layer_parameters
+
+
+def _casts(architecture: Architecture, workload: Workload, whole: Whole) -> int:
+    """Trained weights of the layers are cast once and cached; a frozen float32 weight is cast at each use, and the result kept for backward."""
+    if not workload.autocasts:
+        return 0
+    compute = workload.numerics.compute
+    inner = whole.parameters - whole.root_parameters
+    if workload.quantization is Quantization.NONE and frozen_element_bytes(workload) > compute:
+        linear = architecture.linear_parameters // workload.tensor_parallel
+        inner += max(0, linear - inner) if workload.trains_base else linear
+    return compute * inner
+
+
+def _unsharded_layers(whole: Whole, workload: Workload) -> int:
+    """Layers stay whole between forward and backward when FSDP does not reshard them: all but the one that `layer_weights` counts."""
+    if workload.reshards or workload.strategy is not Strategy.FSDP or workload.shards == 1:
+        return 0
+    inner = workload.numerics.compute * (whole.parameters - whole.root_parameters) + whole.frozen - whole.root_frozen
+    layer = workload.numerics.compute * whole.layer_parameters + whole.layer_frozen
+    return max(0, inner - layer)
+
+
+def _norm_of_adapted(architecture: Architecture, workload: Workload) -> int:
+    """DoRA's weight norm (peft 0.21, DoraLinearLayer.forward and get_weight_norm), for the largest adapted weight.
+
+    At once: the identity that the adapter is applied to, the product in its type and the compute type, the widened base weight where it is
+    quantised, its sum with the scaled product, and that product.
+    """
+    if workload.tuning is not Tuning.DORA:
+        return 0
+    numerics = workload.numerics
+    return max(
+        (
+            tensor.out_features * tensor.in_features * (numerics.trained + 2 * numerics.compute)
+            + tensor.in_features**2 * numerics.trained
+            for tensor in architecture.adapted(workload.targets)
+        ),
+        default=0,
+    )

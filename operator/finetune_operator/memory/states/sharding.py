@@ -1,0 +1,173 @@
+"""How strategies spread states: what is left of weights, gradients and moments on one process, and what it holds whole for a while.
+
+With P trained parameters of t bytes (gradients t, moments m each), a compute type of c bytes, N processes, F bytes of frozen weights:
+
+- single, DDP: F + tP + tP + 2mP; DDP adds buckets of tP (torch copies gradients into them: gradient_as_bucket_view is off in accelerate).
+- FSDP 1 and 2: everything / N; inside a step the root unit (embeddings, head) and two layers whole in the compute type.
+- ZeRO with t = 4 and c = 2: ZeRO-1 2P + 2P + 12P/N, ZeRO-2 2P + 2P/N + 12P/N, ZeRO-3 18P/N plus live layers, and 4P/N more inside the step,
+  where gradients are widened to float32 (ZeRO paper, arXiv 1910.02054, figure 1; deepspeed 0.19, stage_1_and_2.py and stage3.py).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from finetune_operator.api.compatibility import Strategy
+from finetune_operator.memory.workload import Offload, Workload
+
+
+class Whole(NamedTuple):
+    """The states of the whole model, before any strategy spreads them. Parameters are elements, all else bytes."""
+
+    parameters: int
+    root_parameters: int
+    """Trained ones outside the layers."""
+    layer_parameters: int
+    """Trained ones of the largest layer."""
+    frozen: int
+    root_frozen: int
+    layer_frozen: int
+    reference: int
+    """A second model that only computes log-probabilities."""
+    moments: int
+    step: int
+    """Temporaries of the optimizer's step that are shared out as its states are."""
+    layers: int
+    """How many there are."""
+
+
+class Shard(NamedTuple):
+    """What one process holds (bytes); see States for each field."""
+
+    resident: int
+    gradients: int
+    accumulated: int
+    moments: int
+    step: int
+    host: int = 0
+    buckets: int = 0
+    root: int = 0
+    layer: int = 0
+    layer_reduction: int = 0
+    root_reduction: int = 0
+
+
+def share(size: int, processes: int) -> int:
+    """Return one process's part, rounded up."""
+    return -(-size // processes)
+
+
+def shard(whole: Whole, workload: Workload) -> Shard:
+    """Return what one process holds of `whole`."""
+    if workload.shards == 1:
+        return _copied(whole, workload)
+    if workload.strategy is Strategy.FSDP:
+        return _fsdp(whole, workload)
+    return _zero3(whole, workload) if workload.strategy is Strategy.ZERO3 else _zero12(whole, workload)
+
+
+def _copied(whole: Whole, workload: Workload) -> Shard:
+    trained = workload.numerics.trained * whole.parameters
+    return Shard(
+        resident=whole.frozen + whole.reference + trained,
+        gradients=trained,
+        accumulated=trained if workload.accumulation > 1 else 0,
+        moments=whole.moments,
+        step=whole.step,
+        buckets=trained if workload.strategy is Strategy.DDP and workload.processes > 1 else 0,
+    )
+
+
+def _fsdp(whole: Whole, workload: Workload) -> Shard:
+    """FSDP 1 and 2 under accelerate's mixed precision: parameters are gathered and gradients reduced in the compute type.
+
+    Reduction holds the gradient and its copy: FSDP 2 lays it out for the reduce-scatter (torch 2.13, foreach_reduce), FSDP 1 joins the
+    parameters' gradients into that of the flat parameter (backward of its views).
+
+    While gradients are accumulated accelerate switches reduction off (accelerate 1.15, Accelerator.no_sync calls
+    set_requires_gradient_sync(False)): every process then holds the whole gradient in the compute type.
+    """
+    numerics, shards = workload.numerics, workload.shards
+    trained = numerics.trained * whole.parameters
+    reduced = numerics.compute + numerics.reduction
+    gradients, moments = share(trained, shards), share(whole.moments, shards)
+    accumulated = 0
+    if workload.accumulation > 1:
+        accumulated = gradients if workload.syncs_every_batch else numerics.compute * whole.parameters
+    held = Shard(
+        resident=share(whole.frozen + whole.reference + trained, shards),
+        gradients=gradients,
+        accumulated=accumulated,
+        moments=moments,
+        step=share(whole.step, shards),
+        root=whole.root_frozen + numerics.compute * whole.root_parameters,
+        layer=whole.layer_frozen + numerics.compute * whole.layer_parameters,
+        layer_reduction=reduced * whole.layer_parameters,
+        root_reduction=reduced * whole.root_parameters,
+    )
+    if workload.offload is Offload.NONE:
+        return held
+    # torch knows one policy for FSDP: weights, gradients and moments on the host (CPUOffloadPolicy).
+    host = held.resident + gradients + moments
+    return held._replace(resident=0, gradients=0, moments=0, step=0, host=host)
+
+
+def _zero3(whole: Whole, workload: Workload) -> Shard:
+    """DeepSpeed keeps a share of the compute-type weights beside the float32 one, and one flat buffer in which gradients wait for reduction."""
+    numerics, shards = workload.numerics, workload.shards
+    trained = numerics.trained * whole.parameters
+    compute = numerics.compute * whole.parameters if numerics.trained != numerics.compute else 0
+    frozen = share(whole.frozen + whole.reference, shards)
+    gradients, moments = share(trained + compute, shards), share(whole.moments, shards)
+    held = Shard(
+        resident=frozen + share(trained + compute, shards),
+        gradients=gradients,
+        accumulated=share(compute or trained, shards) if workload.accumulation > 1 else 0,
+        moments=moments,
+        step=share(whole.step, shards),
+        buckets=_bucket(whole, workload),
+        root=whole.root_frozen + numerics.compute * whole.root_parameters,
+        layer=whole.layer_frozen + numerics.compute * whole.layer_parameters,
+        layer_reduction=2 * numerics.compute * whole.layer_parameters,
+        root_reduction=2 * numerics.compute * whole.root_parameters,
+    )
+    if workload.offload is Offload.NONE:
+        return held
+    masters = share(trained, shards) if compute else 0
+    offloaded = held._replace(
+        resident=held.resident - masters,
+        gradients=0,
+        accumulated=0,
+        moments=0,
+        step=0,
+        host=masters + gradients + moments,
+    )
+    if workload.offload is Offload.OPTIMIZER:
+        return offloaded
+    return offloaded._replace(resident=0, host=offloaded.host + offloaded.resident)
+
+
+def _zero12(whole: Whole, workload: Workload) -> Shard:
+    """Weights stay whole in the compute type; float32 masters and moments are spread, with ZeRO-2 gradients too."""
+    numerics, shards = workload.numerics, workload.shards
+    trained, compute = numerics.trained * whole.parameters, numerics.compute * whole.parameters
+    spread = compute if workload.strategy is Strategy.ZERO1 else share(compute, shards)
+    masters, moments = share(trained, shards), share(whole.moments, shards)
+    held = Shard(
+        resident=whole.frozen + whole.reference + compute + masters,
+        gradients=spread + masters,
+        accumulated=spread if workload.accumulation > 1 else 0,
+        moments=moments,
+        step=share(whole.step, shards),
+        buckets=_bucket(whole, workload),
+    )
+    if workload.offload is Offload.NONE:
+        return held
+    # Masters, their gradients and moments on the host; each gradient leaves the GPU when it is reduced.
+    return held._replace(
+        resident=held.resident - masters, gradients=0, accumulated=0, moments=0, step=0, host=2 * masters + moments
+    )
+
+
+def _bucket(whole: Whole, workload: Workload) -> int:
+    return min(whole.parameters, workload.reduce_bucket) * workload.numerics.compute
