@@ -17,7 +17,7 @@ from finetune_operator.memory.architecture import Architecture
 from finetune_operator.memory.loss import chunked_loss_backward_bytes, chunked_loss_forward_bytes, full_logits_bytes
 from finetune_operator.memory.runtime import communication_bytes, runtime_bytes
 from finetune_operator.memory.states import States, states_of
-from finetune_operator.memory.workload import LossKind, Quantization, Workload
+from finetune_operator.memory.workload import LossKind, Workload
 
 LAYER_GRADIENTS: Final = 0.36
 """Gradients of activations inside one layer's backward, as a share of that layer's activations (fake-tensor traces of Llama layers: 1.36 in all)."""
@@ -105,11 +105,6 @@ def _backward(architecture: Architecture, workload: Workload, states: States) ->
     return highest
 
 
-def _held_gradients(workload: Workload, states: States) -> int:
-    """Gradients of earlier micro-batches; with one micro-batch per step there are none when the loss is computed."""
-    return states.gradients if workload.accumulation > 1 else 0
-
-
 def _kept_activations(architecture: Architecture, workload: Workload) -> int:
     """What all layers keep, and the last norm: its input in float32 and its output, which the head reads."""
     if workload.checkpointing is Checkpointing.NONE:
@@ -132,8 +127,12 @@ def _in_loss_forward(architecture: Architecture, workload: Workload, states: Sta
         logits = chunked_loss_forward_bytes(architecture, workload)
     return _components(
         workload,
-        weights=states.resident_weights + states.root_weights + states.layer_weights + states.cast_weights,
-        gradients=_held_gradients(workload, states),
+        weights=states.resident_weights
+        + states.root_weights
+        + states.layer_weights
+        + states.gathered_weights
+        + states.cast_weights,
+        gradients=states.accumulated_gradients,
         optimizer=states.optimizer,
         activations=_kept_activations(architecture, workload),
         logits=logits,
@@ -151,8 +150,8 @@ def _in_loss_backward(architecture: Architecture, workload: Workload, states: St
         logits = full_logits_bytes(architecture, workload)
     return _components(
         workload,
-        weights=states.resident_weights + states.root_weights + states.layer_weights + casts,
-        gradients=_held_gradients(workload, states),
+        weights=states.resident_weights + states.root_weights + states.layer_weights + states.gathered_weights + casts,
+        gradients=states.accumulated_gradients,
         optimizer=states.optimizer,
         activations=_kept_activations(architecture, workload),
         logits=logits,
@@ -172,11 +171,15 @@ def _in_layer_backward(architecture: Architecture, workload: Workload, states: S
     )
     return _components(
         workload,
-        weights=states.resident_weights + states.root_weights + 2 * states.layer_weights + casts,
-        gradients=_held_gradients(workload, states) or _head_gradient(architecture, workload),
+        weights=states.resident_weights
+        + states.root_weights
+        + 2 * states.layer_weights
+        + states.gathered_weights
+        + casts,
+        gradients=states.accumulated_gradients or _head_gradient(architecture, workload),
         optimizer=states.optimizer,
         activations=_kept_activations(architecture, workload) + again,
-        temporaries=round(LAYER_GRADIENTS * layer) + _dequantised(architecture, workload),
+        temporaries=round(LAYER_GRADIENTS * layer) + _widened(states),
         communication=states.buckets + states.layer_reduction,
     )
 
@@ -188,17 +191,15 @@ def _head_gradient(architecture: Architecture, workload: Workload) -> int:
     return per_element * architecture.vocabulary * architecture.hidden
 
 
-def _dequantised(architecture: Architecture, workload: Workload) -> int:
-    """QLoRA: bitsandbytes widens one linear weight at a time to the compute type."""
-    return (
-        architecture.largest_linear * workload.numerics.compute if workload.quantization is not Quantization.NONE else 0
-    )
+def _widened(states: States) -> int:
+    """Whole weights that one linear layer needs for a moment: widened ones of QLoRA, the norm of DoRA's."""
+    return max(states.dequantised_weights, states.adapter_temporaries)
 
 
 def _backward_end(architecture: Architecture, workload: Workload, states: States) -> Components:
     """All gradients exist; before the embedding's and the first layer's do, that layer's activations are there instead."""
     layer = _one_layer(architecture, workload)
-    first = round((1 + LAYER_GRADIENTS) * layer) + _dequantised(architecture, workload)
+    first = round((1 + LAYER_GRADIENTS) * layer) + _widened(states)
     missing = 0
     if workload.trains_base:
         late = architecture.layer_parameters + architecture.vocabulary * architecture.hidden
@@ -214,11 +215,12 @@ def _backward_end(architecture: Architecture, workload: Workload, states: States
 
 
 def _optimizer_step(workload: Workload, states: States) -> Components:
-    """Fused AdamW (transformers' default) works in place: no temporaries."""
+    """Fused AdamW (transformers' default) works in place; other optimizers need temporaries. Clipping needs none (torch 2.13, _foreach_norm)."""
     return _components(
         workload,
         weights=states.resident_weights,
         gradients=states.gradients,
         optimizer=states.optimizer,
+        temporaries=states.step_temporaries,
         communication=states.buckets,
     )

@@ -83,7 +83,11 @@ def _freeze(architecture: Architecture, workload: Workload) -> tuple[Trained, ..
         _whole(tensor, 1, outer=True)
         for tensor in outer_tensors(architecture, workload)
         if tensor.kind in (TensorClass.NORM, TensorClass.HEAD)
-        or (tensor.name == EMBEDDING_NAME and architecture.tied_embeddings and not has_score_head(architecture, workload))
+        or (
+            tensor.name == EMBEDDING_NAME
+            and architecture.tied_embeddings
+            and not has_score_head(architecture, workload)
+        )
     ]
     missing = workload.trained_layers
     for block in reversed(architecture.blocks):
