@@ -136,10 +136,10 @@ class PlanError(ReadModel):
     """Why there is no plan, and the smallest thing that would help. A value: users can mend it."""
 
     reason: str = Field(
-        description="A Reason: DoesNotFit, NoCapacity, UnsupportedCombination, UnknownArchitecture or InvalidSpec."
+        description="A Reason: DoesNotFit, NoCapacity, QuotaExceeded, UnsupportedCombination, UnknownArchitecture or InvalidSpec."
     )
     message: str = Field(description="What does not work, with numbers, and what to do.")
-    waits: bool = Field(False, description="Time can help (no such nodes now): it is planned again.")
+    waits: bool = Field(False, description="Time can help (no such nodes now, a quota): it is planned again.")
 
 
 class AttemptFile(ReadModel):

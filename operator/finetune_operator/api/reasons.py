@@ -60,6 +60,7 @@ class Reason(StrEnum):
     REPLANNED = "Replanned"
     DOES_NOT_FIT = "DoesNotFit"
     NO_CAPACITY = "NoCapacity"
+    QUOTA_EXCEEDED = "QuotaExceeded"
     UNSUPPORTED_COMBINATION = "UnsupportedCombination"
     UNKNOWN_ARCHITECTURE = "UnknownArchitecture"
     WAITING_FOR_PLAN = "WaitingForPlan"
@@ -145,6 +146,10 @@ REASON_MEANINGS: Final = MappingProxyType(
         Reason.DOES_NOT_FIT: ReasonMeaning("no allowed plan fits the GPUs' memory", "do what the message proposes"),
         Reason.NO_CAPACITY: ReasonMeaning(
             "the cluster has no such GPUs", "add nodes, or change resources; it is tried again"
+        ),
+        Reason.QUOTA_EXCEEDED: ReasonMeaning(
+            "every plan that the nodes would take is more than the namespace's quota or policy allows",
+            "ask for a larger quota, or do what the message proposes; it is tried again",
         ),
         Reason.UNSUPPORTED_COMBINATION: ReasonMeaning(
             "these settings do not work together", "change one of the fields that the message names"

@@ -71,6 +71,7 @@ REASONS_OF: Final[Mapping[ConditionType, frozenset[Reason]]] = MappingProxyType(
                 Reason.REPLANNED,
                 Reason.DOES_NOT_FIT,
                 Reason.NO_CAPACITY,
+                Reason.QUOTA_EXCEEDED,
                 Reason.UNSUPPORTED_COMBINATION,
                 Reason.UNKNOWN_ARCHITECTURE,
                 Reason.INVALID_SPEC,

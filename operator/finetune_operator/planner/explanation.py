@@ -12,7 +12,8 @@ from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.planner.catalogue import UNKNOWN
 from finetune_operator.planner.history import UNCORRECTED
 from finetune_operator.planner.inventory import Inventory
-from finetune_operator.planner.remedies import remedies
+from finetune_operator.planner.limits import NO_LIMITS, needs_of, waits_for
+from finetune_operator.planner.remedies import remedies, smaller_count
 from finetune_operator.planner.search import TIE, Candidate, Pool, gib
 from finetune_operator.planner.task import Task
 
@@ -80,6 +81,9 @@ def _lessons(chosen: Candidate) -> Iterator[str]:
 
 def _remarks(task: Task, chosen: Candidate) -> list[str]:
     remarks = list(_lessons(chosen))
+    if task.limits is not NO_LIMITS:
+        needs = needs_of(chosen.resources, chosen.pods, chosen.pool.resource)
+        remarks += waits_for(task.limits, needs, chosen.pool.product)
     if chosen.pool.product is not None and chosen.pool.gpu is UNKNOWN:
         remarks.append(
             f"the catalogue lacks {chosen.pool.product}: its speed is guessed; name types in resources.gpuProduct to choose yourself"
@@ -139,6 +143,17 @@ def does_not_fit(
     if not help_text:
         help_text = "nothing here would help: add larger nodes, or use a smaller model or a shorter training.maxLength"
     return PlanError(reason=Reason.DOES_NOT_FIT, message=f"{situation}; {help_text}")
+
+
+def over_limits(task: Task, candidates: list[Candidate], pools: tuple[Pool, ...]) -> PlanError:
+    """Return that quotas or the namespace's policy allow no plan that the nodes would take; others can change them, so time can help."""
+    objective = task.spec.resources.objective_of_plan
+    best = min((c for c in candidates if c.is_refused), key=lambda c: (c.score(objective), c.title))
+    advice = smaller_count(task, pools)
+    message = f"the best plan for the nodes is {best.title}, but {best.obstacle}; ask for more"
+    return PlanError(
+        reason=Reason.QUOTA_EXCEEDED, message=message + (f", or set {advice}" if advice else ""), waits=True
+    )
 
 
 def not_used(spec: FineTuneJobSpec, inventory: Inventory) -> tuple[str, ...]:

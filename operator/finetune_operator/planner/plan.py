@@ -19,9 +19,17 @@ from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.memory.architecture import ALL_LINEAR, Architecture, architecture_of
 from finetune_operator.planner.candidates import check_micro_batch, forbidden_strategy, process_counts
 from finetune_operator.planner.catalogue import UNKNOWN
-from finetune_operator.planner.explanation import does_not_fit, no_capacity, not_used, reasons_of, with_unused
+from finetune_operator.planner.explanation import (
+    does_not_fit,
+    no_capacity,
+    not_used,
+    over_limits,
+    reasons_of,
+    with_unused,
+)
 from finetune_operator.planner.history import Corrections
 from finetune_operator.planner.inventory import Inventory
+from finetune_operator.planner.limits import NO_LIMITS, Limits
 from finetune_operator.planner.search import Candidate, Pool, choose, cpu_pool, gpu_pool, search
 from finetune_operator.planner.task import Task
 
@@ -35,6 +43,7 @@ def make_plan(
     inventory: Inventory,
     *,
     history: History = EMPTY_HISTORY,
+    limits: Limits = NO_LIMITS,
     config: Mapping[str, JsonValue] | None = None,
     rows: int = 0,
     assumptions: tuple[str, ...] = (),
@@ -46,6 +55,7 @@ def make_plan(
         inspection: What was learned about model and data; None in `finetune plan` without an inspection.
         inventory: What the cluster has.
         history: What finished jobs have measured; it corrects memory and time.
+        limits: What the job's namespace may take: quotas and policy.
         config: The model's config.json, where there is no inspection.
         rows: Usable rows, where there is no inspection and they are known; 0 leaves the steps open unless training.maxSteps is set.
         assumptions: What the caller assumed, to be shown with the plan.
@@ -59,6 +69,8 @@ def make_plan(
     architecture = architecture_of(config)
     if isinstance(architecture, PlanError):
         return architecture
+    if limits.problem:
+        return PlanError(reason=Reason.QUOTA_EXCEEDED, message=limits.problem, waits=True)
     counts = process_counts(spec)
     if isinstance(counts, PlanError):
         return counts
@@ -75,6 +87,7 @@ def make_plan(
             else architecture.parameters * STORED_BYTES_PER_PARAMETER
         ),
         corrections=Corrections(history),
+        limits=limits,
     )
     pools, all_pools = _pools(spec, inventory)
     unused = not_used(spec, inventory)
@@ -84,6 +97,8 @@ def make_plan(
     if not candidates:
         return with_unused(no_capacity(spec, pools, counts), unused)
     chosen = choose(task, candidates)
+    if chosen is None and any(candidate.is_refused for candidate in candidates):
+        return over_limits(task, candidates, pools)
     if chosen is None:
         return with_unused(does_not_fit(task, candidates, pools, all_pools, counts), unused)
     plan = _plan(task, chosen, candidates, rows if inspection is None else inspection.dataset.rows, assumptions)

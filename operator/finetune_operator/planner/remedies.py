@@ -59,6 +59,18 @@ def _fewest(task: Task, pool: Pool, counts: tuple[int, ...]) -> int | None:
     return None
 
 
+def smaller_count(task: Task, pools: tuple[Pool, ...]) -> str:
+    """Return the largest number of GPUs (or CPU processes) with which the job keeps within its limits, as a field to set; empty when none does."""
+    free = _without(task, "gpus", "min_gpus", "max_gpus", "pods", "processes", "strategy")
+    field = "processes" if task.spec.resources.accelerator == "cpu" else "gpus"
+    counts = [count for count in divisors(task.spec.training.global_batch_size) if count <= MOST_GPUS_PROPOSED]
+    for count in reversed(counts):
+        best = choose(free, search(free, pools, (count,)))
+        if best is not None:
+            return f"resources.{field}: {count} ({best.title})"
+    return ""
+
+
 def _smaller_job(task: Task, pools: tuple[Pool, ...], counts: tuple[int, ...]) -> Iterator[str]:
     """The first change of settings that fits, from the least harmful on."""
     changes: list[tuple[str, Callable[[], Task | None]]] = [

@@ -19,6 +19,7 @@ from finetune_operator.planner.gpu_table import Gpu
 from finetune_operator.planner.history import UNCORRECTED, Correction, corrected
 from finetune_operator.planner.host import pod_resources
 from finetune_operator.planner.inventory import GPU_RESOURCE, CpuNodes, GpuNodes
+from finetune_operator.planner.limits import NO_LIMITS, needs_of, refusal, within_cpu_bounds
 from finetune_operator.planner.task import Task
 from finetune_operator.planner.throughput import CPU_TFLOPS, step_seconds
 
@@ -103,6 +104,8 @@ class Candidate:
     """The expected peak before history corrected it."""
     memory_correction: Correction = UNCORRECTED
     speed_correction: Correction = UNCORRECTED
+    is_refused: bool = False
+    """The nodes would take it; the obstacle is a quota or the namespace's policy."""
 
     @property
     def per_pod(self) -> int:
@@ -217,6 +220,11 @@ def _candidate(task: Task, pool: Pool, pods: int, split: Split, estimates: _Esti
     seconds = step_seconds(task.architecture, workload, pool.gpu, per_pod)
     if pool.product is not None and not pool.gpu.has_bf16 and task.spec.training.precision == "bf16":
         seconds *= BF16_EMULATION
+    obstacle, refused = _obstacle(pool, memory, resources, pods_on_node), ""
+    if task.limits is not NO_LIMITS:
+        resources = within_cpu_bounds(task.limits, resources, pods, split.processes, pool.product)
+        needs = needs_of(resources, pods, pool.resource)
+        refused = "" if obstacle else refusal(task.limits, needs, pool.product, resources.gpus * pods)
     speed = UNCORRECTED
     if not task.corrections.is_empty:
         speed = task.corrections.throughput(task.kind(split, pool.product))
@@ -228,10 +236,11 @@ def _candidate(task: Task, pool: Pool, pods: int, split: Split, estimates: _Esti
         memory,
         resources,
         seconds / speed.factor,
-        _obstacle(pool, memory, resources, pods_on_node),
+        obstacle or refused,
         formula.expected_bytes,
         learned,
         speed,
+        bool(refused),
     )
 
 

@@ -9,6 +9,7 @@ from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.memory.architecture import Architecture
 from finetune_operator.planner.candidates import Split
 from finetune_operator.planner.history import Corrections, kind_of
+from finetune_operator.planner.limits import NO_LIMITS, Limits
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Task:
     weight_bytes: int
     corrections: Corrections = field(default_factory=lambda: Corrections(EMPTY_HISTORY))
     """What history says of the formulas."""
+    limits: Limits = NO_LIMITS
 
     def kind(self, split: Split, gpu_product: str | None) -> RunKind:
         """Return what kind of run this is, for history."""
