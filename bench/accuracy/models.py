@@ -13,6 +13,7 @@ from pydantic import JsonValue
 
 from accuracy.legacy import LEGACY_FAMILIES, TRANSFORMERS_4_FAMILIES, Family
 from accuracy.rows import Row
+from accuracy.stacks import stack_of
 from finetune_operator.api.plan import PlanError
 from finetune_operator.memory.architecture import Architecture, architecture_of
 from finetune_operator.memory.config_reader import ConfigError, ConfigReader
@@ -76,7 +77,7 @@ def config_of(row: Row, family: str) -> dict[str, JsonValue] | str:
     hidden = row.whole("hidden") or 1
     config["intermediate_size"] = row.whole("intermediate") or 4 * hidden
     config["num_key_value_heads"] = row.whole("kv_heads") or row.whole("heads")
-    config["tie_word_embeddings"] = row.text("tied") == "1"
+    config["tie_word_embeddings"] = row.text("tied") == "1" and stack_of(row).ties_embeddings
     config["max_position_embeddings"] = row.whole("seq_len") or 4096
     if head_dim := row.whole("head_dim"):
         config["head_dim"] = head_dim
@@ -95,7 +96,7 @@ def architecture_of_row(row: Row) -> Architecture | str:
     if isinstance(config, str):
         return config
     found = _architecture(family, config, _legacy(family, row))
-    stated = row.number("params_b")
+    stated = _stated_billions(row)
     if stated is None:
         return found
     candidates = [item for item in (found, _architecture("llama", config, None)) if isinstance(item, Architecture)]
@@ -110,6 +111,15 @@ def _legacy(family: str, row: Row) -> Family | None:
     if not re.search(r"transformers\s*[=<>~ ]*5", row.text("versions")) and family in TRANSFORMERS_4_FAMILIES:
         return TRANSFORMERS_4_FAMILIES[family]
     return None if family in FAMILIES else LEGACY_FAMILIES.get(family)
+
+
+def _stated_billions(row: Row) -> float | None:
+    """Parameters of the row's model, in 10^9; a head that the program does not tie counts beside the embedding."""
+    stated = row.number("params_b")
+    if stated is None or stated <= 0:
+        return None
+    own_head = row.text("tied") == "1" and not stack_of(row).ties_embeddings
+    return stated + (row.whole("vocab") or 0) * (row.whole("hidden") or 0) / 1e9 * own_head
 
 
 def _distance(architecture: Architecture, billions: float) -> float:

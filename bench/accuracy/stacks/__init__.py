@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from accuracy.rows import Row
+from accuracy.stacks import (
+    fms,
+    fsdp_qlora,
+    legacy_trainer,
+    litgpt,
+    peft_comparison,
+    torchtune,
+    transformers_trainer,
+)
 from accuracy.stacks.stack import GENERIC, Stack
 
-STACKS: tuple[Stack, ...] = ()
+STACKS: Final[tuple[Stack, ...]] = (
+    fms.STACK,
+    fsdp_qlora.STACK,
+    litgpt.STACK,
+    peft_comparison.STACK,
+    torchtune.STACK,
+    legacy_trainer.STACK,
+    transformers_trainer.STACK,
+)
 
 
 def stack_of(row: Row) -> Stack:
-    """Return the program of a row; one that is not known is taken for the transformers Trainer."""
+    """Return the program of a row; one that is not known is read by its columns alone."""
     framework = row.text("framework").lower()
     return next((stack for stack in STACKS if stack.runs(framework)), GENERIC)

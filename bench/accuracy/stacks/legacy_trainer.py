@@ -1,0 +1,39 @@
+"""Programs of 2023 and early 2024 on the transformers Trainer whose models brought their own code: ms-swift 1.x and Qwen's finetune.py.
+
+Facts, with where they were read:
+
+- Qwen's finetune.py and modeling_qwen.py: logits in the compute type, a copy without the last token, cross-entropy in float32 by autocast;
+  accelerate's autocast wrapper returns the logits in float32. DeepSpeed ZeRO-2 for LoRA on several GPUs, ZeRO-3 for full (finetune/*.sh).
+- ms-swift's compute_loss reads outputs.logits for the accuracy (swift/trainers): they stay alive. LoRA in float32 under bf16 autocast.
+- PEFT's prepare_model_for_kbit_training makes what is not quantised float32 (bitsandbytes bases); GPTQ bases stay float16.
+- bitsandbytes 0.41 keeps the inputs of frozen 4-bit linears.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from accuracy.rows import Row
+from accuracy.stacks.stack import Stack
+from accuracy.stacks.transformers_trainer import trainer_workload
+from finetune_operator.memory.architecture import Architecture
+from finetune_operator.memory.workload import FLOAT32_MASTER, Quantization, Tuning, Workload
+
+BITSANDBYTES: Final = frozenset({Quantization.NF4, Quantization.NF4_DOUBLE, Quantization.INT8})
+
+
+def _workload(row: Row, architecture: Architecture) -> Workload | str:
+    workload = trainer_workload(row, architecture)
+    if isinstance(workload, str):
+        return workload
+    if workload.tuning in (Tuning.LORA, Tuning.DORA, Tuning.OTHER):
+        workload = replace(workload, numerics=FLOAT32_MASTER)
+    quantised_by_bitsandbytes = workload.quantization in BITSANDBYTES and "gptq" not in row.text("quant").lower()
+    software = replace(
+        workload.software, holds_logits=True, shifts_logits=True, quantized_inputs_kept=quantised_by_bitsandbytes
+    )
+    return replace(workload, software=software)
+
+
+STACK: Final = Stack(name="legacy-trainer", pattern=r"swift|qwen finetune", workload=_workload)

@@ -1,0 +1,32 @@
+"""PEFT's method_comparison/MetaMathQA (huggingface/peft, run.py of 2025-2026): a plain loop over a bfloat16 model with float32 adapters.
+
+Facts, with where they were read:
+
+- The published figure is the largest torch.cuda.memory_reserved() seen right after a training step; generation with its batch of 50 runs
+  between steps and the cache is emptied after it, so it counts only as far as it is cached (run.py, train()).
+- `outputs` stays bound during `loss.backward()`: the logits live on.
+- torch.optim.AdamW with default arguments: foreach. No autocast (`autocast_adapter_dtype` keeps adapters in float32).
+- Rows are padded to the longest of four, with an attention mask; texts of up to 1,300 characters are kept so that at most 768 tokens result
+  (data.py, CHAR_LIMIT). SDPA with a mask repeats keys and values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from accuracy.rows import Row
+from accuracy.stacks.stack import Stack
+from accuracy.stacks.transformers_trainer import trainer_workload
+from finetune_operator.memory.architecture import Architecture
+from finetune_operator.memory.workload import Workload
+
+
+def _workload(row: Row, architecture: Architecture) -> Workload | str:
+    workload = trainer_workload(row, architecture)
+    if isinstance(workload, str):
+        return workload
+    return replace(workload, software=replace(workload.software, holds_logits=True))
+
+
+STACK: Final = Stack(name="peft-method-comparison", pattern=r"^peft\+transformers loop", workload=_workload)
