@@ -98,7 +98,7 @@ def _ungated(
     joined: bool,
     norms: int,
     layer_norm_bias: bool = True,
-    fused_activation: bool = True,
+    activation: str = "gelu",
 ) -> Callable[[ConfigReader], Architecture]:
     """Return a reader of decoders with LayerNorm and an MLP of two matrices; `joined`: one projection makes query, key and value."""
 
@@ -125,7 +125,7 @@ def _ungated(
             norm=NormKind.LAYER,
             norm_bias=layer_norm_bias,
             gated=False,
-            fused_activation=fused_activation,
+            activation=activation,
             attention_inputs=("query_key_value",) if joined else ("q_proj", "k_proj", "v_proj"),
             attention_output="dense",
             mlp_inputs=("fc1",),
@@ -143,7 +143,7 @@ LEGACY_FAMILIES: Final[Mapping[str, Family]] = MappingProxyType(
         "baichuan": _baichuan,
         "chatglm": _chatglm,
         "falcon": _ungated("falcon", bias=False, joined=True, norms=1),
-        "phi": _ungated("phi", bias=True, joined=False, norms=1, fused_activation=False),
+        "phi": _ungated("phi", bias=True, joined=False, norms=1, activation="gelu_new"),
         "gpt_bigcode": _ungated("gpt_bigcode", bias=True, joined=True, norms=2),
         "mpt": _ungated("mpt", bias=False, joined=True, norms=2, layer_norm_bias=False),
     }

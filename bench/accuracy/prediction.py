@@ -41,18 +41,18 @@ class Unpredictable:
     """Why a row has no prediction; it lowers coverage."""
 
     reason: str
-    launchable: bool = False
+    launchable: bool
 
 
 def predict(row: Row) -> Prediction | Unpredictable:
     """Predict one row from its own columns and what is known of its software. Never raises for a value it does not know."""
     architecture = architecture_of_row(row)
     if isinstance(architecture, str):
-        return Unpredictable(architecture)
+        return Unpredictable(architecture, is_launchable(row))
     stack = stack_of(row)
     workload = stack.workload(row, architecture)
     if isinstance(workload, str):
-        return Unpredictable(workload)
+        return Unpredictable(workload, is_launchable(row))
     memory = estimate(architecture, workload)
     peak = max(memory.phases, key=lambda phase: phase.total)
     return Prediction(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from accuracy.models import architecture_of_row
 from accuracy.peers import PEERS
-from accuracy.prediction import Prediction, Unpredictable, predict
+from accuracy.prediction import Prediction, Unpredictable, is_launchable, predict
 from accuracy.rows import Row
 from accuracy.score import Figures, Outcome, figures
 from accuracy.stacks import stack_of
@@ -55,9 +55,9 @@ def scored(rows: Iterable[Row]) -> tuple[ScoredRow, ...]:
 def _scored(row: Row) -> ScoredRow:
     try:
         prediction = predict(row)
-    except (ValueError, ArithmeticError, LookupError, TypeError) as error:
+    except (ValueError, ArithmeticError, LookupError) as error:
         # A value that no reader foresaw: the row counts as not covered and is listed with this reason.
-        prediction = Unpredictable(f"{type(error).__name__}: {error}")
+        prediction = Unpredictable(f"{type(error).__name__}: {error}", is_launchable(row))
     return ScoredRow(row, prediction, _peers(row))
 
 
@@ -71,7 +71,7 @@ def _peers(row: Row) -> dict[str, float | None]:
         if isinstance(workload, str):
             return nothing
         return {name: rule(row, architecture, workload) for name, rule in PEERS.items()}
-    except (ValueError, ArithmeticError, LookupError, TypeError):
+    except (ValueError, ArithmeticError, LookupError):
         return nothing
 
 

@@ -62,6 +62,7 @@ def quantization_of(row: Row) -> Quantization:
     for pattern, found in (
         (r"float8|fp8|f8|mxfp8", Quantization.NONE),
         (r"gptq.*4|awq|int4 \(gptq|gptq-int4", Quantization.INT4_GROUPED),
+        (r"gptq.*8|int8 \(gptq", Quantization.INT8_GROUPED),
         (r"int8|8.?bit", Quantization.INT8),
         (r"nf4|bnb|4", Quantization.NF4_DOUBLE if double else Quantization.NF4),
     ):

@@ -33,7 +33,7 @@ def _workload(row: Row, architecture: Architecture) -> Workload | str:
     software = replace(
         workload.software, holds_logits=True, shifts_logits=True, quantized_inputs_kept=quantised_by_bitsandbytes
     )
-    return replace(workload, software=software)
+    return replace(workload, software=software, upcasts_rest=quantised_by_bitsandbytes)
 
 
 STACK: Final = Stack(name="legacy-trainer", pattern=r"swift|qwen finetune", workload=_workload)
