@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from finetune_operator.planner.host import DISK_BASE_BYTES
 from finetune_operator.planner.inventory import CpuNodes, GpuNodes, Inventory
 from finetune_operator.planner.known_models import KNOWN_MODELS
 from finetune_operator.planner.plan import make_plan, total_steps
-from finetune_operator.planner.search import GPU_RESERVE
+from finetune_operator.planner.pools import GPU_RESERVE
 
 LLAMA_8B = "meta-llama/Meta-Llama-3-8B"
 SMALL = "HuggingFaceTB/SmolLM2-135M"
@@ -219,7 +220,11 @@ def test_overrides_that_are_too_large_only_together_are_named_together() -> None
     resources = {"gpuProduct": [A10G], "gpus": 1, "microBatchSize": 64, "gradientCheckpointing": "none"}
     error = bad(plan_of(spec_of(method="qlora", resources=resources)))
     assert error.reason == Reason.DOES_NOT_FIT
-    assert "resources.microBatchSize: 1 with resources.gradientCheckpointing: full" in error.message
+    proposed = re.search(r"resources.microBatchSize: (\d+) with resources.gradientCheckpointing: full", error.message)
+    assert proposed is not None, error.message
+    changed = {**resources, "microBatchSize": int(proposed[1]), "gradientCheckpointing": "full"}
+    good(plan_of(spec_of(method="qlora", resources=changed)))
+    bad(plan_of(spec_of(method="qlora", resources={**changed, "microBatchSize": 2 * int(proposed[1])})))
 
 
 def test_a_node_with_too_little_host_memory_is_not_planned_for() -> None:

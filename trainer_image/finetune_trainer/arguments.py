@@ -14,8 +14,8 @@ def needs_cpu_backend(plan: Plan) -> bool:
     return plan.accelerator == "cpu" and plan.strategy in (Strategy.FSDP, Strategy.ZERO2)
 
 
-def training_arguments(attempt: AttemptFile, staging: Path) -> dict[str, Any]:
-    """Return the arguments of TRL's SFTConfig."""
+def training_arguments(attempt: AttemptFile, staging: Path, *, loads_once: bool = False) -> dict[str, Any]:
+    """Return the arguments of TRL's SFTConfig; `loads_once` where only rank 0 has the weights and FSDP2 is to send them."""
     spec, plan = attempt.spec, attempt.plan
     training = spec.training
     arguments: dict[str, Any] = {
@@ -54,20 +54,20 @@ def training_arguments(attempt: AttemptFile, staging: Path) -> dict[str, Any]:
         "ddp_timeout": 1800,
     }
     if plan.strategy is Strategy.FSDP:
-        arguments |= {"fsdp": True, "fsdp_config": _fsdp_settings()}
+        arguments |= {"fsdp": True, "fsdp_config": _fsdp_settings(loads_once)}
     if plan.strategy is Strategy.ZERO2:
         arguments["deepspeed"] = _deepspeed_settings(attempt)
     return arguments
 
 
-def _fsdp_settings() -> dict[str, Any]:
+def _fsdp_settings(loads_once: bool) -> dict[str, Any]:
     return {
         "version": 2,
         "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
         "reshard_after_forward": True,
         # Each rank saves its own shards; the whole model is exported explicitly at the end (export.py).
         "state_dict_type": "SHARDED_STATE_DICT",
-        "cpu_ram_efficient_loading": False,
+        "cpu_ram_efficient_loading": loads_once,
     }
 
 

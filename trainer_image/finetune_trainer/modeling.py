@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from finetune_operator.api.compatibility import loads_once
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.plan import AttemptFile
 from finetune_trainer.arguments import lora_settings, quantization_settings, weights_dtype
@@ -26,6 +29,17 @@ def load_tokenizer(attempt: AttemptFile, folder: Path) -> Any:
     return tokenizer
 
 
+@contextlib.contextmanager
+def _told_as_bad_model(attempt: AttemptFile) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise TrainerFailure(
+            ExitCode.BAD_DATA,
+            f"the model at {attempt.spec.model.uri} cannot be loaded: {' '.join(str(error).split())[:400]}",
+        ) from error
+
+
 def load_base_model(attempt: AttemptFile, folder: Path, *, dtype: str | None = None, quantized: bool = True) -> Any:
     """Return the base model; publish asks for another dtype and never for 4 bits."""
     import torch
@@ -37,7 +51,7 @@ def load_base_model(attempt: AttemptFile, folder: Path, *, dtype: str | None = N
         arguments["quantization_config"] = BitsAndBytesConfig(**settings)
         if attempt.plan.accelerator == "gpu":
             arguments["device_map"] = {"": torch.cuda.current_device()}
-    try:
+    with _told_as_bad_model(attempt):
         model = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=getattr(torch, dtype or weights_dtype(attempt)),
@@ -45,11 +59,40 @@ def load_base_model(attempt: AttemptFile, folder: Path, *, dtype: str | None = N
             trust_remote_code=attempt.spec.model.trust_remote_code,
             **arguments,
         )
-    except (OSError, ValueError) as error:
-        raise TrainerFailure(
-            ExitCode.BAD_DATA,
-            f"the model at {attempt.spec.model.uri} cannot be loaded: {' '.join(str(error).split())[:400]}",
-        ) from error
+    model.config.use_cache = False
+    return model
+
+
+def empty_base_model(attempt: AttemptFile, folder: Path) -> Any:
+    """Return the base model with memory for its weights that was never written, for the ranks that FSDP2 sends their shards to.
+
+    transformers 5.23 reads the whole model on every rank, whatever `cpu_ram_efficient_loading` says, so 8 ranks of a 70B model in float32 would
+    hold 2 TiB on the host. Pages that nobody writes take no memory; the meta device would not do, since accelerate tells parameters apart by
+    their addresses when it gives the sharded ones to the optimizer. Buffers are real: those outside the state dict are not sent.
+
+    Returns None where every rank must load: without FSDP2, with 4-bit weights, and with buffers in the state dict (expert biases of DeepSeek),
+    which accelerate 1.15 cannot send.
+    """
+    quantized = quantization_settings(attempt) is not None
+    if attempt.plan.processes == 1 or not loads_once(attempt.plan.strategy, quantized=quantized):
+        return None
+    import torch
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    trusts = attempt.spec.model.trust_remote_code
+    with _told_as_bad_model(attempt), init_empty_weights():
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trusts)
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=getattr(torch, weights_dtype(attempt)), trust_remote_code=trusts
+        )
+    if not {name for name, _ in model.named_parameters(remove_duplicate=False)}.issuperset(model.state_dict()):
+        return None
+    for name, parameter in list(model.named_parameters()):
+        module, _, last = name.rpartition(".")
+        memory = torch.nn.Parameter(torch.empty_like(parameter, device="cpu"), requires_grad=parameter.requires_grad)
+        setattr(model.get_submodule(module), last, memory)
+    model.tie_weights()
     model.config.use_cache = False
     return model
 

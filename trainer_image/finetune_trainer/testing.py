@@ -45,7 +45,13 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def write_tiny_model(
-    folder: Path, rows: list[dict[str, Any]], *, vocabulary: int = 512, hidden: int = 64, layers: int = 2
+    folder: Path,
+    rows: list[dict[str, Any]],
+    *,
+    vocabulary: int = 512,
+    hidden: int = 64,
+    layers: int = 2,
+    ties: bool = False,
 ) -> Path:
     """Write a Llama of random weights (seed 0) and a byte-level tokenizer that was trained on the rows."""
     import torch
@@ -80,7 +86,7 @@ def write_tiny_model(
         bos_token_id=tokenizer.convert_tokens_to_ids("<|endoftext|>"),
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        tie_word_embeddings=False,
+        tie_word_embeddings=ties,
     )
     torch.manual_seed(0)
     LlamaForCausalLM(config).save_pretrained(folder)

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 from finetune_operator.api.constants import MANIFEST_FILE
+from finetune_trainer.measure import resident_memory
 
 
 def _folder() -> Path:
@@ -60,6 +62,37 @@ class Shapes(TrainerCallback):
         moments = [s["exp_avg"] for s in inner.state.values() if "exp_avg" in s]
         self._found["local_moments"] = sum(getattr(m, "_local_tensor", m).numel() for m in moments)
         (_folder() / f"shapes-{self._rank}.json").write_text(json.dumps(self._found))
+
+
+class Loaded(TrainerCallback):
+    """Writes by how much this rank's memory rose while the model was loaded, and a digest of every base weight that training starts with."""
+
+    def __init__(self, rank: int) -> None:
+        self._rank = rank
+        self._start = resident_memory().peak
+        self._loaded = 0
+
+    def on_init_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        """Measure: the model is loaded, and not yet sharded."""
+        self._loaded = resident_memory().peak - self._start
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **others: Any) -> None:
+        """Look at the weights after they were sharded."""
+        digests = {}
+        for name, tensor in model.state_dict().items():
+            whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+            if "lora_" not in name:
+                digests[name.removeprefix("base_model.model.").replace(".base_layer.", ".")] = _digest([whole])
+        found = {"loaded": self._loaded, "digests": digests}
+        (_folder() / f"loaded-{self._rank}.json").write_text(json.dumps(found))
+
+
+def digests_of_files(folder: Path, dtype: str) -> dict[str, str]:
+    """Return the digest of every weight in a model's file, in a dtype; for `RankServer.call`."""
+    from safetensors.torch import load_file
+
+    weights = load_file(folder / "model.safetensors")
+    return {name: _digest([tensor.to(getattr(torch, dtype))]) for name, tensor in weights.items()}
 
 
 class Signal(TrainerCallback):
@@ -112,6 +145,7 @@ class Raise(TrainerCallback):
 
 _PROBES: Final[dict[str, Callable[..., TrainerCallback]]] = {
     "shapes": Shapes,
+    "loaded": Loaded,
     "KILL": lambda rank, *rest: Signal(rank, "KILL", *rest),
     "TERM": lambda rank, *rest: Signal(rank, "TERM", *rest),
     "poison": Poison,

@@ -141,11 +141,13 @@ class _Rank:
         from trl import SFTConfig
 
         from finetune_trainer.dataset import load_dataset
-        from finetune_trainer.modeling import load_base_model, load_tokenizer
+        from finetune_trainer.modeling import empty_base_model, load_base_model, load_tokenizer
 
-        config = SFTConfig(**training_arguments(self._attempt, self._workplace.staging))
-        tokenizer = load_tokenizer(self._attempt, model_folder)
-        model = load_base_model(self._attempt, model_folder)
+        attempt = self._attempt
+        empty = empty_base_model(attempt, model_folder)
+        config = SFTConfig(**training_arguments(attempt, self._workplace.staging, loads_once=empty is not None))
+        tokenizer = load_tokenizer(attempt, model_folder)
+        model = load_base_model(attempt, model_folder) if empty is None or self._place.is_first else empty
         return config, (model, tokenizer), load_dataset(rows)
 
     def _train(self, config: Any, loaded: tuple[Any, Any], rows: Any) -> None:

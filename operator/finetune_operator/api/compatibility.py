@@ -94,3 +94,12 @@ def impossibility(
         if matches:
             return row
     return None
+
+
+def loads_once(strategy: Strategy, *, quantized: bool) -> bool:
+    """Whether only the job's first rank reads the weights into host memory and sends the others their shards.
+
+    So with FSDP2, but not of 4-bit weights: accelerate 1.15 cannot move them to the meta device and back. The trainer loads by it (modeling.py),
+    and the planner sizes host memory by it.
+    """
+    return strategy is Strategy.FSDP and not quantized

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from finetune_operator.api.plan import GIB, Component, MemoryEstimate, PhaseMemory
 from finetune_operator.cli.tables import phases_table
-from finetune_operator.planner.search import gib
+from finetune_operator.planner.pools import gib
 
 COLOURS: Final = {
     Component.WEIGHTS: "white on blue",

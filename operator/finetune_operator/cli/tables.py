@@ -10,7 +10,7 @@ from rich.text import Text
 
 from finetune_operator.api.inspection import InspectionReport
 from finetune_operator.api.plan import GIB, Component, MemoryEstimate, Plan
-from finetune_operator.planner.search import gib
+from finetune_operator.planner.pools import gib
 
 
 def _facts(title: str, rows: list[tuple[str, str]]) -> Table:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from finetune_operator.api.compatibility import (
@@ -127,18 +127,14 @@ def forbidden_strategy(spec: FineTuneJobSpec) -> PlanError | None:
     )
 
 
-def splits(spec: FineTuneJobSpec, processes: int, sequence_length: int) -> Iterator[Split]:
-    """Yield every way to run the job with so many processes."""
+def micro_batches(spec: FineTuneJobSpec, processes: int, sequence_length: int) -> tuple[int, ...]:
+    """Return the micro-batch sizes that make up the global batch with so many processes, in ascending order."""
     share = spec.training.global_batch_size // processes
     wanted = spec.resources.micro_batch_size
-    sizes = [wanted] if wanted is not None else divisors(share)
-    sizes = [size for size in sizes if share % size == 0]
-    if wanted is None:
-        sizes = [size for size in sizes if size == 1 or size * sequence_length <= MOST_TOKENS_PER_MICRO_BATCH]
-    for strategy in strategies(spec, processes):
-        for checkpointing in checkpointings(spec):
-            for size in sizes:
-                yield Split(processes, strategy, size, share // size, checkpointing)
+    if wanted is not None:
+        return (wanted,) if share % wanted == 0 else ()
+    most = max(1, MOST_TOKENS_PER_MICRO_BATCH // sequence_length)
+    return tuple(size for size in divisors(share) if size <= most)
 
 
 def checkpointings(spec: FineTuneJobSpec) -> tuple[Checkpointing, ...]:
@@ -147,10 +143,11 @@ def checkpointings(spec: FineTuneJobSpec) -> tuple[Checkpointing, ...]:
     return (Checkpointing.NONE, Checkpointing.FULL) if wanted == "auto" else (Checkpointing(wanted),)
 
 
-def divisors(number: int) -> list[int]:
+@lru_cache(maxsize=1024)
+def divisors(number: int) -> tuple[int, ...]:
     """Return all divisors of a positive number in ascending order."""
     small = [value for value in range(1, int(number**0.5) + 1) if number % value == 0]
-    return sorted({*small, *(number // value for value in small)})
+    return tuple(sorted({*small, *(number // value for value in small)}))
 
 
 def prefers_sharding(method: Method, accelerator: str) -> bool:

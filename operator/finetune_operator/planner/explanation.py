@@ -9,27 +9,26 @@ from finetune_operator.api.durations import format_duration
 from finetune_operator.api.plan import PlanError
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import FineTuneJobSpec
+from finetune_operator.planner.candidate import Candidate, Known
 from finetune_operator.planner.catalogue import UNKNOWN
 from finetune_operator.planner.history import UNCORRECTED
 from finetune_operator.planner.inventory import Inventory
 from finetune_operator.planner.limits import NO_LIMITS, needs_of, waits_for
+from finetune_operator.planner.pools import Pool, gib
 from finetune_operator.planner.remedies import remedies, smaller_count
-from finetune_operator.planner.search import TIE, Candidate, Pool, gib
+from finetune_operator.planner.search import TIE, Outcome
 from finetune_operator.planner.task import Task
 
-ALTERNATIVES_SHOWN: Final = 3
 GROUPS_SHOWN: Final = 3
 
 
-def reasons_of(task: Task, chosen: Candidate, candidates: list[Candidate]) -> tuple[str, ...]:
+def reasons_of(task: Task, chosen: Candidate, outcome: Outcome, pools: tuple[Pool, ...]) -> tuple[str, ...]:
     """Return why `chosen` was taken: itself, up to three alternatives, what was binding, and what to know of its hardware."""
     objective = task.spec.resources.objective_of_plan
     sentences = [f"chosen, {objective} of what fits: {chosen.title} ({_figures(chosen)})"]
-    sentences += [
-        f"would also fit: {other.title} ({_figures(other)})" for other in _alternatives(chosen, candidates, objective)
-    ]
-    sentences.append(_binding(chosen, candidates, objective))
-    sentences += _remarks(task, chosen)
+    sentences += [f"would also fit: {other.title} ({_figures(other)})" for other in outcome.alternatives]
+    sentences.append(_binding(chosen, outcome.rejected))
+    sentences += _remarks(task, chosen, pools)
     return tuple(sentences)
 
 
@@ -44,46 +43,32 @@ def _seconds(seconds: float) -> str:
     return f"{seconds:.2g} s" if seconds < 60 else format_duration(seconds)
 
 
-def _alternatives(chosen: Candidate, candidates: list[Candidate], objective: str) -> list[Candidate]:
-    """The best plan of each other GPU type; where there is only one type, of each other (count, strategy)."""
-    types = {candidate.pool.product for candidate in candidates if not candidate.obstacle}
-
-    def kind(candidate: Candidate) -> tuple[object, ...]:
-        if len(types) > 1:
-            return (candidate.pool.product,)
-        return candidate.split.processes, candidate.split.strategy
-
-    best: dict[tuple[object, ...], Candidate] = {}
-    for candidate in sorted(
-        (c for c in candidates if not c.obstacle), key=lambda c: (c.score(objective), c.memory.upper_bytes, c.title)
-    ):
-        best.setdefault(kind(candidate), candidate)
-    return [candidate for key, candidate in best.items() if key != kind(chosen)][:ALTERNATIVES_SHOWN]
-
-
-def _binding(chosen: Candidate, candidates: list[Candidate], objective: str) -> str:
+def _binding(chosen: Candidate, rejected: tuple[Candidate, ...]) -> str:
     """The plan nearest to fitting among those that would have been clearly better."""
-    limit = chosen.score(objective) * (1 - TIE)
-    better = [c for c in candidates if c.obstacle and c.score(objective) < limit]
+    limit = chosen.score * (1 - TIE)
+    better = [candidate for candidate in rejected if candidate.score < limit]
     if not better:
         return "binding: nothing; no clearly better plan was ruled out"
-    nearest = min(better, key=lambda c: (c.memory.upper_bytes / c.pool.usable_bytes, c.score(objective), c.title))
+    nearest = min(better, key=lambda c: (c.share_of_capacity, c.score, c.title))
     return f"binding: {nearest.obstacle} for {nearest.title}"
 
 
 def _lessons(chosen: Candidate) -> Iterator[str]:
     """What history changed of the formulas' numbers."""
-    for what, correction in (("memory", chosen.memory_correction), ("tokens/s", chosen.speed_correction)):
+    for what, correction in (("memory", chosen.sized.correction), ("tokens/s", chosen.speed_correction)):
         if correction != UNCORRECTED:
             runs = f"{correction.runs} finished job{'s' if correction.runs > 1 else ''} of this kind"
             yield f"history: expected {what} × {correction.factor:.3f}, learned from {runs if correction.runs else 'similar jobs'}"
 
 
-def _remarks(task: Task, chosen: Candidate) -> list[str]:
+def _remarks(task: Task, chosen: Candidate, pools: tuple[Pool, ...]) -> list[str]:
     remarks = list(_lessons(chosen))
     if task.limits is not NO_LIMITS:
         needs = needs_of(chosen.resources, chosen.pods, chosen.pool.resource)
         remarks += waits_for(task.limits, needs, chosen.pool.product)
+    shared = sorted({pool.product or "" for pool in pools if pool.shared})
+    if shared and chosen.split.processes > 1:
+        remarks.append(f"left out for several GPUs: {', '.join(shared)}, {_SHARED}")
     if chosen.pool.product is not None and chosen.pool.gpu is UNKNOWN:
         remarks.append(
             f"the catalogue lacks {chosen.pool.product}: its speed is guessed; name types in resources.gpuProduct to choose yourself"
@@ -100,9 +85,16 @@ def _remarks(task: Task, chosen: Candidate) -> list[str]:
     return remarks
 
 
+_SHARED = (
+    "shared (MIG or time-slicing): slices reach each other through no NVLink and NCCL refuses two ranks on one GPU"
+)
+
+
 def no_capacity(spec: FineTuneJobSpec, pools: tuple[Pool, ...], counts: tuple[int, ...]) -> PlanError:
     """Return that nodes are missing; time can help."""
     resources = spec.resources
+    shared = sorted({pool.product or "" for pool in pools if pool.shared})
+    whole = [pool for pool in pools if not pool.shared]
     if resources.accelerator == "cpu":
         pods = f" that take {resources.pods} pods" if resources.pods is not None else ""
         message = f"there are no ready CPU nodes{pods}; add nodes, or wait until some are ready"
@@ -113,16 +105,18 @@ def no_capacity(spec: FineTuneJobSpec, pools: tuple[Pool, ...], counts: tuple[in
             if there
             else "there are no GPU nodes at all: add some"
         )
-    elif pools and all(pool.shared for pool in pools):
+    elif shared and not whole:
         message = (
-            f"all {' and '.join(sorted({pool.product or '' for pool in pools}))} are shared (MIG or time-slicing), which only training "
-            "on one GPU can use; set resources.gpus: 1, or add nodes with whole GPUs"
+            f"all {' and '.join(shared)} are {_SHARED}, so they train on one GPU only; "
+            "set resources.gpus: 1, or add nodes with whole GPUs"
         )
-    elif pools:
-        there = ", ".join(f"{pool.nodes} × {pool.per_node} {pool.product}" for pool in pools)
+    elif whole:
+        there = ", ".join(f"{pool.nodes} × {pool.per_node} {pool.product}" for pool in whole)
         wanted = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
         pods = f" in {resources.pods} pods" if resources.pods is not None else ""
         message = f"no kind of node offers {wanted} GPUs{pods}; there are (nodes × GPUs) {there}: lower resources.gpus or minGPUs, or add nodes"
+        if shared:
+            message += f"; {', '.join(shared)} do not count, they are {_SHARED}"
     else:
         message = "there are no ready GPU nodes; add some, or set resources.accelerator: cpu for a small model"
     return PlanError(reason=Reason.NO_CAPACITY, message=message, waits=True)
@@ -130,26 +124,26 @@ def no_capacity(spec: FineTuneJobSpec, pools: tuple[Pool, ...], counts: tuple[in
 
 def does_not_fit(
     task: Task,
-    candidates: list[Candidate],
+    outcome: Outcome,
     pools: tuple[Pool, ...],
     all_pools: tuple[Pool, ...],
     counts: tuple[int, ...],
+    known: Known,
 ) -> PlanError:
     """Return that no candidate fits, how near the nearest came, and the smallest change that would help."""
-    nearest = min(candidates, key=lambda c: (c.memory.upper_bytes / c.pool.usable_bytes, c.cost, c.title))
+    nearest = min(outcome.rejected, key=lambda c: (c.share_of_capacity, c.score, c.title))
     model = f"{task.architecture.model_type} with {task.architecture.parameters / 1e9:.3g} billion parameters"
     situation = f"{task.spec.tuning.method} training of this {model} does not fit; the nearest is {nearest.title}: {nearest.obstacle}"
-    help_text = remedies(task, pools, all_pools, counts)
+    help_text = remedies(task, pools, all_pools, counts, known)
     if not help_text:
         help_text = "nothing here would help: add larger nodes, or use a smaller model or a shorter training.maxLength"
     return PlanError(reason=Reason.DOES_NOT_FIT, message=f"{situation}; {help_text}")
 
 
-def over_limits(task: Task, candidates: list[Candidate], pools: tuple[Pool, ...]) -> PlanError:
+def over_limits(task: Task, outcome: Outcome, pools: tuple[Pool, ...], known: Known) -> PlanError:
     """Return that quotas or the namespace's policy allow no plan that the nodes would take; others can change them, so time can help."""
-    objective = task.spec.resources.objective_of_plan
-    best = min((c for c in candidates if c.is_refused), key=lambda c: (c.score(objective), c.title))
-    advice = smaller_count(task, pools)
+    best = min((c for c in outcome.rejected if c.is_refused), key=lambda c: (c.score, c.title))
+    advice = smaller_count(task, pools, known)
     message = f"the best plan for the nodes is {best.title}, but {best.obstacle}; ask for more"
     return PlanError(
         reason=Reason.QUOTA_EXCEEDED, message=message + (f", or set {advice}" if advice else ""), waits=True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from finetune_operator.api.compatibility import Strategy
+from finetune_operator.api.compatibility import Strategy, loads_once
 from finetune_operator.api.plan import GIB, MemoryEstimate, PodResources
 from finetune_operator.memory.architecture import Architecture
 from finetune_operator.memory.runtime import MIB
@@ -49,15 +49,24 @@ def pod_resources(
     processes_per_pod: int,
     weight_bytes: int,
     node_millicores: int,
-    node_disk_bytes: int,
+    asks_for_disk: bool,
     processes_per_node: int,
 ) -> PodResources:
     """Return what one pod asks for.
 
-    Memory on GPU nodes: every process loads the whole model on the host before it goes to the GPU or is sharded (the trainer does not use
-    cpu_ram_efficient_loading), and its share of a checkpoint is staged in memory. On CPU nodes the estimate is the memory.
-    Disk: the model as downloaded, the checkpoint that was resumed from and the one that is staged; nothing where the nodes do not say what they
-    have, since no pod would be scheduled.
+    Args:
+        architecture: The model.
+        workload: One process's share of a step.
+        states: What a process keeps.
+        memory: Of one process; on CPU nodes it is what the pod's processes take.
+        processes_per_pod: Ranks in the pod.
+        weight_bytes: The model as it is downloaded.
+        node_millicores: CPU of one node.
+        asks_for_disk: False where nodes do not say what they have: no pod that asks would be scheduled there.
+        processes_per_node: Ranks that share the node's CPUs.
+
+    On GPU nodes memory holds the model while it is loaded (once in a pod or once per process, see `host_load_bytes`), and the pod's share of a
+    checkpoint, which is staged in memory. Disk holds the model, the checkpoint that was resumed from and the one that is staged.
     """
     is_gpu = workload.accelerator == "gpu"
     shared = processes_per_pod * (SHARED_MEMORY_PER_GPU if is_gpu else SHARED_MEMORY_PER_CPU_PROCESS)
@@ -65,31 +74,38 @@ def pod_resources(
     staged = -(-checkpoint * processes_per_pod // workload.processes) if workload.shards > 1 else checkpoint
     disk = weight_bytes + 2 * (checkpoint + exported_bytes(workload, states)) + DISK_BASE_BYTES
     if is_gpu:
-        per_process = CUDA_PROCESS_BYTES + _host_load(architecture, workload)
+        held = processes_per_pod * CUDA_PROCESS_BYTES + host_load_bytes(architecture, workload, processes_per_pod)
         cpu = min(
             GPU_CPU_MILLICORES * processes_per_pod, node_millicores * processes_per_pod * 9 // (10 * processes_per_node)
         )
     else:
-        per_process = memory.upper_bytes
+        held = processes_per_pod * memory.upper_bytes
         # Half of the node: the operator, object store and monitoring of small clusters live there as well.
         per_core = min(CPU_MILLICORES_MOST, node_millicores // (2 * processes_per_node))
         cpu = processes_per_pod * max(CPU_MILLICORES_LEAST, per_core - per_core % 50)
     return PodResources(
         cpu_millicores=max(CPU_MILLICORES_LEAST, cpu - cpu % 50),
-        memory_bytes=_round_up(processes_per_pod * per_process + staged + shared + LAUNCHER_BYTES),
+        memory_bytes=_round_up(held + staged + shared + LAUNCHER_BYTES),
         shared_memory_bytes=shared,
-        ephemeral_storage_bytes=_round_up(disk) if node_disk_bytes else 0,
+        ephemeral_storage_bytes=_round_up(disk) if asks_for_disk else 0,
         gpus=processes_per_pod if is_gpu else 0,
     )
 
 
-def _host_load(architecture: Architecture, workload: Workload) -> int:
-    """Host bytes of the model while it is loaded: quantised models go to the GPU tensor by tensor, all others are whole on the host first."""
-    if workload.quantization is not Quantization.NONE and workload.strategy is not Strategy.FSDP:
-        return 2 * architecture.largest_tensor * workload.numerics.base
-    if workload.trains_base:
-        return architecture.parameters * workload.numerics.trained
-    return base_weight_bytes(architecture, workload)
+def host_load_bytes(architecture: Architecture, workload: Workload, processes_per_pod: int) -> int:
+    """Return the host memory that the models of a pod's processes take while they are loaded (bytes).
+
+    Quantised models go to the GPU tensor by tensor. All others are whole on the host first: with FSDP2 on the job's first rank alone, whose pod
+    is the measure of all (pods of a Job are equal); else on every rank. Trained weights are loaded in float32.
+    """
+    quantized = workload.quantization is not Quantization.NONE
+    if quantized and workload.strategy is not Strategy.FSDP:
+        whole = 2 * architecture.largest_tensor * workload.numerics.base
+    elif workload.trains_base:
+        whole = architecture.parameters * workload.numerics.trained
+    else:
+        whole = base_weight_bytes(architecture, workload)
+    return whole if loads_once(workload.strategy, quantized=quantized) else processes_per_pod * whole
 
 
 def _round_up(size: int) -> int:

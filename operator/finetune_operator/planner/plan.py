@@ -17,6 +17,7 @@ from finetune_operator.api.plan import Plan, PlanError
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.memory.architecture import ALL_LINEAR, Architecture, architecture_of
+from finetune_operator.planner.candidate import Candidate, Known
 from finetune_operator.planner.candidates import check_micro_batch, forbidden_strategy, process_counts
 from finetune_operator.planner.catalogue import UNKNOWN
 from finetune_operator.planner.explanation import (
@@ -30,7 +31,8 @@ from finetune_operator.planner.explanation import (
 from finetune_operator.planner.history import Corrections
 from finetune_operator.planner.inventory import Inventory
 from finetune_operator.planner.limits import NO_LIMITS, Limits
-from finetune_operator.planner.search import Candidate, Pool, choose, cpu_pool, gpu_pool, search
+from finetune_operator.planner.pools import Pool, cpu_pools, gpu_pools
+from finetune_operator.planner.search import search
 from finetune_operator.planner.task import Task
 
 STORED_BYTES_PER_PARAMETER = 2
@@ -93,16 +95,17 @@ def make_plan(
     unused = not_used(spec, inventory)
     if not pools:
         return with_unused(no_capacity(spec, all_pools, counts), unused)
-    candidates = search(task, pools, counts)
-    if not candidates:
+    known: Known = {}
+    outcome = search(task, pools, counts, known)
+    if outcome is None:
         return with_unused(no_capacity(spec, pools, counts), unused)
-    chosen = choose(task, candidates)
-    if chosen is None and any(candidate.is_refused for candidate in candidates):
-        return over_limits(task, candidates, pools)
-    if chosen is None:
-        return with_unused(does_not_fit(task, candidates, pools, all_pools, counts), unused)
-    plan = _plan(task, chosen, candidates, rows if inspection is None else inspection.dataset.rows, assumptions)
-    return plan.model_copy(update={"reasons": (*plan.reasons, *unused)})
+    if outcome.chosen is None and any(candidate.is_refused for candidate in outcome.rejected):
+        return over_limits(task, outcome, pools, known)
+    if outcome.chosen is None:
+        return with_unused(does_not_fit(task, outcome, pools, all_pools, counts, known), unused)
+    rows = rows if inspection is None else inspection.dataset.rows
+    reasons = (*reasons_of(task, outcome.chosen, outcome, all_pools), *unused)
+    return _plan(task, outcome.chosen, reasons, rows, assumptions)
 
 
 def total_steps(spec: FineTuneJobSpec, rows: int) -> int:
@@ -140,21 +143,17 @@ def _check_targets(spec: FineTuneJobSpec, architecture: Architecture) -> PlanErr
 def _pools(spec: FineTuneJobSpec, inventory: Inventory) -> tuple[tuple[Pool, ...], tuple[Pool, ...]]:
     """The pools that the spec allows, and all of that kind, in a fixed order."""
     if spec.resources.accelerator == "cpu":
-        found = tuple(cpu_pool(nodes) for nodes in inventory.cpu_nodes if nodes.nodes > 0)
-        found = tuple(sorted(found, key=lambda pool: (pool.capacity_bytes, pool.millicores, pool.nodes)))
+        found = cpu_pools(inventory.cpu_nodes)
         return found, found
-    everything = tuple(gpu_pool(nodes) for nodes in inventory.gpu_nodes if nodes.nodes > 0 and nodes.gpus_per_node > 0)
-    everything = tuple(
-        sorted(everything, key=lambda pool: (pool.product or "", pool.capacity_bytes, pool.per_node, pool.nodes))
-    )
+    everything = gpu_pools(inventory.gpu_nodes)
     wanted = spec.resources.gpu_product
     return tuple(pool for pool in everything if not wanted or pool.product in wanted), everything
 
 
-def _plan(task: Task, chosen: Candidate, candidates: list[Candidate], rows: int, assumptions: tuple[str, ...]) -> Plan:
+def _plan(task: Task, chosen: Candidate, reasons: tuple[str, ...], rows: int, assumptions: tuple[str, ...]) -> Plan:
     spec, split, architecture = task.spec, chosen.split, task.architecture
     is_gpu = chosen.pool.product is not None
-    adapters = 0 if spec.tuning.method is Method.FULL else chosen.states.trainable
+    adapters = 0 if spec.tuning.method is Method.FULL else chosen.sized.states.trainable
     return Plan(
         accelerator=spec.resources.accelerator,
         gpu_product=chosen.pool.product,
@@ -173,11 +172,11 @@ def _plan(task: Task, chosen: Candidate, candidates: list[Candidate], rows: int,
         rows=rows,
         steps_per_epoch=ceil(rows / spec.training.global_batch_size),
         total_steps=total_steps(spec, rows),
-        trainable_parameters=chosen.states.trainable,
+        trainable_parameters=chosen.sized.states.trainable,
         total_parameters=architecture.parameters + adapters,
         memory=chosen.memory,
         resources=chosen.resources,
         prediction=chosen.prediction(task),
-        reasons=reasons_of(task, chosen, candidates),
+        reasons=reasons,
         assumptions=assumptions,
     )

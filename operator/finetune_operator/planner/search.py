@@ -1,188 +1,232 @@
-"""The search: every pool of nodes × every way to split the work, each with its memory and its time, and why it was ruled out."""
+"""The search: every pool of nodes × every way to split the work, from the best score on, until one fits and its alternatives are known.
+
+Time is quickly worked out and memory is not: so ways are looked at in the order of their score, and their memory is estimated when it is
+their turn. Two facts keep estimates few: with everything else equal, a larger micro-batch takes no longer and needs no less memory. The order
+is total and nothing random or unordered takes part: equal inputs give equal plans in every process.
+"""
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from finetune_operator.api.compatibility import Checkpointing, Strategy
-from finetune_operator.api.history import Prediction
-from finetune_operator.api.plan import GIB, MemoryEstimate, PodResources
+from finetune_operator.api.plan import PodResources
 from finetune_operator.api.spec import FineTuneJobSpec
-from finetune_operator.memory.estimate import estimate
-from finetune_operator.memory.states import States, states_of
-from finetune_operator.memory.workload import Workload, workload_of
-from finetune_operator.planner.candidates import SIMPLICITY, Split, divisors, prefers_sharding, splits
-from finetune_operator.planner.catalogue import gpu_of, processor
-from finetune_operator.planner.gpu_table import Gpu
-from finetune_operator.planner.history import UNCORRECTED, Correction, corrected
+from finetune_operator.planner.candidate import Candidate, Estimates, Known, Sized
+from finetune_operator.planner.candidates import (
+    SIMPLICITY,
+    Split,
+    checkpointings,
+    divisors,
+    micro_batches,
+    prefers_sharding,
+    strategies,
+)
+from finetune_operator.planner.history import UNCORRECTED, Correction
 from finetune_operator.planner.host import pod_resources
-from finetune_operator.planner.inventory import GPU_RESOURCE, CpuNodes, GpuNodes
 from finetune_operator.planner.limits import NO_LIMITS, needs_of, refusal, within_cpu_bounds
+from finetune_operator.planner.pools import Placement, Pool, gib, place
 from finetune_operator.planner.task import Task
-from finetune_operator.planner.throughput import CPU_TFLOPS, step_seconds
+from finetune_operator.planner.throughput import step_seconds
 
-GPU_RESERVE: Final = 0.02
-"""Share of a GPU's memory that plans leave free: the driver and other processes' contexts."""
-NODE_RESERVE: Final = 0.05
-"""Share of a node's allocatable memory that plans leave free: DaemonSets and small pods."""
 TIE: Final = 0.03
 """Plans whose scores differ by less are equally good: the roofline does not know better."""
 BF16_EMULATION: Final = 4.0
 """How much slower bfloat16 is on GPUs without it (T4, V100). Assumed."""
+ALTERNATIVES: Final = 3
 
 
 @dataclass(frozen=True)
-class Pool:
-    """Equal nodes that could run the job, on their GPUs or their CPUs."""
+class Outcome:
+    """What a search found."""
 
-    product: str | None
-    gpu: Gpu
-    capacity_bytes: int
-    """Of one GPU; on CPU nodes of one node."""
-    per_node: int
-    """Processes that a node takes at most."""
-    nodes: int
-    millicores: int
-    host_bytes: int
-    disk_bytes: int
-    shared: bool = False
-    resource: str = GPU_RESOURCE
-
-    @property
-    def usable_bytes(self) -> int:
-        """GPU memory (on CPU nodes: node memory) that a plan may use."""
-        reserve = NODE_RESERVE if self.product is None else GPU_RESERVE
-        return round(self.capacity_bytes * (1 - reserve))
+    chosen: Candidate | None
+    alternatives: tuple[Candidate, ...]
+    """The best of other GPU types; where those are fewer than three, also of other counts and strategies. The best first."""
+    rejected: tuple[Candidate, ...]
+    """What was looked at and does not fit: of every layout that would have been better than the chosen one, at least its best."""
 
 
-def gpu_pool(nodes: GpuNodes) -> Pool:
-    """Return the pool of these GPU nodes."""
-    return Pool(
-        product=nodes.product,
-        gpu=gpu_of(nodes.product),
-        capacity_bytes=nodes.memory_bytes,
-        per_node=nodes.gpus_per_node,
-        nodes=nodes.nodes,
-        millicores=nodes.cpu_millicores,
-        host_bytes=nodes.host_memory_bytes,
-        disk_bytes=nodes.ephemeral_storage_bytes,
-        shared=nodes.shared,
-        resource=nodes.resource,
-    )
+def search(task: Task, pools: tuple[Pool, ...], counts: tuple[int, ...], known: Known) -> Outcome | None:
+    """Return the best way to run the job on `pools` with one of the process `counts`; None where no pool takes so many processes."""
+    return _Search(task, pools, counts, known).outcome()
 
 
-def cpu_pool(nodes: CpuNodes) -> Pool:
-    """Return the pool of these CPU nodes; links and memory bandwidth are left out of their roofline."""
-    return Pool(
-        product=None,
-        gpu=processor(nodes.memory_bytes, CPU_TFLOPS),
-        capacity_bytes=nodes.memory_bytes,
-        per_node=256,
-        nodes=nodes.nodes,
-        millicores=nodes.cpu_millicores,
-        host_bytes=nodes.memory_bytes,
-        disk_bytes=nodes.ephemeral_storage_bytes,
-    )
+def fits(task: Task, pools: tuple[Pool, ...], counts: tuple[int, ...], known: Known) -> bool:
+    """Return whether there is any way to run the job; it looks at the smallest micro-batches alone."""
+    return _Search(task, pools, counts, known).fits()
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """One complete way to run the job; `obstacle` says why it cannot be, if so."""
+class _Layout:
+    """Where and over how many processes the job is spread; a step can still be split into micro-batches of several sizes."""
 
     pool: Pool
-    split: Split
     pods: int
-    states: States
-    memory: MemoryEstimate
-    resources: PodResources
-    seconds: float
-    """Of one optimizer step."""
-    obstacle: str = ""
-    formula_bytes: int = 0
-    """The expected peak before history corrected it."""
-    memory_correction: Correction = UNCORRECTED
-    speed_correction: Correction = UNCORRECTED
-    is_refused: bool = False
-    """The nodes would take it; the obstacle is a quota or the namespace's policy."""
+    processes: int
+    strategy: Strategy
+    checkpointing: Checkpointing
+    splits: tuple[Split, ...]
+    """From the largest micro-batch on."""
 
     @property
     def per_pod(self) -> int:
-        """Processes in one pod."""
-        return self.split.processes // self.pods
-
-    @property
-    def cost(self) -> float:
-        """GPU-seconds of one step, weighted by the type's relative price."""
-        return self.seconds * self.split.processes * self.pool.gpu.price
-
-    def score(self, objective: str) -> float:
-        """What the plan's objective minimises."""
-        return self.seconds if objective == "fastest" else self.cost
-
-    def prediction(self, task: Task) -> Prediction:
-        """Return what the formulas alone say of it."""
-        tokens = task.spec.training.global_batch_size * task.sequence_length
-        return Prediction(
-            kind=task.kind(self.split, self.pool.product),
-            expected_bytes=self.formula_bytes,
-            tokens_per_second=round(tokens / (self.seconds * self.speed_correction.factor), 2),
-        )
-
-    @property
-    def title(self) -> str:
-        """What it is, in words."""
-        count = self.split.processes
-        where = (
-            f"{count} × {self.pool.product}" if self.pool.product else f"{count} CPU process{'es' if count > 1 else ''}"
-        )
-        checkpointing = "checkpointing" if self.split.checkpointing is Checkpointing.FULL else "no checkpointing"
-        return f"{where}, {self.split.strategy}, micro-batch {self.split.micro_batch}, {checkpointing}"
+        return self.processes // self.pods
 
 
-@dataclass
-class _Estimates:
-    """Memory does not depend on the GPU type: each split is estimated once."""
+class _Search:
+    def __init__(self, task: Task, pools: tuple[Pool, ...], counts: tuple[int, ...], known: Known) -> None:
+        self._task, self._estimates = task, Estimates(task, known)
+        self._layouts = list(_layouts(task, pools, counts))
+        self._is_fastest = task.spec.resources.objective_of_plan == "fastest"
+        self._emulates_bf16 = task.spec.training.precision == "bf16"
+        self._speeds: dict[tuple[object, ...], Correction] = {}
+        self._resources: dict[tuple[object, ...], PodResources] = {}
+        self._rejected: list[Candidate] = []
 
-    task: Task
-    known: dict[Split, tuple[Workload, States, MemoryEstimate]] = field(default_factory=dict)
-    learned: dict[Split, Correction] = field(default_factory=dict)
+    def outcome(self) -> Outcome | None:
+        if not self._layouts:
+            return None
+        ties: list[Candidate] = []
+        best: dict[object, Candidate] = {}
+        for candidate in self._from_best_score_on(best):
+            if not ties or candidate.score <= ties[0].score * (1 + TIE):
+                ties.append(candidate)
+            best.setdefault(candidate.pool.product, candidate)
+            best.setdefault(_kind(candidate.pool, candidate.split), candidate)
+        rejected = tuple(self._rejected)
+        if not ties:
+            return Outcome(None, (), rejected)
+        chosen = min(ties, key=lambda candidate: _preference(self._task.spec, candidate))
+        taken = (chosen.pool.product, _kind(chosen.pool, chosen.split))
+        types = [other for key, other in best.items() if not isinstance(key, tuple) and key not in taken]
+        kinds = [
+            other for key, other in best.items() if isinstance(key, tuple) and key not in taken and other not in types
+        ]
+        others = sorted((types + kinds)[:ALTERNATIVES], key=lambda other: other.score)
+        return Outcome(chosen, tuple(others), rejected)
 
-    def correction(self, split: Split) -> Correction:
-        if self.task.corrections.is_empty:
+    def fits(self) -> bool:
+        return any(not self._candidate(layout, layout.splits[-1]).obstacle for layout in reversed(self._layouts))
+
+    def _from_best_score_on(self, best: dict[object, Candidate]) -> Iterator[Candidate]:
+        """Yield what fits and is as good as the best, then what `best` lacks; note in `_rejected` what does not fit."""
+        heap = [(self._score(layout, layout.splits[0]), number, 0) for number, layout in enumerate(self._layouts)]
+        heapq.heapify(heap)
+        types = {layout.pool.product for layout in self._layouts}
+        limit = float("inf")
+        while heap:
+            score, number, position = heapq.heappop(heap)
+            layout = self._layouts[number]
+            if score > limit and not _is_wanted(layout, best, types):
+                continue
+            candidate = self._candidate(layout, layout.splits[position])
+            if candidate.obstacle:
+                self._rejected.append(candidate)
+                if position == 0 and self._never_fits(layout, candidate):
+                    continue
+            else:
+                limit = min(limit, score * (1 + TIE))
+                yield candidate
+            if position + 1 < len(layout.splits):
+                following = self._score(layout, layout.splits[position + 1])
+                if candidate.obstacle or following <= limit:
+                    heapq.heappush(heap, (following, number, position + 1))
+
+    def _never_fits(self, layout: _Layout, largest: Candidate) -> bool:
+        """Whether smaller micro-batches would not help either."""
+        smallest = self._candidate(layout, layout.splits[-1])
+        if smallest.obstacle and smallest.split != largest.split:
+            self._rejected.append(smallest)
+        return bool(smallest.obstacle)
+
+    def _score(self, layout: _Layout, split: Split) -> float:
+        seconds = self._seconds(layout, split)
+        return seconds if self._is_fastest else seconds * split.processes * layout.pool.gpu.price
+
+    def _seconds(self, layout: _Layout, split: Split) -> float:
+        gpu = layout.pool.gpu
+        seconds = step_seconds(self._task.architecture, self._estimates.workload(split), gpu, layout.per_pod)
+        if self._emulates_bf16 and layout.pool.product is not None and not gpu.has_bf16:
+            seconds *= BF16_EMULATION
+        return seconds / self._speed(layout, split).factor
+
+    def _speed(self, layout: _Layout, split: Split) -> Correction:
+        if self._task.corrections.is_empty:
             return UNCORRECTED
-        if split not in self.learned:
-            self.learned[split] = self.task.corrections.memory(self.task.kind(split, None))
-        return self.learned[split]
+        key = (layout.pool.product, split.processes, split.strategy, split.checkpointing)
+        if key not in self._speeds:
+            self._speeds[key] = self._task.corrections.throughput(self._task.kind(split, layout.pool.product))
+        return self._speeds[key]
 
-    def of(self, split: Split) -> tuple[Workload, States, MemoryEstimate]:
-        if split not in self.known:
-            workload = workload_of(
-                self.task.spec,
-                sequence_length=self.task.sequence_length,
-                micro_batch=split.micro_batch,
-                accumulation=split.accumulation,
-                strategy=split.strategy,
-                processes=split.processes,
-                checkpointing=split.checkpointing,
-            )
-            architecture = self.task.architecture
-            self.known[split] = (workload, states_of(architecture, workload), estimate(architecture, workload))
-        return self.known[split]
+    def _candidate(self, layout: _Layout, split: Split) -> Candidate:
+        pool, sized = layout.pool, self._estimates.of(split)
+        placement = self._placement(layout, split, sized)
+        resources, obstacle, upper = placement.resources, placement.obstacle, sized.memory.upper_bytes
+        if pool.product is not None and upper > pool.usable_bytes:
+            obstacle = f"GPU memory: needs up to {gib(upper)} of {gib(pool.usable_bytes)} GiB usable"
+        refused, limits = "", self._task.limits
+        if limits is not NO_LIMITS:
+            resources = within_cpu_bounds(limits, resources, layout.pods, split.processes, pool.product)
+            needs = needs_of(resources, layout.pods, pool.resource)
+            refused = "" if obstacle else refusal(limits, needs, pool.product, resources.gpus * layout.pods)
+        return Candidate(
+            pool,
+            split,
+            layout.pods,
+            sized,
+            resources,
+            self._seconds(layout, split),
+            self._score(layout, split),
+            obstacle or refused,
+            self._speed(layout, split),
+            bool(refused),
+        )
+
+    def _placement(self, layout: _Layout, split: Split, sized: Sized) -> Placement:
+        pool, per_pod = layout.pool, layout.per_pod
+        is_gpu = pool.product is not None
+
+        def resources_of(processes_on_node: int) -> PodResources:
+            sharing = max(per_pod, pool.per_node) if is_gpu else processes_on_node
+            # On GPU nodes the micro-batch lives on the GPU alone.
+            step = (split.processes, split.strategy) if is_gpu else split
+            key = (step, per_pod, pool.millicores, pool.has_disk, sharing)
+            if key not in self._resources:
+                self._resources[key] = pod_resources(
+                    self._task.architecture,
+                    sized.workload,
+                    sized.states,
+                    sized.memory,
+                    processes_per_pod=per_pod,
+                    weight_bytes=self._task.weight_bytes,
+                    node_millicores=pool.millicores,
+                    asks_for_disk=pool.has_disk,
+                    processes_per_node=sharing,
+                )
+            return self._resources[key]
+
+        return place(pool, layout.pods, per_pod, resources_of)
 
 
-def search(task: Task, pools: tuple[Pool, ...], counts: tuple[int, ...]) -> list[Candidate]:
-    """Return every candidate on `pools` with one of the process `counts`, the impossible ones with their obstacle."""
-    estimates = _Estimates(task)
-    found = []
+def _layouts(task: Task, pools: tuple[Pool, ...], counts: tuple[int, ...]) -> Iterator[_Layout]:
+    spec = task.spec
     for count in counts:
-        layouts = [(pool, pods) for pool in pools for pods in _pod_counts(task.spec, pool, count)]
-        if not layouts:
+        places = [(pool, pods) for pool in pools for pods in _pod_counts(spec, pool, count)]
+        sizes = micro_batches(spec, count, task.sequence_length)
+        if not places or not sizes:
             continue
-        for split in splits(task.spec, count, task.sequence_length):
-            found += [_candidate(task, pool, pods, split, estimates) for pool, pods in layouts]
-    return found
+        for strategy in strategies(spec, count):
+            for checkpointing in checkpointings(spec):
+                share = spec.training.global_batch_size // count
+                splits = tuple(
+                    Split(count, strategy, size, share // size, checkpointing) for size in sorted(sizes, reverse=True)
+                )
+                for pool, pods in places:
+                    yield _Layout(pool, pods, count, strategy, checkpointing, splits)
 
 
 def _pod_counts(spec: FineTuneJobSpec, pool: Pool, processes: int) -> Iterator[int]:
@@ -200,84 +244,33 @@ def _pod_counts(spec: FineTuneJobSpec, pool: Pool, processes: int) -> Iterator[i
             return
 
 
-def _candidate(task: Task, pool: Pool, pods: int, split: Split, estimates: _Estimates) -> Candidate:
-    workload, states, formula = estimates.of(split)
-    learned = estimates.correction(split)
-    memory = corrected(formula, learned)
-    per_pod = split.processes // pods
-    pods_on_node = -(-pods // pool.nodes) if pool.product is None else 1
-    resources = pod_resources(
-        task.architecture,
-        workload,
-        states,
-        memory,
-        processes_per_pod=per_pod,
-        weight_bytes=task.weight_bytes,
-        node_millicores=pool.millicores,
-        node_disk_bytes=pool.disk_bytes,
-        processes_per_node=pods_on_node * per_pod if pool.product is None else max(per_pod, pool.per_node),
-    )
-    seconds = step_seconds(task.architecture, workload, pool.gpu, per_pod)
-    if pool.product is not None and not pool.gpu.has_bf16 and task.spec.training.precision == "bf16":
-        seconds *= BF16_EMULATION
-    obstacle, refused = _obstacle(pool, memory, resources, pods_on_node), ""
-    if task.limits is not NO_LIMITS:
-        resources = within_cpu_bounds(task.limits, resources, pods, split.processes, pool.product)
-        needs = needs_of(resources, pods, pool.resource)
-        refused = "" if obstacle else refusal(task.limits, needs, pool.product, resources.gpus * pods)
-    speed = UNCORRECTED
-    if not task.corrections.is_empty:
-        speed = task.corrections.throughput(task.kind(split, pool.product))
-    return Candidate(
-        pool,
-        split,
-        pods,
-        states,
-        memory,
-        resources,
-        seconds / speed.factor,
-        obstacle or refused,
-        formula.expected_bytes,
-        learned,
-        speed,
-        bool(refused),
-    )
+def _kind(pool: Pool, split: Split) -> tuple[object, ...]:
+    return pool.product, split.processes, split.strategy
 
 
-def _obstacle(pool: Pool, memory: MemoryEstimate, resources: PodResources, pods_on_node: int) -> str:
-    if pool.product is not None and memory.upper_bytes > pool.usable_bytes:
-        return f"GPU memory: needs up to {gib(memory.upper_bytes)} of {gib(pool.usable_bytes)} GiB usable"
-    host = round(pool.host_bytes * (1 - NODE_RESERVE))
-    if resources.memory_bytes * pods_on_node > host:
-        return f"node memory: needs {gib(resources.memory_bytes * pods_on_node)} of {gib(host)} GiB usable"
-    if resources.ephemeral_storage_bytes * pods_on_node > pool.disk_bytes:
-        return (
-            f"local disk: needs {gib(resources.ephemeral_storage_bytes * pods_on_node)} of {gib(pool.disk_bytes)} GiB "
-            "for the model and two checkpoints"
-        )
-    return ""
+def _is_wanted(layout: _Layout, best: dict[object, Candidate], types: set[str | None]) -> bool:
+    """Whether it could still be shown as an alternative: the first of its type, or while there are few, of its count and strategy."""
+    found = sum(1 for key in best if not isinstance(key, tuple))
+    if found > ALTERNATIVES:
+        return False
+    if layout.pool.product not in best:
+        return True
+    kinds = len(best) - found
+    return kinds <= ALTERNATIVES and _kind(layout.pool, layout.splits[0]) not in best
 
 
-def choose(task: Task, candidates: list[Candidate]) -> Candidate | None:
-    """Return the best candidate without obstacle: the lowest score, and among equally good ones the simplest."""
-    possible = [candidate for candidate in candidates if not candidate.obstacle]
-    if not possible:
-        return None
-    objective = task.spec.resources.objective_of_plan
-    limit = min(candidate.score(objective) for candidate in possible) * (1 + TIE)
-    order = strategy_order(task.spec)
-    return min(
-        (candidate for candidate in possible if candidate.score(objective) <= limit),
-        key=lambda c: (
-            order.index(c.split.strategy),
-            c.split.processes,
-            c.pods,
-            c.split.checkpointing is Checkpointing.FULL,
-            c.memory.upper_bytes,
-            c.score(objective),
-            c.pool.product or "",
-            c.split.micro_batch,
-        ),
+def _preference(spec: FineTuneJobSpec, candidate: Candidate) -> tuple[object, ...]:
+    """Among equally good plans: the simplest strategy, the fewest processes and pods, no checkpointing, the least memory."""
+    split = candidate.split
+    return (
+        strategy_order(spec).index(split.strategy),
+        split.processes,
+        candidate.pods,
+        split.checkpointing is Checkpointing.FULL,
+        candidate.memory.upper_bytes,
+        candidate.score,
+        candidate.pool.product or "",
+        split.micro_batch,
     )
 
 
@@ -286,9 +279,3 @@ def strategy_order(spec: FineTuneJobSpec) -> tuple[Strategy, ...]:
     if prefers_sharding(spec.tuning.method, spec.resources.accelerator):
         return (Strategy.SINGLE, Strategy.FSDP, Strategy.ZERO2, Strategy.DDP)
     return SIMPLICITY
-
-
-def gib(size: int) -> str:
-    """Return bytes as GiB with one decimal, below one with two."""
-    value = size / GIB
-    return f"{value:.1f}" if value >= 1 else f"{value:.2f}"
