@@ -2,6 +2,7 @@
 
 Facts, with where they were read:
 
+- transformers < 5 checkpoints reentrantly unless told otherwise (modeling_utils.py, gradient_checkpointing_enable); defaults.yaml does not.
 - The benchmark's LoRA has no dropout (scripts/benchmarks/scenarios.yaml); adapters are float32 (from the published static bytes).
 - bitsandbytes is asked for double quantisation (plugins/accelerated-peft, framework_plugin_bnb.py).
 - "foak" is the fused-ops-and-kernels plugin: RMS norm, rotary embedding and cross-entropy in Triton; on quantised models the adapters'
@@ -31,6 +32,7 @@ def _workload(row: Row, architecture: Architecture) -> Workload | str:
         workload = replace(workload, quantization=Quantization.NF4_DOUBLE)
     software = replace(
         workload.software,
+        reentrant_checkpoints=True,
         fused_norms="foak" in framework or "liger" in framework,
         float32_norms="baseline" in framework and "bnb" in framework and is_one_gpu(workload),
     )

@@ -5,6 +5,7 @@ Facts, with where they were read:
 - Adapters have FSDP units of their own beside frozen ones (train.py, get_wrapping_policy): no gradients for frozen weights.
 - Everything is bfloat16 (`--precision bf16_buffers_autocast` and pure bf16), torch.optim.AdamW: foreach; the model's own loss with float32 logits.
 - SDPA; transformers < 4.48 repeats keys and values. bitsandbytes 0.43 keeps the inputs of frozen 4-bit linears.
+- Checkpoints are reentrant (the published table says so).
 - The dummy data set fills every row to the context length.
 """
 
@@ -26,6 +27,7 @@ def _workload(row: Row, architecture: Architecture) -> Workload | str:
     software = replace(
         workload.software,
         repeats_keys=True,
+        reentrant_checkpoints=True,
         shifts_logits=True,
         quantized_inputs_kept=workload.quantization is not Quantization.NONE,
     )

@@ -199,14 +199,15 @@ def _widened(states: States) -> int:
 def _backward_end(architecture: Architecture, workload: Workload, states: States) -> Components:
     """All gradients exist; before the embedding's and the first layer's do, that layer's activations are there instead."""
     layer = _one_layer(architecture, workload)
-    first = round((1 + LAYER_GRADIENTS) * layer) + _widened(states)
+    first = round((1 + LAYER_GRADIENTS) * layer) + _widened(states) + states.retained_inputs
+    gathered = states.root_weights + states.layer_weights if states.retained_inputs else 0
     missing = 0
     if workload.trains_base:
         late = architecture.layer_parameters + architecture.vocabulary * architecture.hidden
         missing = states.gradients * late // architecture.parameters
     return _components(
         workload,
-        weights=states.resident_weights,
+        weights=states.resident_weights + gathered,
         gradients=states.gradients,
         optimizer=states.optimizer,
         temporaries=max(0, first - missing),

@@ -31,6 +31,10 @@ class Software:
     frozen_gradients: bool = False
     """FSDP 1 with frozen and trained weights in one flat parameter: gradients are as large as if nothing were frozen
     (torch.distributed.fsdp, note on parameter freezing)."""
+    reentrant_checkpoints: bool = False
+    """Layers are computed again by torch's reentrant checkpoint (transformers < 5 unless told otherwise). Under FSDP 1 a frozen layer then
+    keeps its input and that input's gradient until the end of backward: the hook that reshards it holds the autograd node
+    (torch.distributed.fsdp._runtime_utils, _register_post_backward_reshard_only_hook; tests/memory/test_states_sharded.py)."""
 
 
 OWN_SOFTWARE: Final = Software()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from finetune_operator.api.compatibility import Strategy
+from finetune_operator.api.compatibility import Checkpointing, Strategy
 from finetune_operator.memory.architecture import Architecture
 from finetune_operator.memory.states.load import loaded_weights
 from finetune_operator.memory.states.optimizers import OptimizerMemory, optimizer_memory
@@ -43,6 +43,7 @@ def states_of(architecture: Architecture, workload: Workload) -> States:
         step_temporaries=held.step + (0 if held.host else optimizer.step_of_largest),
         dequantised_weights=dequantised_bytes(architecture, workload),
         adapter_temporaries=_norm_of_adapted(architecture, workload),
+        retained_inputs=_retained_inputs(architecture, workload),
         host=held.host + share(optimizer.pageable, workload.shards),
     )
 
@@ -67,12 +68,16 @@ def _whole(
         frozen = base_weight_bytes(architecture, workload)
         root_frozen = each * outer
         layer_frozen = frozen_layer_bytes(architecture, workload)
+    mixes = workload.flat_parameters and workload.software.frozen_gradients and not workload.trains_base
+    beside = architecture.parameters - architecture.outer_parameters if mixes else 0
     reference = workload.numerics.base * architecture.parameters if needs_reference_copy(workload) else 0
     parts = workload.tensor_parallel
     whole = Whole(
         parameters=parameters,
         root_parameters=root,
         layer_parameters=in_layer,
+        gradient_parameters=parameters + beside,
+        layer_gradients=in_layer + (architecture.layer_parameters if mixes else 0),
         frozen=frozen,
         root_frozen=root_frozen,
         layer_frozen=layer_frozen,
@@ -120,6 +125,21 @@ def _unsharded_layers(whole: Whole, workload: Workload) -> int:
     inner = workload.numerics.compute * (whole.parameters - whole.root_parameters) + whole.frozen - whole.root_frozen
     layer = workload.numerics.compute * whole.layer_parameters + whole.layer_frozen
     return max(0, inner - layer)
+
+
+def _retained_inputs(architecture: Architecture, workload: Workload) -> int:
+    """Of L layers: L - 1 inputs beside the first layer's own, and L - 2 gradients beside the one that arrives."""
+    retains = (
+        workload.flat_parameters
+        and workload.software.reentrant_checkpoints
+        and workload.checkpointing is Checkpointing.FULL
+        and workload.shards > 1
+        and not workload.trains_base
+    )
+    if not retains:
+        return 0
+    stream = 4 if workload.software.float32_norms else workload.numerics.compute
+    return workload.tokens * architecture.hidden * stream * max(0, 2 * architecture.layers - 3)
 
 
 def _norm_of_adapted(architecture: Architecture, workload: Workload) -> int:

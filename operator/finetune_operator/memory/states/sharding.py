@@ -24,6 +24,10 @@ class Whole(NamedTuple):
     """Trained ones outside the layers."""
     layer_parameters: int
     """Trained ones of the largest layer."""
+    gradient_parameters: int
+    """Elements that get a gradient: the trained ones, or more where a flat parameter mixes them with frozen ones."""
+    layer_gradients: int
+    """Of the largest layer."""
     frozen: int
     root_frozen: int
     layer_frozen: int
@@ -90,10 +94,11 @@ def _fsdp(whole: Whole, workload: Workload) -> Shard:
     numerics, shards = workload.numerics, workload.shards
     trained = numerics.trained * whole.parameters
     reduced = numerics.compute + numerics.reduction
-    gradients, moments = share(trained, shards), share(whole.moments, shards)
+    moments = share(whole.moments, shards)
+    gradients = share(numerics.trained * whole.gradient_parameters, shards)
     accumulated = 0
     if workload.accumulation > 1:
-        accumulated = gradients if workload.syncs_every_batch else numerics.compute * whole.parameters
+        accumulated = gradients if workload.syncs_every_batch else numerics.compute * whole.gradient_parameters
     held = Shard(
         resident=share(whole.frozen + whole.reference + trained, shards),
         gradients=gradients,
@@ -102,7 +107,7 @@ def _fsdp(whole: Whole, workload: Workload) -> Shard:
         step=share(whole.step, shards),
         root=whole.root_frozen + numerics.compute * whole.root_parameters,
         layer=whole.layer_frozen + numerics.compute * whole.layer_parameters,
-        layer_reduction=reduced * whole.layer_parameters,
+        layer_reduction=reduced * whole.layer_gradients,
         root_reduction=reduced * whole.root_parameters,
     )
     if workload.offload is Offload.NONE:

@@ -40,5 +40,8 @@ class States:
     """One linear weight widened to the compute type, at any moment of forward and backward."""
     adapter_temporaries: int
     """DoRA: what the norm of the largest adapted weight takes, at any moment of forward and backward."""
+    retained_inputs: int
+    """FSDP 1 over frozen layers with reentrant checkpoints: inputs of the layers behind the first one and their gradients, when the first
+    layer's backward runs; without the gradient that arrives there."""
     host: int
     """States that live in host memory: offloaded, or paged out when the GPU is full."""
