@@ -12,8 +12,9 @@ import pytest
 from finetune_operator.controller.cache import Cache, JobKey
 from finetune_operator.controller.kube import FINETUNE_JOBS, LEASES, Unavailable
 from finetune_operator.controller.lease import LeaseLost
-from finetune_operator.controller.main import Operator, PartEnded, build, until_one_ends
+from finetune_operator.controller.main import Operator, build
 from finetune_operator.controller.metrics import OperatorMetrics
+from finetune_operator.controller.parts import PartEnded, until_one_ends
 from finetune_operator.controller.settings import OperatorSettings
 from finetune_operator.controller.workqueue import WorkQueue
 from finetune_operator.testing import FakeApi, FakeClock, finetune_job, settle, timed_out

@@ -49,6 +49,8 @@ JOBS: Final = Resource("batch/v1", "Job", "jobs")
 PODS: Final = Resource("v1", "Pod", "pods")
 CONFIG_MAPS: Final = Resource("v1", "ConfigMap", "configmaps")
 SERVICES: Final = Resource("v1", "Service", "services")
+NAMESPACES: Final = Resource("v1", "Namespace", "namespaces", namespaced=False)
+RESOURCE_QUOTAS: Final = Resource("v1", "ResourceQuota", "resourcequotas")
 NODES: Final = Resource("v1", "Node", "nodes", namespaced=False)
 EVENTS: Final = Resource("events.k8s.io/v1", "Event", "events")
 LEASES: Final = Resource("coordination.k8s.io/v1", "Lease", "leases")
@@ -62,6 +64,8 @@ RESOURCES: Final[Mapping[tuple[str, str], Resource]] = {
         PODS,
         CONFIG_MAPS,
         SERVICES,
+        NAMESPACES,
+        RESOURCE_QUOTAS,
         NODES,
         EVENTS,
         LEASES,

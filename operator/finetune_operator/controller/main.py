@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -29,14 +29,17 @@ from finetune_operator.controller.clock import Clock, SystemClock
 from finetune_operator.controller.documents import DocumentStore
 from finetune_operator.controller.events import EventRecorder
 from finetune_operator.controller.health import Health, health_app
+from finetune_operator.controller.history import HistoryKeeper
 from finetune_operator.controller.inventory import InventoryReader
 from finetune_operator.controller.kube import FINETUNE_JOBS, JOBS, LEASES, Api, ApiError
 from finetune_operator.controller.kube_client import KubernetesApi, load_configuration
 from finetune_operator.controller.lease import LeaderElector, LeaseLost
+from finetune_operator.controller.limits import LimitsReader
 from finetune_operator.controller.listening import listening
 from finetune_operator.controller.logs import configure_logs, describe
 from finetune_operator.controller.metrics import OperatorMetrics
 from finetune_operator.controller.observe import Observer
+from finetune_operator.controller.parts import PartEnded, until_one_ends
 from finetune_operator.controller.progress_server import ProgressServer
 from finetune_operator.controller.reconcile import Reconciler
 from finetune_operator.controller.settings import InvalidSettings, OperatorSettings, RenderSource
@@ -57,33 +60,6 @@ FIRST_RESYNC_SECONDS: Final = 20.0
 Watch = Callable[[Cache, WorkQueue[JobKey], asyncio.Event], Coroutine[Any, Any, None]]
 
 
-class PartEnded(Exception):
-    """A part of the operator that runs for ever has ended."""
-
-
-async def until_one_ends(parts: Mapping[str, Coroutine[Any, Any, None]]) -> None:
-    """Run all parts until the first ends, then cancel the others, in reverse order of their start.
-
-    Raises:
-        PartEnded: a part returned; the text names it.
-        Exception: whatever a part raised.
-    """
-    tasks: dict[asyncio.Task[None], str] = {asyncio.create_task(part, name=name): name for name, part in parts.items()}
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        ended = next(task for task in tasks if task in done)
-        await ended
-        raise PartEnded(f"{tasks[ended]} has ended")
-    finally:
-        for task in reversed(tasks):
-            task.cancel()
-        await asyncio.wait(tasks)
-        for task, name in tasks.items():
-            error = None if task.cancelled() else task.exception()
-            if error is not None:
-                logger.error("%s ended by an error: %s", name, describe(error))
-
-
 @dataclass(frozen=True)
 class Operator:
     """The parts, wired; `api` and `watch` are the real ones or a test's."""
@@ -98,6 +74,7 @@ class Operator:
     reconciler: Reconciler
     elector: LeaderElector
     progress: ProgressServer
+    history: HistoryKeeper
     watch: Watch
 
     async def lead(self) -> None:
@@ -106,6 +83,7 @@ class Operator:
         workers = []
         try:
             await self._list_first()
+            await self.history.load()
             work_one = (
                 work(self.queue, self.reconciler, self.clock, self.metrics.observe_reconcile)
                 for _ in range(self.settings.workers)
@@ -116,6 +94,7 @@ class Operator:
                     "lease": self.elector.hold(),
                     "resync": self._resync(),
                     "gauges": self._show_gauges(),
+                    "history": self.history.keep(),
                     "watch": self.watch(self.cache, self.queue, asyncio.Event()),
                 }
             )
@@ -176,14 +155,25 @@ def build(settings: OperatorSettings, api: Api, clock: Clock, metrics: OperatorM
     )
     cache = Cache(health.seen)
     documents = DocumentStore(api)
+    history = HistoryKeeper(api, clock, settings.operator_namespace, settings.history_name)
+    observer = Observer(
+        api,
+        cache,
+        documents,
+        InventoryReader(api, clock),
+        LimitsReader(api, clock),
+        lambda: history.history,
+        clock,
+    )
     reconciler = Reconciler(
         api=api,
         cache=cache,
-        observer=Observer(api, cache, documents, InventoryReader(api, clock), clock),
+        observer=observer,
         events=EventRecorder(
             api, clock, settings.pod_name, lambda reason: metrics.events_total.labels(str(reason)).inc()
         ),
         accounts=Accounts(metrics),
+        history=history,
         decide=partial(desired_state, planner=make_plan),
         render=RenderSource(settings),
         clock=clock,
@@ -213,6 +203,7 @@ def build(settings: OperatorSettings, api: Api, clock: Clock, metrics: OperatorM
         reconciler=reconciler,
         elector=elector,
         progress=ProgressServer(api, clock, metrics, notify=on_inspection),
+        history=history,
         watch=watch,
     )
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import MappingProxyType
 from typing import Protocol
 
 from finetune_operator.api.constants import JOB_LABEL
+from finetune_operator.api.history import History
 from finetune_operator.api.inspection import inspection_key
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.pods import Pod
 from finetune_operator.controller.cache import Cache, CachedChild, JobKey
 from finetune_operator.controller.clock import Clock
-from finetune_operator.controller.documents import DocumentStore
+from finetune_operator.controller.documents import Documents, DocumentStore
 from finetune_operator.controller.kube import PODS, Api
 from finetune_operator.controller.pods import pod_reports
 from finetune_operator.controller.refusals import Refusals
@@ -19,6 +21,7 @@ from finetune_operator.jobs.conditions import is_finished
 from finetune_operator.jobs.observed import Observed, PodReport
 from finetune_operator.jobs.times import moment_of, seconds_since
 from finetune_operator.planner.inventory import Inventory
+from finetune_operator.planner.limits import NO_LIMITS, Limits
 
 
 class InventorySource(Protocol):
@@ -29,16 +32,33 @@ class InventorySource(Protocol):
         ...
 
 
+class LimitsSource(Protocol):
+    """Where the limits of a namespace come from."""
+
+    async def read(self, namespace: str, priority_class: str | None = None) -> Limits:
+        """Return what a job of that namespace may take."""
+        ...
+
+
 class Observer:
     """Makes the `Observed` that decisions are made from."""
 
     def __init__(
-        self, api: Api, cache: Cache, documents: DocumentStore, inventory: InventorySource, clock: Clock
+        self,
+        api: Api,
+        cache: Cache,
+        documents: DocumentStore,
+        inventory: InventorySource,
+        limits: LimitsSource,
+        history: Callable[[], History],
+        clock: Clock,
     ) -> None:
         self._api = api
         self._cache = cache
         self._documents = documents
         self._inventory = inventory
+        self._limits = limits
+        self._history = history
         self._clock = clock
         self._refusals = Refusals(api, clock)
         self._settled: dict[JobKey, frozenset[tuple[str, str]]] = {}
@@ -60,6 +80,12 @@ class Observer:
         return Observed(
             now=now,
             inventory=await self._inventory.read(job.spec.pod),
+            limits=(
+                await self._limits.read(key.namespace, job.spec.scheduling.priority_class)
+                if _may_be_planned(job, documents)
+                else NO_LIMITS
+            ),
+            history=self._history(),
             children=tuple(child.job for child in ours),
             pods=pods,
             inspection=inspection,
@@ -87,6 +113,15 @@ class Observer:
             return ()
         listing = await self._api.list(PODS, key.namespace, labels=f"{JOB_LABEL}={key.name}")
         return pod_reports(listing.items, ours)
+
+
+def _may_be_planned(job: FineTuneJob, documents: Documents) -> bool:
+    """Whether this look may make a plan: before the first attempt, after a failed one, or when the spec of one that never started has changed."""
+    if is_finished(job.status):
+        return False
+    latest = job.status.attempts[-1] if job.status.attempts else None
+    failed = latest is not None and latest.result == "Failed"
+    return failed or not documents.attempts or job.status.start_time is None
 
 
 def _versions(children: tuple[CachedChild, ...]) -> frozenset[tuple[str, str]]:

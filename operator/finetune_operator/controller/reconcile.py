@@ -21,6 +21,7 @@ from finetune_operator.controller.cache import Cache, CachedChild, JobKey, contr
 from finetune_operator.controller.clock import Clock
 from finetune_operator.controller.documents import UnreadableDocument
 from finetune_operator.controller.events import EventRecorder
+from finetune_operator.controller.history import HistoryKeeper
 from finetune_operator.controller.kube import (
     CONFIG_MAPS,
     FINETUNE_JOBS,
@@ -38,6 +39,7 @@ from finetune_operator.controller.observe import Observer
 from finetune_operator.controller.status_body import comparable, refusal_text, saying, with_refusal
 from finetune_operator.jobs.conditions import Finding
 from finetune_operator.jobs.desired import ChildReference, Desired, JobEvent, RenderSettings
+from finetune_operator.jobs.lessons import finished_run
 from finetune_operator.jobs.names import spec_hash
 from finetune_operator.jobs.observed import Observed
 from finetune_operator.jobs.stage import stalled
@@ -73,6 +75,7 @@ class Reconciler:
         observer: Observer,
         events: EventRecorder,
         accounts: Accounts,
+        history: HistoryKeeper,
         decide: Decide,
         render: Callable[[], RenderSettings],
         clock: Clock,
@@ -82,6 +85,7 @@ class Reconciler:
         self._observer = observer
         self._events = events
         self._accounts = accounts
+        self._history = history
         self._decide = decide
         self._render = render
         self._clock = clock
@@ -126,6 +130,7 @@ class Reconciler:
         if not await self._write_status(key, body, status.to_json_dict()):
             return Outcome("gone")
         self._accounts.settle(job, status)
+        self._history.note(finished_run(job, status, observed))
         for event in desired.events:
             await self._events.post(key.namespace, key.name, job.metadata.uid, event)
         if refusal is not None:

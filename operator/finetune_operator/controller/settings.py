@@ -58,6 +58,8 @@ class OperatorSettings(BaseModel):
     """For one request to the API server."""
     lease_name: str = Field("finetune-operator", min_length=1)
     """The Lease by which replicas elect a leader."""
+    history_name: str = Field("finetune-operator-history", min_length=1)
+    """The ConfigMap in the operator's namespace that keeps what finished jobs have measured."""
     lease_duration_seconds: float = Field(15.0, gt=0)
     """How long other replicas wait after the leader's last renewal."""
     lease_renew_deadline_seconds: float = Field(10.0, gt=0)

@@ -5,18 +5,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from finetune_operator.api.history import History
 from finetune_operator.api.inspection import InspectionReport, ProgressEndpoint
 from finetune_operator.api.plan import Plan, PlanError
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.status import FineTuneJobStatus
 from finetune_operator.planner.inventory import Inventory
+from finetune_operator.planner.limits import Limits
 
 
 class Planner(Protocol):
     """What makes the plan; injected, so that policies are tested without the planner's arithmetic."""
 
-    def __call__(self, spec: FineTuneJobSpec, inspection: InspectionReport, inventory: Inventory) -> Plan | PlanError:
+    def __call__(
+        self,
+        spec: FineTuneJobSpec,
+        inspection: InspectionReport,
+        inventory: Inventory,
+        *,
+        history: History,
+        limits: Limits,
+    ) -> Plan | PlanError:
         """Return the plan, or why there is none."""
         ...
 

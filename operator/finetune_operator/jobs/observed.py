@@ -8,10 +8,12 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Literal
 
+from finetune_operator.api.history import EMPTY_HISTORY, History
 from finetune_operator.api.inspection import InspectionReport
 from finetune_operator.api.plan import AttemptFile
 from finetune_operator.api.progress import TerminationMessage
 from finetune_operator.planner.inventory import Inventory
+from finetune_operator.planner.limits import NO_LIMITS, Limits
 
 ComponentName = Literal["inspect", "train", "publish"]
 
@@ -87,6 +89,9 @@ class Observed:
 
     now: datetime
     inventory: Inventory
+    limits: Limits = NO_LIMITS
+    """What the namespace may take; read only while a plan may have to be made."""
+    history: History = EMPTY_HISTORY
     children: tuple[ChildJob, ...] = ()
     pods: tuple[PodReport, ...] = ()
     """Pods of children that have not ended, or ended since the last status; listed on demand, so possibly empty."""

@@ -65,7 +65,7 @@ def prepare(
         return end
     finding = inspected(job, report)
     copies = own_copy(job, report, observed)
-    plan = planner(job.spec, report, observed.inventory)
+    plan = planner(job.spec, report, observed.inventory, history=observed.history, limits=observed.limits)
     if isinstance(plan, PlanError):
         stage = _without_plan(plan)
         return replace(stage, objects=copies, inspection=inspection_status(report)).after((finding,))

@@ -146,10 +146,16 @@ class OperatedCluster:
         reason: Reason = Reason.SUCCEEDED,
         result: str | None = None,
         said: str | None = None,
+        peak: int | None = None,
     ) -> None:
         """Let a child Job's first pod end and with it the Job."""
         message = TerminationMessage(
-            reason=reason, exit_code=code, message="what happened.", step=20, result_uri=result
+            reason=reason,
+            exit_code=code,
+            message="what happened.",
+            step=20,
+            result_uri=result,
+            peak_memory_bytes=peak,
         )
         terminated = {
             "exitCode": code,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from finetune_operator.api.constants import SPEC_HASH_ANNOTATION
+from finetune_operator.api.history import EMPTY_HISTORY
 from finetune_operator.api.inspection import ProgressEndpoint
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.pods import Pod
@@ -15,10 +16,12 @@ from finetune_operator.controller.accounts import Accounts
 from finetune_operator.controller.cache import Cache, JobKey
 from finetune_operator.controller.documents import DocumentStore
 from finetune_operator.controller.events import EventRecorder
+from finetune_operator.controller.history import HistoryKeeper
 from finetune_operator.controller.kube import (
     FINETUNE_JOBS,
     JOBS,
 )
+from finetune_operator.controller.limits import LimitsReader
 from finetune_operator.controller.metrics import OperatorMetrics
 from finetune_operator.controller.observe import Observer
 from finetune_operator.controller.reconcile import Outcome, Reconciler
@@ -105,13 +108,22 @@ class Harness:
 
     def restart(self) -> None:
         """Begin as a new process with what the cache has."""
-        observer = Observer(self.api, self.cache, DocumentStore(self.api), NoInventory(), self.clock)
+        observer = Observer(
+            self.api,
+            self.cache,
+            DocumentStore(self.api),
+            NoInventory(),
+            LimitsReader(self.api, self.clock),
+            lambda: EMPTY_HISTORY,
+            self.clock,
+        )
         self.reconciler = Reconciler(
             api=self.api,
             cache=self.cache,
             observer=observer,
             events=EventRecorder(self.api, self.clock, "operator-0"),
             accounts=Accounts(OperatorMetrics()),
+            history=HistoryKeeper(self.api, self.clock, "system", "history"),
             decide=lambda *arguments: self.decide(*arguments),
             render=lambda: RENDER,
             clock=self.clock,

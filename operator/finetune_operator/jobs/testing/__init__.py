@@ -8,6 +8,7 @@ from finetune_operator.jobs.testing.builders import (
     make_job,
     make_plan,
     make_pod,
+    make_prediction,
     make_report,
 )
 from finetune_operator.jobs.testing.world import World, job_names, reason, trained
@@ -22,6 +23,7 @@ __all__ = [
     "make_job",
     "make_plan",
     "make_pod",
+    "make_prediction",
     "make_report",
     "reason",
     "trained",

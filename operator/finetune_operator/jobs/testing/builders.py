@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from finetune_operator.api.compatibility import Checkpointing, Strategy
+from finetune_operator.api.compatibility import Checkpointing, Method, Strategy
 from finetune_operator.api.constants import (
     API_VERSION,
     KIND,
 )
 from finetune_operator.api.exit_codes import meaning_of
+from finetune_operator.api.history import History, Prediction, RunKind
 from finetune_operator.api.inspection import (
     DatasetFacts,
     InputFile,
@@ -31,6 +32,7 @@ from finetune_operator.jobs.decisions import RenderSettings
 from finetune_operator.jobs.observed import ComponentName, PodReport
 from finetune_operator.jobs.times import text_of
 from finetune_operator.planner.inventory import Inventory
+from finetune_operator.planner.limits import Limits
 
 START: Final = datetime(2026, 1, 1, 12, tzinfo=UTC)
 SETTINGS: Final = RenderSettings(
@@ -129,13 +131,37 @@ def make_plan(*, pods: int = 1, processes: int | None = None, accelerator: str =
     return Plan(**values)
 
 
+def make_prediction(expected_bytes: int = GIB, tokens_per_second: float = 1000.0) -> Prediction:
+    """Return what the formulas say of the plan that `make_plan` makes."""
+    kind = RunKind(
+        model_type="llama",
+        parameters=1_000_000,
+        method=Method.LORA,
+        precision="bf16",
+        strategy=Strategy.SINGLE,
+        checkpointing=Checkpointing.NONE,
+        accelerator="cpu",
+        processes=1,
+        length=2048,
+    )
+    return Prediction(kind=kind, expected_bytes=expected_bytes, tokens_per_second=tokens_per_second)
+
+
 @dataclass(frozen=True)
 class FixedPlanner:
     """A planner with one answer."""
 
     answer: Plan | PlanError = field(default_factory=make_plan)
 
-    def __call__(self, spec: FineTuneJobSpec, inspection: InspectionReport, inventory: Inventory) -> Plan | PlanError:
+    def __call__(
+        self,
+        spec: FineTuneJobSpec,
+        inspection: InspectionReport,
+        inventory: Inventory,
+        *,
+        history: History,
+        limits: Limits,
+    ) -> Plan | PlanError:
         """Return the answer."""
         return self.answer
 
