@@ -1,0 +1,197 @@
+"""Live bytes at every moment of a traced step: a dispatch mode that sees each new storage and hears when it dies.
+
+torch's own `MemTracker` keeps statistics per module and costs ten times as much; its tests allow ±10 %. This one keeps one record per
+storage and adds up what CUDA's caching allocator would show as `torch.cuda.max_memory_allocated()`.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+ALLOCATOR_BLOCK: Final = 512
+"""c10/cuda/CUDACachingAllocator.cpp: kMinBlockSize; every allocation is rounded up to a multiple."""
+
+
+class TracedPhase(StrEnum):
+    """Where in a step the tracker is."""
+
+    SETUP = "setup"
+    FORWARD = "forward"
+    """Embedding and layers."""
+    LOSS = "loss"
+    """From the last hidden state to the loss."""
+    LOSS_BACKWARD = "loss-backward"
+    """From the loss back to the gradient of the last hidden state."""
+    LAYERS_BACKWARD = "layers-backward"
+    """From the last layer to the second, recomputation included."""
+    FIRST_LAYER_BACKWARD = "first-layer-backward"
+    """The first layer and the embedding: all other gradients exist."""
+    OPTIMIZER_STEP = "optimizer-step"
+
+
+class Category(StrEnum):
+    """What a storage holds."""
+
+    WEIGHTS = "weights"
+    GRADIENTS = "gradients"
+    OPTIMIZER = "optimizer"
+    INPUTS = "inputs"
+    ACTIVATIONS = "activations"
+    """Made in the forward pass of embedding and layers, kept or passing."""
+    LOSS = "loss"
+    """Made between the last hidden state and its gradient."""
+    TEMPORARIES = "temporaries"
+    """Made in the backward pass or in the optimizer step, and no gradient of a parameter."""
+
+
+_CATEGORY_OF_PHASE: Final = {
+    TracedPhase.SETUP: Category.INPUTS,
+    TracedPhase.FORWARD: Category.ACTIVATIONS,
+    TracedPhase.LOSS: Category.LOSS,
+    TracedPhase.LOSS_BACKWARD: Category.LOSS,
+    TracedPhase.LAYERS_BACKWARD: Category.TEMPORARIES,
+    TracedPhase.FIRST_LAYER_BACKWARD: Category.TEMPORARIES,
+    TracedPhase.OPTIMIZER_STEP: Category.TEMPORARIES,
+}
+
+
+def allocated(nbytes: int) -> int:
+    """Return the bytes that CUDA's caching allocator counts for a request of `nbytes`."""
+    return -(-nbytes // ALLOCATOR_BLOCK) * ALLOCATOR_BLOCK
+
+
+@dataclass
+class StorageRecord:
+    """One storage's life; `born` and `died` count allocations since the tracker began."""
+
+    nbytes: int
+    category: Category
+    born: int
+    operator: str
+    died: int | None = None
+
+
+@dataclass
+class PhasePeak:
+    """The highest moment of one phase."""
+
+    nbytes: int = 0
+    moment: int = 0
+
+
+@dataclass
+class PeakTracker:
+    """Counts live bytes; `mode()` gives the dispatch mode that feeds it."""
+
+    live: int = 0
+    phase: TracedPhase = TracedPhase.SETUP
+    peaks: dict[TracedPhase, PhasePeak] = field(default_factory=dict)
+    ignored: set[int] = field(default_factory=set)
+    _moment: int = 0
+    _live_records: dict[int, StorageRecord] = field(default_factory=dict)
+    _references: dict[int, weakref.ref[Any]] = field(default_factory=dict)
+    _records: list[StorageRecord] = field(default_factory=list)
+
+    def enter(self, phase: TracedPhase) -> None:
+        """Let a phase begin; what lives now counts for it."""
+        self.phase = phase
+        self._note()
+
+    def observe(self, tensor: torch.Tensor, operator: str = "") -> None:
+        """Count the storage of `tensor` if it is new."""
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._live_records or tensor.device.type == "meta":
+            return
+        nbytes = allocated(storage.nbytes())
+        self._moment += 1
+        record = StorageRecord(nbytes, _CATEGORY_OF_PHASE[self.phase], self._moment, operator)
+        self._live_records[key] = record
+        self._references[key] = weakref.ref(storage, self._death_of(key))
+        self._records.append(record)
+        self.live += nbytes
+        self._note()
+
+    def passing(self, nbytes: int) -> None:
+        """Count bytes that live only inside one kernel."""
+        self.live += nbytes
+        self._moment += 1
+        self._note()
+        self.live -= nbytes
+
+    def assign(self, tensors: Iterable[torch.Tensor], category: Category) -> None:
+        """Say what storages hold; they may have been made in any phase."""
+        for tensor in tensors:
+            self.observe(tensor)
+            self._live_records[tensor.untyped_storage()._cdata].category = category
+
+    def start_measuring(self) -> None:
+        """Forget the peaks so far: the step that counts begins."""
+        self.peaks.clear()
+        self._records = list(self._live_records.values())
+
+    def at_peak(self, phase: TracedPhase) -> dict[Category, int]:
+        """Return the bytes per category at the highest moment of `phase`; what kernels hold inside is not among them."""
+        moment = self.peaks[phase].moment
+        found = dict.fromkeys(Category, 0)
+        for record in self.alive_at(moment):
+            found[record.category] += record.nbytes
+        return found
+
+    def alive_at(self, moment: int) -> list[StorageRecord]:
+        """Return the storages that lived at one moment, in the order of their birth."""
+        return [r for r in self._records if r.born <= moment and (r.died is None or r.died > moment)]
+
+    def mode(self) -> TorchDispatchMode:
+        """Return the dispatch mode; enter it inside the fake mode."""
+        return _TrackingMode(self)
+
+    def _note(self) -> None:
+        peak = self.peaks.setdefault(self.phase, PhasePeak())
+        if self.live > peak.nbytes:
+            peak.nbytes, peak.moment = self.live, self._moment
+
+    def _death_of(self, key: int) -> Callable[[object], None]:
+        def forget(_: object) -> None:
+            record = self._live_records.pop(key)
+            del self._references[key]
+            # A death lies between two births.
+            record.died = self._moment + 1
+            self._moment += 1
+            self.live -= record.nbytes
+
+        return forget
+
+
+class _TrackingMode(TorchDispatchMode):
+    def __init__(self, tracker: PeakTracker) -> None:
+        super().__init__()
+        self._tracker = tracker
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if any(issubclass(kind, _wrappers()) for kind in types):
+            return NotImplemented
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor):
+            self._tracker.observe(out, func.__name__)
+        elif isinstance(out, tuple | list):
+            for each in out:
+                if isinstance(each, torch.Tensor):
+                    self._tracker.observe(each, func.__name__)
+        return out
+
+
+def _wrappers() -> tuple[type, ...]:
+    """Tensors that are made of others, which do the work: their own operations come by one level down."""
+    from torch.distributed.tensor import DTensor
+
+    return (DTensor,)

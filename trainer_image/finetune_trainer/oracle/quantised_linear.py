@@ -1,0 +1,81 @@
+"""bitsandbytes' 4-bit linear layer as it allocates on a GPU (bitsandbytes 0.50.2, NF4 with double quantisation)."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import bitsandbytes
+import torch
+import torch.nn.functional as F
+
+BLOCK: Final = 64
+"""Weights that share a scale."""
+NESTED_BLOCK: Final = 256
+"""Scales that share a scale."""
+
+
+class _Quantised4bit(torch.autograd.Function):
+    """x @ Wᵀ with W widened to the compute type for the length of one matrix product, forward and again backward; keeps no input.
+
+    Source: bitsandbytes/autograd/_functions.py, MatMul4Bit. Above 1,536 rows (backends/cuda/ops.py) gemm_4bit widens the weight as well.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, layer: TracedLinear4bit) -> torch.Tensor:
+        ctx.layer, ctx.dtype = layer, x.dtype
+        return F.linear(x, layer.widened(x.dtype), layer.bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return torch.matmul(gradients[0], ctx.layer.widened(ctx.dtype)), None
+
+
+class TracedLinear4bit(bitsandbytes.nn.Linear4bit):  # type: ignore[misc]
+    """Stands in for `bitsandbytes.nn.Linear4bit`, which PEFT recognises; holds what a quantised weight holds."""
+
+    def __init__(self, linear: torch.nn.Linear, compute_dtype: torch.dtype) -> None:
+        super().__init__(
+            linear.in_features,
+            linear.out_features,
+            bias=linear.bias is not None,
+            compute_dtype=compute_dtype,
+            quant_type="nf4",
+            device="meta",
+        )
+        if linear.bias is not None:
+            self.bias = linear.bias
+
+    def hold(self) -> None:
+        """Allocate the quantised weight; inside the fake mode."""
+        weights = self.in_features * self.out_features
+        scales = -(-weights // BLOCK)
+        self.packed = torch.empty((weights + 1) // 2, dtype=torch.uint8)
+        self.scales = torch.empty(scales, dtype=torch.uint8)
+        self.nested_scales = torch.empty(-(-scales // NESTED_BLOCK), dtype=torch.float32)
+        self.codes = torch.empty(16), torch.empty(256), torch.empty(())
+
+    def held(self) -> tuple[torch.Tensor, ...]:
+        """Return the tensors that stay on the GPU."""
+        return (self.packed, self.scales, self.nested_scales, *self.codes)
+
+    def widened(self, dtype: torch.dtype) -> torch.Tensor:
+        """Return the weight in the compute type; its scales in float32 pass by."""
+        scales = torch.empty(self.scales.shape[0], dtype=torch.float32)
+        weight = torch.empty((self.out_features, self.in_features), dtype=dtype)
+        del scales
+        return weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the product in the type of `x`."""
+        input_type = x.dtype
+        out: torch.Tensor = _Quantised4bit.apply(x.to(self.compute_dtype), self)  # type: ignore[no-untyped-call]
+        return out.to(input_type)
+
+
+def quantise_linears(model: torch.nn.Module, compute_dtype: torch.dtype) -> None:
+    """Replace every linear layer but the output head."""
+    kept = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is torch.nn.Linear and child is not kept:
+                setattr(parent, name, TracedLinear4bit(child, compute_dtype))

@@ -1,0 +1,154 @@
+"""Runs training steps on fake tensors and measures the second: the optimizer's state exists only then."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from finetune_trainer.oracle.chunked_head import gpu_kernels_of_chunked_head
+from finetune_trainer.oracle.gpu_operators import GpuOperators
+from finetune_trainer.oracle.objectives import Batch, loss_of, make_batch
+from finetune_trainer.oracle.optimizers import make_optimizer, optimizer_tensors
+from finetune_trainer.oracle.peak_tracker import Category, PeakTracker, TracedPhase
+from finetune_trainer.oracle.setting import TracedObjective, TraceSetting
+from finetune_trainer.oracle.traced_model import TracedModel, build_model
+
+
+@dataclass(frozen=True)
+class PhaseTrace:
+    """The highest moment of one phase (bytes, as torch.cuda.max_memory_allocated() counts)."""
+
+    peak: int
+    categories: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One traced step."""
+
+    phases: dict[TracedPhase, PhaseTrace]
+    trained_parameters: int
+    parameters: int
+
+    @property
+    def peak(self) -> int:
+        """Bytes at the highest moment of the step."""
+        return max(phase.peak for phase in self.phases.values())
+
+    @property
+    def peak_phase(self) -> TracedPhase:
+        """Where the highest moment lies; the first phase of several."""
+        return max(self.phases, key=lambda phase: self.phases[phase].peak)
+
+
+def trace(config: Mapping[str, Any], setting: TraceSetting) -> Trace:
+    """Return the memory of one training step of the model that `config` (the content of config.json) describes, at its full depth.
+
+    Raises:
+        ValueError: the setting contradicts itself, or transformers does not know the architecture.
+    """
+    tracker = PeakTracker()
+    with _tracing(tracker, setting):
+        model = build_model(config, setting)
+        reference = None
+        if setting.objective is TracedObjective.DPO and not setting.has_adapters:
+            reference = build_model(config, setting, is_reference=True)
+        return _measure(tracker, setting, model, reference)
+
+
+@contextlib.contextmanager
+def _tracing(tracker: PeakTracker, setting: TraceSetting) -> Iterator[None]:
+    with (
+        FakeTensorMode(allow_non_fake_inputs=True),
+        gpu_kernels_of_chunked_head(),
+        # transformers cannot read positions on fake tensors and would take every row for several packed ones, which costs a mask.
+        mock.patch("transformers.masking_utils.find_packed_sequence_indices", lambda position_ids: None),
+        tracker.mode(),
+        GpuOperators(tracker, kernel_workspace=setting.kernel_workspace),
+    ):
+        yield
+
+
+def _measure(
+    tracker: PeakTracker, setting: TraceSetting, model: TracedModel, reference: TracedModel | None
+) -> Trace:
+    module = model.module
+    weights = [*module.parameters(), *module.buffers(), *model.quantised]
+    if reference is not None:
+        weights += [*reference.module.parameters(), *reference.module.buffers(), *reference.quantised]
+    tracker.assign((weight for weight in weights if weight.device.type != "meta"), Category.WEIGHTS)
+    optimizer = make_optimizer(setting, model.trained)
+    batch = make_batch(setting, model)
+    _follow_phases(tracker, model)
+    for _ in range(2):
+        tracker.start_measuring()
+        for _ in range(min(setting.accumulation, 2)):
+            _forward_and_backward(tracker, setting, model, reference, batch)
+            gradients = [parameter.grad for parameter in model.trained if parameter.grad is not None]
+            tracker.assign(gradients, Category.GRADIENTS)
+            del gradients
+        tracker.enter(TracedPhase.OPTIMIZER_STEP)
+        optimizer.step()
+        tracker.assign(optimizer_tensors(setting, optimizer), Category.OPTIMIZER)
+        optimizer.zero_grad()
+    phases = {
+        phase: PhaseTrace(peak.nbytes, {category.value: size for category, size in tracker.at_peak(phase).items()})
+        for phase, peak in tracker.peaks.items()
+    }
+    return Trace(
+        phases=phases,
+        trained_parameters=sum(parameter.numel() for parameter in model.trained),
+        parameters=sum(parameter.numel() for parameter in module.parameters()),
+    )
+
+
+def _forward_and_backward(
+    tracker: PeakTracker, setting: TraceSetting, model: TracedModel, reference: TracedModel | None, batch: Batch
+) -> None:
+    tracker.enter(TracedPhase.FORWARD)
+    with _autocast(setting):
+        loss = loss_of(setting, model, reference, batch)
+    tracker.enter(TracedPhase.LOSS_BACKWARD)
+    # Not loss.backward(): it would go through our torch function mode, which is then off when layers are computed again.
+    torch.autograd.Variable._execution_engine.run_backward(
+        (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
+    )
+
+
+@contextlib.contextmanager
+def _autocast(setting: TraceSetting) -> Iterator[None]:
+    """bfloat16 autocast; also set for CUDA, since PEFT asks `torch.is_autocast_enabled()`, which means CUDA's."""
+    if not setting.autocasts:
+        yield
+        return
+    before = torch.is_autocast_enabled("cuda")
+    torch.set_autocast_enabled("cuda", True)
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            yield
+    finally:
+        torch.set_autocast_enabled("cuda", before)
+
+
+def _follow_phases(tracker: PeakTracker, model: TracedModel) -> None:
+    """Let hooks tell the tracker where the step is: at the last hidden state, and at its gradient and that of the first layer's output."""
+
+    def at_last_hidden_state(_: Any, __: Any, output: Any) -> None:
+        hidden = output[0] if isinstance(output, tuple) else output.last_hidden_state
+        if hidden.requires_grad:
+            tracker.enter(TracedPhase.LOSS)
+            hidden.register_hook(lambda _: tracker.enter(TracedPhase.LAYERS_BACKWARD))
+
+    def after_first_layer(_: Any, __: Any, output: Any) -> None:
+        hidden = output[0] if isinstance(output, tuple) else output
+        if hidden.requires_grad and tracker.phase is TracedPhase.FORWARD:
+            hidden.register_hook(lambda _: tracker.enter(TracedPhase.FIRST_LAYER_BACKWARD))
+
+    model.backbone.register_forward_hook(at_last_hidden_state)
+    model.layers[0].register_forward_hook(after_first_layer)
