@@ -17,7 +17,7 @@ class TracedMethod(StrEnum):
     IA3 = "ia3"
     PROMPT = "prompt"
     FREEZE = "freeze"
-    """All but the last `trained_layers` layers are frozen, embeddings, last norm and head too."""
+    """All but the last `trained_layers` layers, the last norm and an untied head are frozen."""
 
 
 class Precision(StrEnum):
