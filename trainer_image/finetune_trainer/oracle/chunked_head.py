@@ -27,7 +27,7 @@ def gpu_kernels_of_chunked_head() -> Iterator[None]:
         mock.patch("trl.kernels.chunked_logprob._forward_tile", _in_place),
         mock.patch("trl.kernels.chunked_logprob._backward_tile", _in_place),
         mock.patch("trl.kernels.chunked_logprob._addmm_fp32", _in_place),
-        mock.patch("trl.trainer.utils._use_triton", lambda device: True),
+        mock.patch("trl.trainer.utils._use_triton", return_value=True),
     ):
         yield
 

@@ -58,15 +58,21 @@ def trace_extrapolated(config: Mapping[str, Any], setting: TraceSetting) -> Trac
     With a repeating pattern of p layers the traces have the same remainder modulo p as the whole model, and at least one pattern and the
     leading dense layers of a mixture of experts (`first_k_dense_replace`).
     """
-    full, period = depth_of(config), period_of(config)
-    leading = config.get("first_k_dense_replace", 0) or 0
-    low = leading + full % period + max(period, SHALLOW)
-    low += (full - low) % period
-    high = low + 2 * period
+    full = depth_of(config)
+    low, high = shallow_depths(config)
     if high >= full:
         return trace(config, setting)
     shallow, deep = trace(with_depth(config, low), setting), trace(with_depth(config, high), setting)
     return extrapolate(shallow, deep, low, high, full)
+
+
+def shallow_depths(config: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the two depths whose traces tell all others: two patterns of layers apart, with the same remainder as the whole model."""
+    full, period = depth_of(config), period_of(config)
+    leading = config.get("first_k_dense_replace", 0) or 0
+    low = leading + max(period, SHALLOW)
+    low += (full - low) % period
+    return low, low + SHALLOW * period
 
 
 def extrapolate(shallow: Trace, deep: Trace, low: int, high: int, full: int) -> Trace:
@@ -84,6 +90,9 @@ def extrapolate(shallow: Trace, deep: Trace, low: int, high: int, full: int) -> 
         )
     return Trace(
         phases=phases,
+        at_last_hidden_state={
+            name: at_full(shallow.at_last_hidden_state[name], size) for name, size in deep.at_last_hidden_state.items()
+        },
         trained_parameters=at_full(shallow.trained_parameters, deep.trained_parameters),
         parameters=at_full(shallow.parameters, deep.parameters),
     )

@@ -122,9 +122,7 @@ class GpuOperators(TorchFunctionMode):
             if attn_mask is not None and attn_mask.is_floating_point():
                 attn_mask = attn_mask.to(compute)
         width = query.shape[-1]
-        is_flash = (
-            attn_mask is None and query.dtype in HALF and width <= FLASH_HEAD_LIMIT and value.shape[-1] == width
-        )
+        is_flash = attn_mask is None and query.dtype in HALF and width <= FLASH_HEAD_LIMIT and value.shape[-1] == width
         if is_flash:
             return self._flash(query, key, value, dropout_p, is_causal, scale)
         if enable_gqa and key.shape[1] != query.shape[1]:
@@ -183,8 +181,11 @@ class GpuOperators(TorchFunctionMode):
 
 
 def _flash_workspace(query: torch.Tensor, key: torch.Tensor) -> int:
-    """Flash attention 2's backward: the gradient of the query in float32, one float32 per head and row, and with grouped heads the
-    gradients of keys and values for every head (flash_api.cpp, mha_bwd: dq_accum, softmax_d, dk_expanded, dv_expanded)."""
+    """Return what flash attention 2's backward allocates inside.
+
+    The gradient of the query in float32, one float32 per head and row, and with grouped heads the gradients of keys and values for every
+    head (flash_api.cpp, mha_bwd: dq_accum, softmax_d, dk_expanded, dv_expanded).
+    """
     batch, heads, rows, width = query.shape
     rounded_rows, rounded_width = -(-rows // 128) * 128, -(-width // 32) * 32
     total = 4 * batch * heads * rounded_rows * (rounded_width + 1)

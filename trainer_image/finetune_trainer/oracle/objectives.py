@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from finetune_trainer.oracle.setting import TracedLoss, TracedMethod, TracedObjective, TraceSetting
+from finetune_trainer.oracle.setting import TracedLoss, TracedObjective, TraceSetting
 from finetune_trainer.oracle.traced_model import TracedModel
 
 
@@ -41,9 +41,7 @@ def make_batch(setting: TraceSetting, model: TracedModel) -> Batch:
     )
 
 
-def loss_of(
-    setting: TraceSetting, model: TracedModel, reference: TracedModel | None, batch: Batch
-) -> torch.Tensor:
+def loss_of(setting: TraceSetting, model: TracedModel, reference: TracedModel | None, batch: Batch) -> torch.Tensor:
     """Return the loss of one micro-batch."""
     if setting.objective is TracedObjective.DPO:
         return _preference_loss(setting, model, reference, batch)
@@ -53,7 +51,8 @@ def loss_of(
         return -F.logsigmoid(chosen - rejected).mean()
     if setting.loss is TracedLoss.CHUNKED:
         outputs = model.module(**batch.inputs(), labels=batch.labels, use_cache=False, fused_lm_head=True)
-        return -outputs.log_probs.sum() / outputs.label_mask.sum().clamp(min=1)
+        fused: torch.Tensor = -outputs.log_probs.sum() / outputs.label_mask.sum().clamp(min=1)
+        return fused
     loss: torch.Tensor = model.module(**batch.inputs(), labels=batch.labels).loss
     return loss
 
@@ -87,6 +86,3 @@ def _token_log_probabilities(setting: TraceSetting, module: Any, batch: Batch) -
         for row, labels in zip(logits, batch.labels[:, 1:], strict=True)
     ]
     return torch.stack(rows)
-
-
-__all__ = ["Batch", "TracedMethod", "loss_of", "make_batch"]

@@ -93,7 +93,8 @@ class PeakTracker:
     live: int = 0
     phase: TracedPhase = TracedPhase.SETUP
     peaks: dict[TracedPhase, PhasePeak] = field(default_factory=dict)
-    ignored: set[int] = field(default_factory=set)
+    entered: dict[TracedPhase, int] = field(default_factory=dict)
+    """The moment at which each phase last began."""
     _moment: int = 0
     _live_records: dict[int, StorageRecord] = field(default_factory=dict)
     _references: dict[int, weakref.ref[Any]] = field(default_factory=dict)
@@ -102,6 +103,7 @@ class PeakTracker:
     def enter(self, phase: TracedPhase) -> None:
         """Let a phase begin; what lives now counts for it."""
         self.phase = phase
+        self.entered[phase] = self._moment
         self._note()
 
     def observe(self, tensor: torch.Tensor, operator: str = "") -> None:
@@ -139,7 +141,10 @@ class PeakTracker:
 
     def at_peak(self, phase: TracedPhase) -> dict[Category, int]:
         """Return the bytes per category at the highest moment of `phase`; what kernels hold inside is not among them."""
-        moment = self.peaks[phase].moment
+        return self.at(self.peaks[phase].moment)
+
+    def at(self, moment: int) -> dict[Category, int]:
+        """Return the bytes per category that lived at one moment."""
         found = dict.fromkeys(Category, 0)
         for record in self.alive_at(moment):
             found[record.category] += record.nbytes
@@ -170,9 +175,9 @@ class PeakTracker:
         return forget
 
 
-class _TrackingMode(TorchDispatchMode):
+class _TrackingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, tracker: PeakTracker) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._tracker = tracker
 
     def __torch_dispatch__(

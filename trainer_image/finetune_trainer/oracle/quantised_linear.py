@@ -68,11 +68,11 @@ class TracedLinear4bit(bitsandbytes.nn.Linear4bit):  # type: ignore[misc]
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the product in the type of `x`."""
         input_type = x.dtype
-        out: torch.Tensor = _Quantised4bit.apply(x.to(self.compute_dtype), self)  # type: ignore[no-untyped-call]
-        return out.to(input_type)
+        out: Any = _Quantised4bit.apply(x.to(self.compute_dtype), self)  # type: ignore[no-untyped-call]
+        return out.to(input_type)  # type: ignore[no-any-return]
 
 
-def quantise_linears(model: torch.nn.Module, compute_dtype: torch.dtype) -> None:
+def quantise_linears(model: Any, compute_dtype: torch.dtype) -> None:
     """Replace every linear layer but the output head."""
     kept = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     for parent in list(model.modules()):

@@ -101,7 +101,9 @@ class TraceSetting:
             if value < 1:
                 raise ValueError(f"{name} is {value}, but at least 1 is needed")
         if self.method is TracedMethod.QLORA and self.precision in (Precision.FLOAT32, Precision.AUTOCAST_FLOAT32_BASE):
-            raise ValueError("precision of qlora must be bf16, bf16-float32-adapters or autocast: its base is never float32")
+            raise ValueError(
+                "precision of qlora must be bf16, bf16-float32-adapters or autocast: its base is never float32"
+            )
 
     @property
     def autocasts(self) -> bool:

@@ -33,6 +33,8 @@ class Trace:
     """One traced step."""
 
     phases: dict[TracedPhase, PhaseTrace]
+    at_last_hidden_state: dict[str, int]
+    """Bytes per category when the layers' forward pass is over: of activations only what is kept is left."""
     trained_parameters: int
     parameters: int
 
@@ -68,16 +70,14 @@ def _tracing(tracker: PeakTracker, setting: TraceSetting) -> Iterator[None]:
         FakeTensorMode(allow_non_fake_inputs=True),
         gpu_kernels_of_chunked_head(),
         # transformers cannot read positions on fake tensors and would take every row for several packed ones, which costs a mask.
-        mock.patch("transformers.masking_utils.find_packed_sequence_indices", lambda position_ids: None),
+        mock.patch("transformers.masking_utils.find_packed_sequence_indices", return_value=None),
         tracker.mode(),
         GpuOperators(tracker, kernel_workspace=setting.kernel_workspace),
     ):
         yield
 
 
-def _measure(
-    tracker: PeakTracker, setting: TraceSetting, model: TracedModel, reference: TracedModel | None
-) -> Trace:
+def _measure(tracker: PeakTracker, setting: TraceSetting, model: TracedModel, reference: TracedModel | None) -> Trace:
     module = model.module
     weights = [*module.parameters(), *module.buffers(), *model.quantised]
     if reference is not None:
@@ -103,6 +103,9 @@ def _measure(
     }
     return Trace(
         phases=phases,
+        at_last_hidden_state={
+            category.value: size for category, size in tracker.at(tracker.entered[TracedPhase.LOSS]).items()
+        },
         trained_parameters=sum(parameter.numel() for parameter in model.trained),
         parameters=sum(parameter.numel() for parameter in module.parameters()),
     )

@@ -13,7 +13,6 @@ from finetune_trainer.oracle.chunked_head import DPO_OUTPUTS, SFT_OUTPUTS, add_c
 from finetune_trainer.oracle.quantised_linear import TracedLinear4bit, quantise_linears
 from finetune_trainer.oracle.setting import Precision, TracedLoss, TracedMethod, TracedObjective, TraceSetting
 
-
 LAST_NORM_NAMES: Final = frozenset({"norm", "ln_f", "final_layer_norm", "final_layernorm", "final_norm"})
 
 
@@ -62,7 +61,9 @@ def build_model(config: Mapping[str, Any], setting: TraceSetting, *, is_referenc
     for part in module.modules():
         if isinstance(part, TracedLinear4bit):
             part.hold()
-    quantised = tuple(tensor for part in module.modules() if isinstance(part, TracedLinear4bit) for tensor in part.held())
+    quantised = tuple(
+        tensor for part in module.modules() if isinstance(part, TracedLinear4bit) for tensor in part.held()
+    )
     _give_fake_weights(module)
     backbone = model.base_model
     layers = _layers(backbone, loaded.get_text_config().num_hidden_layers)
