@@ -37,7 +37,7 @@ class Architecture:
     tied_embeddings: bool
     blocks: tuple[Block, ...]
     outer: tuple[Tensor, ...]
-    """Tensors outside the blocks: embeddings, the last norm, the head."""
+    """Tensors outside the blocks: first the embedding of words, then other embeddings, the last norm, the head."""
     max_positions: int = 0
     """Longest sequence that the model was made for; 0 when the config does not say."""
     head: Head = Head.CAUSAL_LM
@@ -55,6 +55,13 @@ class Architecture:
     """Logits are multiplied or divided by a number, which makes a second tensor of their size (Cohere, Granite)."""
     logits_capped: bool = False
     """Logits are capped by a tanh (Gemma 2): division, tanh and product are tensors of their size."""
+
+    @property
+    def logits_width(self) -> int:
+        """Numbers that the head makes of one token (of one sequence, when it classifies): vocabulary, labels, or none."""
+        if self.head is Head.SEQUENCE_CLASSIFICATION:
+            return self.labels
+        return 0 if self.head is Head.NONE else self.vocabulary
 
     @cached_property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -105,7 +112,7 @@ class Architecture:
         total = sum(
             tensor.total
             for tensor in self.outer
-            if tensor.kind is not TensorClass.EMBEDDING or (self.tied_embeddings and tensor.name == EMBEDDING_NAME)
+            if tensor.kind is not TensorClass.EMBEDDING or (self.tied_embeddings and tensor is self.outer[0])
         )
         for block in self.blocks:
             part = block.feed_forward
@@ -148,16 +155,26 @@ def lora_parameters(architecture: Architecture, rank: int, targets: tuple[str, .
     return sum(rank * (tensor.in_features + tensor.out_features) * tensor.copies for tensor in adapted)
 
 
-def architecture_of(config: Mapping[str, JsonValue]) -> Architecture | PlanError:
+def architecture_of(
+    config: Mapping[str, JsonValue], *, head: Head | None = None, labels: int = 2, transformers_major: int = 5
+) -> Architecture | PlanError:
     """Return the architecture that `config` (the content of config.json) describes, or why it cannot be told.
 
-    Exact: the parameter count equals that of `AutoModelForCausalLM.from_config` on the meta device (tests/memory/test_architecture.py).
-    """
-    # families.py builds Architectures and so imports this module.
-    from finetune_operator.memory.config_reader import ConfigError, ConfigReader
-    from finetune_operator.memory.families import FAMILIES
+    Exact: parameter counts equal those of transformers' AutoModel classes on the meta device (tests/memory/test_architecture_counts.py).
+    Of a multimodal model (a config with a `text_config`: Gemma 3, Llama 4, Mistral 3) it is the text part only, without the vision tower.
 
-    model_type = config.get("model_type")
+    Args:
+        config: the content of config.json.
+        head: what stands behind the last layer; None: the language-modelling head that the type was trained with.
+        labels: classes of a sequence-classification head.
+        transformers_major: which transformers' module layout is meant; before 5, experts and Falcon's layers count as plain linear modules.
+    """
+    # The families build Architectures and so import this module.
+    from finetune_operator.memory.config_reader import ConfigError, ConfigReader
+    from finetune_operator.memory.families import ENCODERS, FAMILIES
+
+    text = text_part(config)
+    model_type = text.get("model_type")
     family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
     if family is None:
         return PlanError(
@@ -167,10 +184,20 @@ def architecture_of(config: Mapping[str, JsonValue]) -> Architecture | PlanError
                 f"use a model of one of these types: {', '.join(sorted(FAMILIES))}"
             ),
         )
+    natural = Head.MASKED_LM if model_type in ENCODERS else Head.CAUSAL_LM
     try:
-        return family(ConfigReader(config))
+        return family(ConfigReader(text, head or natural, labels, transformers_major))
     except ConfigError as error:
         return PlanError(
             reason=Reason.UNKNOWN_ARCHITECTURE,
             message=f"the model's config.json (model_type {model_type}) cannot be used: {error}; mend the file or use another model",
         )
+
+
+def text_part(config: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:
+    """Return the part of a multimodal model's config that describes its language model; of any other the config itself."""
+    text = config.get("text_config")
+    if not isinstance(text, dict):
+        return config
+    outside = {name: config[name] for name in ("tie_word_embeddings",) if name in config}
+    return {**outside, **text}

@@ -1,0 +1,64 @@
+"""Parameters per tensor class, adapted and quantised weights: the estimator's closed form against transformers, PEFT and the meta device."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+import pytest
+from tests.memory.small_configs import DECODERS, ENCODERS
+from tests.memory.transformers_counts import Counts, count, loaded_config
+
+from finetune_operator.memory.architecture import Architecture, Head, architecture_of
+from finetune_operator.memory.families import FAMILIES, REMOTE_CODE
+
+
+def read(config: dict[str, Any], **options: Any) -> Architecture:
+    found = architecture_of(config, **options)
+    assert isinstance(found, Architecture), found
+    return found
+
+
+def counts_of(architecture: Architecture) -> Counts:
+    by_class: Counter[str] = Counter()
+    for tensor in architecture.tensors:
+        by_class[tensor.kind.value] += tensor.total
+    return Counts(
+        by_class=dict(by_class),
+        linear=architecture.linear_parameters,
+        quantisable=architecture.quantisable_parameters,
+        linear_names=frozenset(architecture.linear_names()),
+    )
+
+
+CASES = [
+    *((name, DECODERS[name], Head.CAUSAL_LM) for name in DECODERS),
+    *((name, ENCODERS[name], head) for name in ENCODERS for head in Head if head is not Head.CAUSAL_LM),
+]
+
+
+@pytest.mark.parametrize(("name", "config", "head"), CASES, ids=[f"{name}-{head}" for name, _, head in CASES])
+def test_a_small_model_of_every_family_has_the_tensors_that_transformers_makes(
+    name: str, config: dict[str, Any], head: Head
+) -> None:
+    loaded = loaded_config(config)
+    expected = count(loaded, head)
+    for source in (config, json.loads(json.dumps(loaded.to_dict(), default=str)), loaded.to_diff_dict()):
+        found = read({**source, "model_type": config["model_type"]}, head=head)
+        assert counts_of(found) == expected
+        assert found.parameters == expected.total
+        assert found.layers == loaded.num_hidden_layers
+
+
+@pytest.mark.parametrize("head", [Head.NONE, Head.SEQUENCE_CLASSIFICATION])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "opt with norms behind", "qwen3"])
+def test_a_decoder_can_be_bare_or_classify(name: str, head: Head) -> None:
+    config = DECODERS[name]
+    expected = count(loaded_config(config, labels=5), head)
+    assert counts_of(read(config, head=head, labels=5)) == expected
+
+
+def test_every_family_is_tried_against_transformers() -> None:
+    tried = {config["model_type"] for config in (*DECODERS.values(), *ENCODERS.values())}
+    assert tried | set(REMOTE_CODE) == set(FAMILIES)
