@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from accuracy.models import architecture_of_row
 from accuracy.rows import MetricKind, Row
 from accuracy.stacks import stack_of
+from accuracy.stages import last_stage, stages_of
 from finetune_operator.api.plan import GIB, MemoryRange
 from finetune_operator.memory.estimate import estimate
 
@@ -53,7 +54,7 @@ def predict(row: Row) -> Prediction | Unpredictable:
     workload = stack.workload(row, architecture)
     if isinstance(workload, str):
         return Unpredictable(workload, is_launchable(row))
-    memory = estimate(architecture, workload)
+    memory = estimate(last_stage(architecture, stages_of(row)), workload)
     peak = max(memory.phases, key=lambda phase: phase.total)
     return Prediction(
         figures={

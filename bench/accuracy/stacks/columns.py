@@ -193,3 +193,9 @@ def loss_of(row: Row) -> LossKind:
     if "liger" in words or "flce" in words or "linear" in words:
         return LossKind.LIGER
     return LossKind.CHUNKED if "chunk" in words else LossKind.FUSED_LOGITS
+
+
+def has_varied_lengths(row: Row) -> bool:
+    """Return whether batches are padded to their own longest sample, so that steps differ in length."""
+    words = row.text("seq_kind").lower()
+    return row.text("packing") != "1" and re.search(r"pad\w* to (its |the )?longest", words) is not None

@@ -7,10 +7,14 @@ Facts, with where they were read:
 - ms-swift's compute_loss reads outputs.logits for the accuracy (swift/trainers): they stay alive. LoRA in float32 under bf16 autocast.
 - PEFT's prepare_model_for_kbit_training makes what is not quantised float32 (bitsandbytes bases); GPTQ bases stay float16.
 - bitsandbytes 0.41 keeps the inputs of frozen 4-bit linears.
+- ChatGLM's modeling_chatglm.py gives SDPA a mask, which torch 2.1 answers with its written-out kernel; it has no flash attention.
+- GaLore (arXiv 2403.03507) keeps moments of rank r instead of the matrix: nearly none beside weights and gradients. LISA (arXiv 2403.17919)
+  trains a few layers at a time, with gradients and moments of those.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Final
 
@@ -18,7 +22,7 @@ from accuracy.rows import Row
 from accuracy.stacks.stack import Stack
 from accuracy.stacks.transformers_trainer import trainer_workload
 from finetune_operator.memory.architecture import Architecture
-from finetune_operator.memory.workload import FLOAT32_MASTER, Quantization, Tuning, Workload
+from finetune_operator.memory.workload import FLOAT32_MASTER, AttentionKernel, Optimizer, Quantization, Tuning, Workload
 
 BITSANDBYTES: Final = frozenset({Quantization.NF4, Quantization.NF4_DOUBLE, Quantization.INT8})
 
@@ -29,6 +33,13 @@ def _workload(row: Row, architecture: Architecture) -> Workload | str:
         return workload
     if workload.tuning in (Tuning.LORA, Tuning.DORA, Tuning.OTHER):
         workload = replace(workload, numerics=FLOAT32_MASTER)
+    if "galore" in row.method:
+        workload = replace(workload, optimizer=Optimizer.SGD)
+    if "lisa" in row.method:
+        active = re.search(r"activated_layers=(\d+)", row.text("target_modules"))
+        workload = replace(workload, tuning=Tuning.FREEZE, trained_layers=int(active.group(1)) if active else 2)
+    if architecture.model_type == "chatglm":
+        workload = replace(workload, attention=AttentionKernel.EAGER)
     quantised_by_bitsandbytes = workload.quantization in BITSANDBYTES and "gptq" not in row.text("quant").lower()
     software = replace(
         workload.software, holds_logits=True, shifts_logits=True, quantized_inputs_kept=quantised_by_bitsandbytes

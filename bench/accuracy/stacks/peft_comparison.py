@@ -26,7 +26,7 @@ def _workload(row: Row, architecture: Architecture) -> Workload | str:
     workload = trainer_workload(row, architecture)
     if isinstance(workload, str):
         return workload
-    return replace(workload, software=replace(workload.software, holds_logits=True))
+    return replace(workload, varied_lengths=False, software=replace(workload.software, holds_logits=True))
 
 
 STACK: Final = Stack(name="peft-method-comparison", pattern=r"^peft\+transformers loop", workload=_workload)

@@ -53,6 +53,7 @@ def read(row: Row, architecture: Architecture) -> Workload | str:
         loss=columns.loss_of(row),
         optimizer=columns.optimizer_of(row),
         attention=columns.attention_of(row),
+        varied_lengths=columns.has_varied_lengths(row),
         packing=row.text("packing") == "1" or row.text("seq_kind").startswith("fixed"),
         offload=columns.offload_of(row),
         flat_parameters="fsdp1" in row.text("sharding").lower(),

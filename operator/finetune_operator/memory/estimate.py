@@ -80,7 +80,7 @@ def _allocated(components: Components, outside: int) -> int:
 def _components(workload: Workload, **parts: int) -> Components:
     found = {component: parts.get(component.value, 0) for component in Component}
     if workload.accelerator == "gpu":
-        found[Component.FRAGMENTATION] = fragmentation_bytes(sum(found.values()))
+        found[Component.FRAGMENTATION] = fragmentation_bytes(workload, found)
     found[Component.RUNTIME] = runtime_bytes(workload)
     found[Component.COMMUNICATION] += communication_bytes(workload)
     return found

@@ -167,6 +167,8 @@ class Workload:
     quantization: Quantization = Quantization.NONE
     optimizer: Optimizer = Optimizer.ADAMW
     attention: AttentionKernel = AttentionKernel.SDPA
+    varied_lengths: bool = False
+    """Batches have different lengths and the caching allocator's segments cannot grow: blocks of short steps lie idle in long ones."""
     packing: bool = False
     """Rows are joined to full length: batches bring no padding mask."""
     goal: Goal = Goal.SFT
