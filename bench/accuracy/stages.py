@@ -21,5 +21,7 @@ def last_stage(architecture: Architecture, stages: int) -> Architecture:
     if stages <= 1:
         return architecture
     blocks = tuple(replace(block, copies=max(1, -(-block.copies // stages))) for block in architecture.blocks)
-    outer = tuple(tensor for tensor in architecture.outer if tensor.name != EMBEDDING_NAME or architecture.tied_embeddings)
+    outer = tuple(
+        tensor for tensor in architecture.outer if tensor.name != EMBEDDING_NAME or architecture.tied_embeddings
+    )
     return replace(architecture, blocks=blocks, outer=outer)
