@@ -6,7 +6,16 @@ import pytest
 from testbed.rendered_chart import Body, only, render
 
 from finetune_operator.api.constants import PLURAL
-from finetune_operator.controller.kube import EVENTS, LEASES, NODES, RESOURCES, TOKEN_REVIEWS, Resource
+from finetune_operator.controller.kube import (
+    EVENTS,
+    LEASES,
+    NAMESPACES,
+    NODES,
+    RESOURCE_QUOTAS,
+    RESOURCES,
+    TOKEN_REVIEWS,
+    Resource,
+)
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]  # Helm may have to be compiled first
 
@@ -62,6 +71,21 @@ def test_the_lease_may_be_written_in_the_own_namespace_only() -> None:
     cluster_wide = [rule for rule in rules(kinds=("ClusterRole",)) if LEASES.plural in rule["resources"]]
     assert cluster_wide == []
     assert allowed(LEASES, "update")
+
+
+def test_the_history_is_one_configmap_of_the_own_namespace_that_may_be_written_by_its_name_alone() -> None:
+    values = {"watchNamespaces": ["a"]}
+    roles = [body for body in render(values) if body["kind"] == "Role" and body["metadata"]["namespace"] == "operators"]
+    (rule,) = [rule for role in roles for rule in role["rules"] if "configmaps" in rule["resources"]]
+    env = only("Deployment", values)["spec"]["template"]["spec"]["containers"][0]["env"]
+    name = next(entry["value"] for entry in env if entry["name"] == "HISTORY_NAME")
+    assert (rule["resourceNames"], rule["verbs"]) == ([name], ["get", "create", "patch"])
+
+
+@pytest.mark.parametrize("resource", [NAMESPACES, RESOURCE_QUOTAS], ids=lambda resource: resource.plural)
+def test_namespaces_and_their_quotas_may_only_be_read(resource: Resource) -> None:
+    verbs = {verb for rule in rules() if resource.plural in rule["resources"] for verb in rule["verbs"]}
+    assert verbs <= {"get", "list"}
 
 
 def test_with_watch_namespaces_only_nodes_and_token_reviews_are_cluster_wide() -> None:

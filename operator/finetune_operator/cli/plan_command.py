@@ -7,23 +7,21 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
-import yaml
-from pydantic import BaseModel, JsonValue, ValidationError
+from pydantic import JsonValue
 
+from finetune_operator.api.history import EMPTY_HISTORY
 from finetune_operator.api.inspection import InspectionReport
 from finetune_operator.api.plan import GIB, PlanError
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.cli.exit_codes import BAD_INPUT, NO_PLAN
 from finetune_operator.cli.manifest_file import UnreadableManifest, add_filename, read_job, with_absolute_locations
 from finetune_operator.cli.model_config import config_in_folder, known_config
+from finetune_operator.cli.plan_inputs import read_file, read_history, read_inventory
 from finetune_operator.planner.catalogue import CATALOGUE, UNKNOWN, catalogue_inventory, gpu_of
 from finetune_operator.planner.inventory import CpuNodes, Inventory
 from finetune_operator.planner.known_models import KNOWN_MODELS
 from finetune_operator.planner.plan import make_plan
-
-Read = TypeVar("Read", bound=BaseModel)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +37,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--inventory",
         type=Path,
         metavar="FILE",
-        help="the nodes to plan for (YAML or JSON: gpuNodes, cpuNodes); without one, nodes with eight GPUs of each known type",
+        help="the nodes to plan for (YAML or JSON): gpuNodes and cpuNodes, or what kubectl get nodes -o json prints; without one, nodes with eight "
+        "GPUs of each known type",
+    )
+    parser.add_argument(
+        "--history",
+        type=Path,
+        metavar="FILE",
+        help="what finished jobs have measured (YAML or JSON): the operator's ConfigMap as kubectl get -o json prints it, or its content",
     )
     parser.add_argument(
         "-o", "--output", choices=("table", "json"), default="table", help="how the plan is printed (default: table)"
@@ -51,8 +56,9 @@ def run(options: argparse.Namespace) -> int:
     try:
         job = read_job(options.filename)
         spec = with_absolute_locations(job.spec, Path.cwd())
-        inspection = _read(options.inspection, InspectionReport) if options.inspection else None
-        given = _read(options.inventory, Inventory) if options.inventory else None
+        inspection = read_file(options.inspection, InspectionReport) if options.inspection else None
+        given = read_inventory(options.inventory, spec.pod) if options.inventory else None
+        history = read_history(options.history) if options.history else EMPTY_HISTORY
         knowledge = _Knowledge() if inspection is not None else _look_up(spec)
         inventory, inventory_assumption = (given, ()) if given is not None else _assumed_inventory(spec)
     except UnreadableManifest as error:
@@ -62,6 +68,7 @@ def run(options: argparse.Namespace) -> int:
         spec,
         inspection,
         inventory,
+        history=history,
         config=knowledge.config,
         rows=knowledge.rows,
         assumptions=(*knowledge.assumptions, *inventory_assumption),
@@ -140,24 +147,3 @@ def _assumed_inventory(spec: FineTuneJobSpec) -> tuple[Inventory, tuple[str, ...
         )
     which = " or ".join(products) if products else "each NVIDIA type that the catalogue knows"
     return catalogue_inventory(products), (f"nodes: no inventory given; eight nodes with eight GPUs of {which}",)
-
-
-def _read(path: Path, kind: type[Read]) -> Read:
-    """Read a JSON or YAML file as `kind`.
-
-    Raises:
-        UnreadableManifest: the file is missing or does not hold such a thing.
-    """
-    try:
-        text = path.read_text()
-        # JSON first: it is what programs write, and PyYAML takes 100 times as long for it.
-        content = json.loads(text) if text.lstrip().startswith("{") else yaml.safe_load(text)
-        return kind.model_validate(content)
-    except (OSError, UnicodeDecodeError, ValueError, yaml.YAMLError) as error:
-        problem = error
-        if isinstance(error, ValidationError):
-            first = error.errors(include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"])
-            problem = ValueError(f"{where}: {first['msg']}")
-        fields = ", ".join(field.alias or name for name, field in kind.model_fields.items())
-        raise UnreadableManifest(f"{path}: is no {kind.__name__}: {problem}; its fields are {fields}") from error
