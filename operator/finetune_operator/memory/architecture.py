@@ -5,10 +5,11 @@ Everything is computed from `config.json`, so that the operator can size a job w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
+from typing import Any
 
 from pydantic import JsonValue
 
@@ -62,6 +63,11 @@ class Architecture:
         if self.head is Head.SEQUENCE_CLASSIFICATION:
             return self.labels
         return 0 if self.head is Head.NONE else self.vocabulary
+
+    @cached_property
+    def derived(self) -> dict[Hashable, Any]:
+        """Results of pure functions of this architecture, by what else they depend on: the planner asks the same thousands of times."""
+        return {}
 
     @cached_property
     def tensors(self) -> tuple[Tensor, ...]:

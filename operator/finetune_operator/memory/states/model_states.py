@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from finetune_operator.api.compatibility import Checkpointing, Strategy
 from finetune_operator.memory.architecture import Architecture
@@ -20,14 +21,24 @@ from finetune_operator.memory.states.trainable import Trained, has_score_head, o
 from finetune_operator.memory.workload import Goal, Quantization, Tuning, Workload
 
 
+class _Model(NamedTuple):
+    """What depends neither on strategy nor on batch: computed once for an architecture and a way to train it."""
+
+    whole: Whole
+    trainable: int
+    pageable: int
+    step_of_largest: int
+    dequantised: int
+    norm_of_adapted: int
+
+
 def states_of(architecture: Architecture, workload: Workload) -> States:
     """Return the states of one process; sharding.py has the formula of each strategy. Sharded sizes are rounded up."""
-    tensors = trained_tensors(architecture, workload)
-    optimizer = optimizer_memory(tensors, workload)
-    whole = _whole(architecture, workload, tensors, optimizer)
+    model = _model(architecture, workload)
+    whole = model.whole
     held = shard(whole, workload)
     return States(
-        trainable=total(tensors),
+        trainable=model.trainable,
         resident_weights=held.resident,
         root_weights=held.root,
         layer_weights=held.layer,
@@ -40,12 +51,46 @@ def states_of(architecture: Architecture, workload: Workload) -> States:
         root_reduction=held.root_reduction,
         loaded_weights=loaded_weights(whole, workload),
         gathered_weights=_unsharded_layers(whole, workload),
-        step_temporaries=held.step + (0 if held.host else optimizer.step_of_largest),
-        dequantised_weights=dequantised_bytes(architecture, workload),
-        adapter_temporaries=_norm_of_adapted(architecture, workload),
+        step_temporaries=held.step + (0 if held.host else model.step_of_largest),
+        dequantised_weights=model.dequantised,
+        adapter_temporaries=model.norm_of_adapted,
         retained_inputs=_retained_inputs(architecture, workload),
-        host=held.host + share(optimizer.pageable, workload.shards),
+        host=held.host + share(model.pageable, workload.shards),
     )
+
+
+def _model(architecture: Architecture, workload: Workload) -> _Model:
+    key = (
+        workload.tuning,
+        workload.rank,
+        workload.targets,
+        workload.trained_layers,
+        workload.trained_fraction,
+        workload.trained_embeddings,
+        workload.trained_parameters,
+        workload.numerics,
+        workload.quantization,
+        workload.upcasts_rest,
+        workload.optimizer,
+        workload.goal,
+        workload.precomputed_reference,
+        workload.tensor_parallel,
+        workload.flat_parameters and workload.software.frozen_gradients,
+    )
+    found: _Model | None = architecture.derived.get(key)
+    if found is None:
+        tensors = trained_tensors(architecture, workload)
+        optimizer = optimizer_memory(tensors, workload)
+        found = _Model(
+            whole=_whole(architecture, workload, tensors, optimizer),
+            trainable=total(tensors),
+            pageable=optimizer.pageable,
+            step_of_largest=optimizer.step_of_largest,
+            dequantised=dequantised_bytes(architecture, workload),
+            norm_of_adapted=_norm_of_adapted(architecture, workload),
+        )
+        architecture.derived[key] = found
+    return found
 
 
 def _whole(

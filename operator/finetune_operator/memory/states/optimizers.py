@@ -37,8 +37,8 @@ def optimizer_memory(tensors: Sequence[Trained], workload: Workload) -> Optimize
     - adamw-foreach: the same, and one moment's bytes more inside the step: the square root of all second moments exists at once
       (torch 2.13, _multi_tensor_adam: exp_avg_sq_sqrt). It was transformers' adamw_torch before 4.46.
     - 8-bit and paged: bitsandbytes, always float32 where not 8-bit; embeddings keep 32 bits (transformers 5.23 overrides them).
-    - adafactor: a float32 per row and per column; inside the step four float32 copies of one matrix, or three when it is float32
-      itself (transformers 5.23, Adafactor.step).
+    - adafactor: a float32 per row and per column; inside the step float32 copies of one matrix: the update of the matrix before, the
+      squared gradient and its sum with epsilon; of a matrix in half precision also gradient and weight (transformers 5.23, Adafactor.step).
     - sgd without momentum: nothing. muon: one momentum per element of a layer's matrices, AdamW for the rest (torch 2.13, Muon).
     """
     numerics = workload.numerics
@@ -77,7 +77,7 @@ def _adafactor(tensors: Sequence[Trained], numerics: Numerics) -> OptimizerMemor
     kept = sum(t.copies * (t.rows + t.columns if t.rows > 1 else t.columns) for t in tensors)
     largest = max((t.rows * t.columns for t in tensors), default=0)
     widened = 8 if numerics.trained < 4 else 0
-    return OptimizerMemory(4 * kept, 0, 0, (8 + widened) * largest)
+    return OptimizerMemory(4 * kept, 0, 0, (12 + widened) * largest)
 
 
 def _muon(tensors: Sequence[Trained], numerics: Numerics) -> OptimizerMemory:
