@@ -11,12 +11,11 @@ from typing import Final
 
 from pydantic import JsonValue
 
-from accuracy.legacy import LEGACY_FAMILIES, TRANSFORMERS_4_FAMILIES, Family
 from accuracy.rows import Row
 from accuracy.stacks import stack_of
+from accuracy.stacks.columns import version_of
 from finetune_operator.api.plan import PlanError
 from finetune_operator.memory.architecture import Architecture, architecture_of
-from finetune_operator.memory.config_reader import ConfigError, ConfigReader
 from finetune_operator.memory.families import FAMILIES
 
 PARAMETER_TOLERANCE: Final = 0.02
@@ -29,7 +28,7 @@ NAMES: Final[tuple[tuple[str, str], ...]] = (
     (r"qwen-?3.*-a\d|qwen-?3.*moe", "qwen3_moe"),
     (r"qwen-?3", "qwen3"),
     (r"qwen-?(1\.5|2)", "qwen2"),
-    (r"qwen", "qwen1"),
+    (r"qwen", "qwen"),
     (r"gemma-?3", "gemma3_text"),
     (r"gemma-?2-", "gemma2"),
     (r"code-?gemma|gemma", "gemma"),
@@ -46,10 +45,15 @@ NAMES: Final[tuple[tuple[str, str], ...]] = (
     (r"bloom", "bloom"),
     (r"gpt-?2", "gpt2"),
     (r"granite-?4|powermoe|a800m|a400m|moe", "granitemoe"),
+    (r"internlm", "internlm"),
+    (r"seed-oss", "seed_oss"),
+    (r"olmo-?3", "olmo3"),
+    (r"deepseek-?v3|deepseek-?r1", "deepseek_v3"),
+    (r"deepseek-?v2", "deepseek_v2"),
     (r"powerlm|granite", "granite"),
     (r"olmo-?2|olmo-2", "olmo2"),
     (r"mistral|zephyr|openbuddy-zephyr", "mistral"),
-    (r"llama|yi-|vicuna|alpaca|deepseek-(llm|coder)|smollm|afm|seed-oss", "llama"),
+    (r"llama|yi-|vicuna|alpaca|deepseek-(llm|coder)|smollm", "llama"),
 )
 """Pattern of the lower-case name, family; the first that matches counts."""
 
@@ -95,22 +99,16 @@ def architecture_of_row(row: Row) -> Architecture | str:
     config = config_of(row, family)
     if isinstance(config, str):
         return config
-    found = _architecture(family, config, _legacy(family, row))
+    found = _architecture(family, config, row)
     stated = _stated_billions(row)
     if stated is None:
         return found
-    candidates = [item for item in (found, _architecture("llama", config, None)) if isinstance(item, Architecture)]
+    candidates = [item for item in (found, _architecture("llama", config, row)) if isinstance(item, Architecture)]
     if not candidates:
         return found
     if isinstance(found, Architecture) and _distance(found, stated) <= PARAMETER_TOLERANCE:
         return found
     return min(candidates, key=lambda item: _distance(item, stated))
-
-
-def _legacy(family: str, row: Row) -> Family | None:
-    if not re.search(r"transformers\s*[=<>~ ]*5", row.text("versions")) and family in TRANSFORMERS_4_FAMILIES:
-        return TRANSFORMERS_4_FAMILIES[family]
-    return None if family in FAMILIES else LEGACY_FAMILIES.get(family)
 
 
 def _stated_billions(row: Row) -> float | None:
@@ -126,23 +124,39 @@ def _distance(architecture: Architecture, billions: float) -> float:
     return abs(architecture.parameters / (billions * 1e9) - 1)
 
 
-def _architecture(family: str, config: dict[str, JsonValue], legacy: Family | None) -> Architecture | str:
-    if legacy is not None:
-        try:
-            return legacy(ConfigReader(config))
-        except ConfigError as error:
-            return str(error)
+def _architecture(family: str, config: dict[str, JsonValue], row: Row) -> Architecture | str:
     known = family if family in FAMILIES else "llama"
-    found = architecture_of({**config, "model_type": known, **_gpt2_names(known, config)})
+    major = (version_of(row, "transformers") or (4,))[0]
+    found = architecture_of(
+        {**config, "model_type": known, **_own_names(known, config)}, transformers_major=5 if major >= 5 else 4
+    )
     return found.message if isinstance(found, PlanError) else found
 
 
-def _gpt2_names(family: str, config: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    if family != "gpt2":
-        return {}
-    return {
-        "n_embd": config["hidden_size"],
-        "n_layer": config["num_hidden_layers"],
-        "n_head": config["num_attention_heads"],
-        "n_inner": config["intermediate_size"],
-    }
+def _own_names(family: str, config: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """Fields that a family calls otherwise, or counts otherwise, than the row's columns."""
+    intermediate, kv_heads = config["intermediate_size"], config["num_key_value_heads"]
+    if family == "qwen":
+        return {"intermediate_size": 2 * intermediate if isinstance(intermediate, int) else intermediate}
+    if family == "falcon":
+        return {"new_decoder_architecture": kv_heads != 1, "multi_query": kv_heads == 1, "num_kv_heads": kv_heads}
+    if family == "gpt_bigcode":
+        return {"multi_query": kv_heads == 1}
+    if family == "chatglm":
+        return {
+            "multi_query_group_num": kv_heads,
+            "ffn_hidden_size": intermediate,
+            "kv_channels": config.get("head_dim"),
+            "padded_vocab_size": config["vocab_size"],
+        }
+    if family in ("gpt2", "mpt"):
+        return {
+            "n_embd": config["hidden_size"],
+            "d_model": config["hidden_size"],
+            "n_layer": config["num_hidden_layers"],
+            "n_layers": config["num_hidden_layers"],
+            "n_head": config["num_attention_heads"],
+            "n_heads": config["num_attention_heads"],
+            "n_inner": intermediate,
+        }
+    return {}
