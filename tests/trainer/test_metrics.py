@@ -14,7 +14,7 @@ from finetune_trainer.attempt import Place
 from finetune_trainer.measure import Memory, flops_per_token
 from finetune_trainer.metrics import BADPUT, BADPUT_CAUSES, COUNTERS, GAUGES, RankMetrics
 from finetune_trainer.rank_files import RunDirectory
-from finetune_trainer.telemetry import StepRecord, Telemetry
+from finetune_trainer.telemetry import StepRecord, Telemetry, Trained
 from finetune_trainer.testing import tiny_plan
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
@@ -66,3 +66,10 @@ def test_the_utilization_is_a_share_of_the_planned_gpu(make_attempt: Any, tmp_pa
 def test_full_training_costs_six_operations_per_parameter_and_token() -> None:
     assert flops_per_token(7, 7) == 42
     assert flops_per_token(100, 0) == 400
+
+
+def test_the_reported_speed_is_all_tokens_over_all_time_and_unknown_before_a_step() -> None:
+    short, long = (StepRecord(1, 1.0, 1e-4, None, tokens, seconds, 0.0) for tokens, seconds in ((100, 1.0), (600, 2.0)))
+    assert Trained().tokens_per_second is None
+    assert Trained().after(short).tokens_per_second == 100.0
+    assert Trained().after(short).after(long).tokens_per_second == pytest.approx(700 / 3)

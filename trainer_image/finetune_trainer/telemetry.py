@@ -35,6 +35,23 @@ class StepRecord:
     data_wait_seconds: float
 
 
+@dataclass(frozen=True)
+class Trained:
+    """Steps since the first one, which compiles kernels and fills caches: what the reported speed is the mean of."""
+
+    tokens: int = 0
+    seconds: float = 0.0
+
+    def after(self, record: StepRecord) -> Trained:
+        """Return the sum with one more step."""
+        return Trained(self.tokens + record.tokens, self.seconds + record.seconds)
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Of all ranks; None before a step has taken time."""
+        return self.tokens / self.seconds if self.seconds > 0 else None
+
+
 class Telemetry:
     """The voice of one rank; only rank 0 writes events and reports."""
 
@@ -53,6 +70,7 @@ class Telemetry:
         self._first_step = True
         self._last: StepRecord | None = None
         self._pace: float | None = None
+        self._trained = Trained()
         self._rejected = 0
         self.metrics.set("total_steps", attempt.plan.total_steps)
         self._write_state()
@@ -89,6 +107,8 @@ class Telemetry:
             record.seconds if self._pace is None else _SMOOTHING * self._pace + (1 - _SMOOTHING) * record.seconds
         )
         self._last = record
+        if not self._first_step:
+            self._trained = self._trained.after(record)
         self._events.write(
             StepEvent(
                 attempt=self._attempt.attempt,
@@ -170,7 +190,8 @@ class Telemetry:
                 step=step,
                 total_steps=plan.total_steps,
                 loss=last.loss if last else None,
-                tokens_per_second=last.tokens / last.seconds if last and last.seconds > 0 else None,
+                tokens_per_second=self._trained.tokens_per_second
+                or (Trained().after(last).tokens_per_second if last else None),
                 remaining_seconds=None if self._pace is None else self._pace * (plan.total_steps - step),
                 peak_memory_bytes=state.peak_memory_bytes,
                 checkpoint_step=state.checkpoint_step,
