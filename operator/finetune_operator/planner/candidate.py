@@ -24,7 +24,6 @@ class Sized:
     """A split with its memory."""
 
     workload: Workload
-    states: States
     formula_bytes: int
     """The expected peak before history corrected it."""
     memory: MemoryEstimate
@@ -118,9 +117,12 @@ class Estimates:
                 formula = self._known[workload] = estimate(architecture, workload)
             correction = self._correction(split)
             memory = corrected(formula, correction)
-            states = states_of(architecture, workload)
-            found = self._sized[split] = Sized(workload, states, formula.expected_bytes, memory, correction)
+            found = self._sized[split] = Sized(workload, formula.expected_bytes, memory, correction)
         return found
+
+    def states(self, split: Split) -> States:
+        """Return what one process keeps from step to step."""
+        return states_of(self._task.architecture, self.workload(split))
 
     def _correction(self, split: Split) -> Correction:
         if self._task.corrections.is_empty:

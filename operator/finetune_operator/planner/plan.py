@@ -17,6 +17,7 @@ from finetune_operator.api.plan import Plan, PlanError
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.memory.architecture import ALL_LINEAR, Architecture, architecture_of
+from finetune_operator.memory.states import trainable_parameters
 from finetune_operator.planner.candidate import Candidate, Known
 from finetune_operator.planner.candidates import check_micro_batch, forbidden_strategy, process_counts
 from finetune_operator.planner.catalogue import UNKNOWN
@@ -153,7 +154,8 @@ def _pools(spec: FineTuneJobSpec, inventory: Inventory) -> tuple[tuple[Pool, ...
 def _plan(task: Task, chosen: Candidate, reasons: tuple[str, ...], rows: int, assumptions: tuple[str, ...]) -> Plan:
     spec, split, architecture = task.spec, chosen.split, task.architecture
     is_gpu = chosen.pool.product is not None
-    adapters = 0 if spec.tuning.method is Method.FULL else chosen.sized.states.trainable
+    trainable = trainable_parameters(architecture, chosen.sized.workload)
+    adapters = 0 if spec.tuning.method is Method.FULL else trainable
     return Plan(
         accelerator=spec.resources.accelerator,
         gpu_product=chosen.pool.product,
@@ -172,7 +174,7 @@ def _plan(task: Task, chosen: Candidate, reasons: tuple[str, ...], rows: int, as
         rows=rows,
         steps_per_epoch=ceil(rows / spec.training.global_batch_size),
         total_steps=total_steps(spec, rows),
-        trainable_parameters=chosen.sized.states.trainable,
+        trainable_parameters=trainable,
         total_parameters=architecture.parameters + adapters,
         memory=chosen.memory,
         resources=chosen.resources,

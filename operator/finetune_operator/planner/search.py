@@ -83,6 +83,7 @@ class _Search:
         self._layouts = list(_layouts(task, pools, counts))
         self._is_fastest = task.spec.resources.objective_of_plan == "fastest"
         self._emulates_bf16 = task.spec.training.precision == "bf16"
+        self._step_seconds: dict[tuple[object, ...], float] = {}
         self._speeds: dict[tuple[object, ...], Correction] = {}
         self._resources: dict[tuple[object, ...], PodResources] = {}
         self._rejected: list[Candidate] = []
@@ -148,11 +149,17 @@ class _Search:
         return seconds if self._is_fastest else seconds * split.processes * layout.pool.gpu.price
 
     def _seconds(self, layout: _Layout, split: Split) -> float:
+        key = (layout.pool.product, layout.per_pod, split)
+        if key not in self._step_seconds:
+            self._step_seconds[key] = self._formula_seconds(layout, split) / self._speed(layout, split).factor
+        return self._step_seconds[key]
+
+    def _formula_seconds(self, layout: _Layout, split: Split) -> float:
         gpu = layout.pool.gpu
         seconds = step_seconds(self._task.architecture, self._estimates.workload(split), gpu, layout.per_pod)
         if self._emulates_bf16 and layout.pool.product is not None and not gpu.has_bf16:
             seconds *= BF16_EMULATION
-        return seconds / self._speed(layout, split).factor
+        return seconds
 
     def _speed(self, layout: _Layout, split: Split) -> Correction:
         if self._task.corrections.is_empty:
@@ -199,7 +206,7 @@ class _Search:
                 self._resources[key] = pod_resources(
                     self._task.architecture,
                     sized.workload,
-                    sized.states,
+                    self._estimates.states(split),
                     sized.memory,
                     processes_per_pod=per_pod,
                     weight_bytes=self._task.weight_bytes,
