@@ -1,8 +1,9 @@
 """The search: every pool of nodes × every way to split the work, from the best score on, until one fits and its alternatives are known.
 
 Time is quickly worked out and memory is not: so ways are looked at in the order of their score, and their memory is estimated when it is
-their turn. Two facts keep estimates few: with everything else equal, a larger micro-batch takes no longer and needs no less memory. The order
-is total and nothing random or unordered takes part: equal inputs give equal plans in every process.
+their turn. Two facts keep estimates few: a larger micro-batch takes no longer, and of those that accumulate it needs no less memory (without
+accumulation FSDP2 need not hold whole gradients). The order is total and nothing random or unordered takes part: equal inputs give equal
+plans in every process.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def search(task: Task, pools: tuple[Pool, ...], counts: tuple[int, ...], known: 
 
 
 def fits(task: Task, pools: tuple[Pool, ...], counts: tuple[int, ...], known: Known) -> bool:
-    """Return whether there is any way to run the job; it looks at the smallest micro-batches alone."""
+    """Return whether there is any way to run the job; it looks only at the micro-batches that can need least."""
     return _Search(task, pools, counts, known).fits()
 
 
@@ -75,6 +76,12 @@ class _Layout:
     @property
     def per_pod(self) -> int:
         return self.processes // self.pods
+
+    @property
+    def leanest(self) -> tuple[Split, ...]:
+        """One of these needs the least memory: the smallest micro-batch, or the one without accumulation."""
+        largest, smallest = self.splits[0], self.splits[-1]
+        return (smallest, largest) if largest.accumulation == 1 and largest != smallest else (smallest,)
 
 
 class _Search:
@@ -111,7 +118,11 @@ class _Search:
         return Outcome(chosen, tuple(others), rejected)
 
     def fits(self) -> bool:
-        return any(not self._candidate(layout, layout.splits[-1]).obstacle for layout in reversed(self._layouts))
+        return any(
+            not self._candidate(layout, split).obstacle
+            for layout in reversed(self._layouts)
+            for split in layout.leanest
+        )
 
     def _from_best_score_on(self, best: dict[object, Candidate]) -> Iterator[Candidate]:
         """Yield what fits and is as good as the best, then what `best` lacks; note in `_rejected` what does not fit."""
