@@ -13,6 +13,7 @@ from finetune_operator.memory.workload import Workload, workload_of
 from finetune_operator.planner.candidates import Split
 from finetune_operator.planner.history import UNCORRECTED, Correction, corrected
 from finetune_operator.planner.pools import Pool
+from finetune_operator.planner.roofline.work import Work, work_of
 from finetune_operator.planner.task import Task
 
 Known = dict[Workload, MemoryEstimate]
@@ -90,6 +91,7 @@ class Estimates:
         self._task, self._known = task, known
         self._workloads: dict[Split, Workload] = {}
         self._sized: dict[Split, Sized] = {}
+        self._works: dict[Split, Work] = {}
         self._corrections: dict[tuple[object, ...], Correction] = {}
 
     def workload(self, split: Split) -> Workload:
@@ -105,6 +107,13 @@ class Estimates:
                 processes=split.processes,
                 checkpointing=split.checkpointing,
             )
+        return found
+
+    def work(self, split: Split) -> Work:
+        """Return what one process computes and moves in a step."""
+        found = self._works.get(split)
+        if found is None:
+            found = self._works[split] = work_of(self._task.architecture, self.workload(split))
         return found
 
     def of(self, split: Split) -> Sized:

@@ -31,7 +31,7 @@ from finetune_operator.planner.host import pod_resources
 from finetune_operator.planner.limits import NO_LIMITS, needs_of, refusal, within_cpu_bounds
 from finetune_operator.planner.pools import Placement, Pool, gib, place
 from finetune_operator.planner.task import Task
-from finetune_operator.planner.throughput import step_seconds
+from finetune_operator.planner.throughput import work_seconds
 
 TIE: Final = 0.03
 """Plans whose scores differ by less are equally good: the roofline does not know better."""
@@ -167,7 +167,7 @@ class _Search:
 
     def _formula_seconds(self, layout: _Layout, split: Split) -> float:
         gpu = layout.pool.gpu
-        seconds = step_seconds(self._task.architecture, self._estimates.workload(split), gpu, layout.per_pod)
+        seconds = work_seconds(self._estimates.work(split), gpu, layout.per_pod)
         if self._emulates_bf16 and layout.pool.product is not None and not gpu.has_bf16:
             seconds *= BF16_EMULATION
         return seconds

@@ -1,0 +1,1 @@
+"""How `throughput_accuracy.py` reads measured runs, predicts their speed and counts the errors."""
