@@ -68,7 +68,7 @@ def compare(case: Case) -> Comparison | PlanError:
     predicted = {
         phase.phase.value: sum(size for part, size in phase.components.items() if part not in NOT_ALLOCATED)
         for phase in memory.phases
-        if phase.phase is not Phase.LOAD
+        if phase.phase in COUNTERPARTS
     }
     return Comparison(
         name=case.name,

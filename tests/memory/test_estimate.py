@@ -168,7 +168,9 @@ def test_the_peak_is_the_highest_phase_and_a_phase_the_sum_of_its_components(
     architecture: Architecture, workload: Workload
 ) -> None:
     memory = estimate(architecture, workload)
-    assert [phase.phase for phase in memory.phases] == list(Phase)
+    found = [phase.phase for phase in memory.phases]
+    assert found == [phase for phase in Phase if phase in found]
+    assert found[:4] == [Phase.LOAD, Phase.BACKWARD, Phase.BACKWARD_END, Phase.OPTIMIZER_STEP]
     assert all(phase.total == sum(phase.components.values()) for phase in memory.phases)
     assert all(size >= 0 for phase in memory.phases for size in phase.components.values())
     assert memory.expected_bytes == max(phase.total for phase in memory.phases)

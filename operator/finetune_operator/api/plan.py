@@ -33,12 +33,18 @@ class Component(StrEnum):
 
 
 class Phase(StrEnum):
-    """The points of a step at which memory can be at its highest."""
+    """The points of a run at which memory can be at its highest."""
 
     LOAD = "load"
     BACKWARD = "backward"
     BACKWARD_END = "backward-end"
     OPTIMIZER_STEP = "optimizer-step"
+    EVALUATION = "evaluation"
+    """A forward pass over evaluation rows; only where a run evaluates."""
+    SAVE = "save"
+    """Gathering of sharded weights for the export; only with FSDP and ZeRO-3."""
+    GENERATION = "generation"
+    """Sampling of completions; only with GRPO."""
 
 
 class PhaseMemory(ReadModel):

@@ -14,6 +14,7 @@ from finetune_operator.api.plan import GIB, Component, MemoryEstimate, MemoryRan
 from finetune_operator.memory.activations import checkpoint_bytes_per_layer, layer_activation_bytes
 from finetune_operator.memory.allocator import fragmentation_bytes, margin_bytes
 from finetune_operator.memory.architecture import Architecture
+from finetune_operator.memory.between_steps import phases_between_steps
 from finetune_operator.memory.loss import chunked_loss_backward_bytes, chunked_loss_forward_bytes, full_logits_bytes
 from finetune_operator.memory.runtime import communication_bytes, runtime_bytes
 from finetune_operator.memory.states import States, states_of
@@ -38,8 +39,8 @@ Components = dict[Component, int]
 def estimate(architecture: Architecture, workload: Workload) -> MemoryEstimate:
     """Return the peak memory of one process in bytes: of its GPU (device memory, CUDA context included), or its resident set on the CPU.
 
-    Formula: max over {load, backward, end of backward, optimizer step} of the sum of components; see states.py, activations.py, loss.py and
-    runtime.py for each term with its source.
+    Formula: max over {load, backward, end of backward, optimizer step, evaluation, save, generation} of the sum of components; see states,
+    activations, loss.py, between_steps.py and runtime.py for each term with its source.
     """
     states = states_of(architecture, workload)
     phases = (
@@ -47,6 +48,10 @@ def estimate(architecture: Architecture, workload: Workload) -> MemoryEstimate:
         PhaseMemory(phase=Phase.BACKWARD, components=_backward(architecture, workload, states)),
         PhaseMemory(phase=Phase.BACKWARD_END, components=_backward_end(architecture, workload, states)),
         PhaseMemory(phase=Phase.OPTIMIZER_STEP, components=_optimizer_step(workload, states)),
+        *(
+            PhaseMemory(phase=phase, components=_components(workload, **parts))
+            for phase, parts in phases_between_steps(architecture, workload, states)
+        ),
     )
     peak = max(phases, key=lambda phase: phase.total)
     outside = runtime_bytes(workload) + communication_bytes(workload)

@@ -199,6 +199,10 @@ class Workload:
     """A quantised model is whole on every GPU before FSDP spreads it: bitsandbytes quantises on the GPU."""
     efficient_loading: bool = False
     """Only the first process of a node reads the weights (accelerate's cpu_ram_efficient_loading)."""
+    evaluation_batch: int = 0
+    """Sequences of one evaluation batch on one process; 0: the run does not evaluate."""
+    generation_bytes: int = 0
+    """GRPO: what a colocated inference engine holds; 0: the training model samples itself."""
     precomputed_reference: bool = False
     """DPO: the reference's log-probabilities were computed before training, so that it needs no copy of the model."""
 
