@@ -138,6 +138,9 @@ def test_with_watch_namespaces_it_may_not_look_into_others(installed: ControlPla
     assert may(installed, ACCOUNT, "list", "jobs.batch", "--namespace", "team-a")
     assert not may(installed, ACCOUNT, "list", "jobs.batch", "--namespace", "team-b")
     assert may(installed, ACCOUNT, "list", "nodes")
+    for verb in ("get", "create", "patch"):
+        assert may(installed, ACCOUNT, verb, f"configmaps/{RELEASE}-history", "--namespace", NAMESPACE), verb
+        assert not may(installed, ACCOUNT, verb, "configmaps/another", "--namespace", NAMESPACE), verb
 
 
 def test_who_edits_a_namespace_may_make_jobs_there_and_who_views_it_may_not(installed: ControlPlane) -> None:

@@ -88,3 +88,18 @@ def inspect(cluster: ControlPlane, operator: OperatorProcess, job: dict[str, Any
     token = pod_token(cluster, pod["metadata"]["name"])
     status, text = operator.post(progress_path("default", name, "inspection"), report(job), token)
     assert status in (200, 201, 204), text
+
+
+def quota(memory: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A quota for pods of one priority class, so that it does not bind the other tests."""
+    chosen = {"scopeName": "PriorityClass", "operator": "In", "values": ["bounded"]}
+    spec = {"hard": {"requests.memory": memory}, "scopeSelector": {"matchExpressions": [chosen]}}
+    return (
+        {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": "bounded"}, "value": 10},
+        {
+            "apiVersion": "v1",
+            "kind": "ResourceQuota",
+            "metadata": {"name": "bounded", "namespace": "default"},
+            "spec": spec,
+        },
+    )
