@@ -6,6 +6,7 @@ Pure and deterministic: equal inputs give equal plans, in the operator and in `f
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from math import ceil
 
 from pydantic import JsonValue
@@ -33,7 +34,7 @@ from finetune_operator.planner.history import Corrections
 from finetune_operator.planner.inventory import Inventory
 from finetune_operator.planner.limits import NO_LIMITS, Limits
 from finetune_operator.planner.pools import Pool, cpu_pools, gpu_pools
-from finetune_operator.planner.search import search
+from finetune_operator.planner.search import Outcome, search
 from finetune_operator.planner.task import Task
 
 STORED_BYTES_PER_PARAMETER = 2
@@ -63,6 +64,74 @@ def make_plan(
         rows: Usable rows, where there is no inspection and they are known; 0 leaves the steps open unless training.maxSteps is set.
         assumptions: What the caller assumed, to be shown with the plan.
     """
+    question = question_of(
+        spec,
+        inspection,
+        inventory,
+        history=history,
+        limits=limits,
+        config=config,
+        rows=rows,
+        assumptions=assumptions,
+    )
+    return question if isinstance(question, PlanError) else question.answer()
+
+
+@dataclass(frozen=True)
+class Question:
+    """A job that can be planned: nothing in it contradicts itself, and there are nodes of the kind."""
+
+    task: Task
+    pools: tuple[Pool, ...]
+    """That the spec allows."""
+    all_pools: tuple[Pool, ...]
+    counts: tuple[int, ...]
+    unused: tuple[str, ...]
+    rows: int
+    assumptions: tuple[str, ...]
+
+    def plan(self, outcome: Outcome | None) -> Plan | None:
+        """Return the plan of what a search found, if it found one."""
+        if outcome is None or outcome.chosen is None:
+            return None
+        reasons = (*reasons_of(self.task, outcome.chosen, outcome, self.all_pools), *self.unused)
+        return _plan(self.task, outcome.chosen, reasons, self.rows, self.assumptions)
+
+    def search(self, known: Known) -> Outcome | None:
+        """Return what there is; None where no kind of node takes so many processes."""
+        return search(self.task, self.pools, self.counts, known)
+
+    def answer(self) -> Plan | PlanError:
+        """Return the plan, or why there is none and what would help."""
+        known: Known = {}
+        outcome = self.search(known)
+        plan = self.plan(outcome)
+        if plan is not None:
+            return plan
+        if outcome is None:
+            return with_unused(no_capacity(self.task.spec, self.pools, self.counts), self.unused)
+        if any(candidate.is_refused for candidate in outcome.rejected):
+            return over_limits(self.task, outcome, self.pools, known)
+        error = does_not_fit(self.task, outcome, self.pools, self.all_pools, self.counts, known)
+        return with_unused(error, self.unused)
+
+
+def question_of(
+    spec: FineTuneJobSpec,
+    inspection: InspectionReport | None,
+    inventory: Inventory,
+    *,
+    history: History = EMPTY_HISTORY,
+    limits: Limits = NO_LIMITS,
+    config: Mapping[str, JsonValue] | None = None,
+    rows: int = 0,
+    assumptions: tuple[str, ...] = (),
+    kept_free_bytes: int = 0,
+) -> Question | PlanError:
+    """Return what is to be planned, or why that needs no search to be refused; arguments as `make_plan`'s.
+
+    `kept_free_bytes` of every GPU are not used, beyond the usual reserve: what an earlier attempt lacked.
+    """
     config = inspection.model.config if inspection is not None else config
     if config is None:
         return PlanError(
@@ -80,33 +149,21 @@ def make_plan(
     refusal = forbidden_strategy(spec) or check_micro_batch(spec, counts) or _check_targets(spec, architecture)
     if refusal is not None:
         return refusal
+    weight_bytes = architecture.parameters * STORED_BYTES_PER_PARAMETER
     task = Task(
         spec=spec,
         architecture=architecture,
         sequence_length=_longest_sequence(spec, inspection),
-        weight_bytes=(
-            inspection.model.weight_bytes
-            if inspection is not None
-            else architecture.parameters * STORED_BYTES_PER_PARAMETER
-        ),
+        weight_bytes=inspection.model.weight_bytes if inspection is not None else weight_bytes,
         corrections=Corrections(history),
         limits=limits,
     )
-    pools, all_pools = _pools(spec, inventory)
+    pools, all_pools = _pools(spec, inventory, kept_free_bytes)
     unused = not_used(spec, inventory)
     if not pools:
         return with_unused(no_capacity(spec, all_pools, counts), unused)
-    known: Known = {}
-    outcome = search(task, pools, counts, known)
-    if outcome is None:
-        return with_unused(no_capacity(spec, pools, counts), unused)
-    if outcome.chosen is None and any(candidate.is_refused for candidate in outcome.rejected):
-        return over_limits(task, outcome, pools, known)
-    if outcome.chosen is None:
-        return with_unused(does_not_fit(task, outcome, pools, all_pools, counts, known), unused)
     rows = rows if inspection is None else inspection.dataset.rows
-    reasons = (*reasons_of(task, outcome.chosen, outcome, all_pools), *unused)
-    return _plan(task, outcome.chosen, reasons, rows, assumptions)
+    return Question(task, pools, all_pools, counts, unused, rows, assumptions)
 
 
 def total_steps(spec: FineTuneJobSpec, rows: int) -> int:
@@ -141,12 +198,14 @@ def _check_targets(spec: FineTuneJobSpec, architecture: Architecture) -> PlanErr
     )
 
 
-def _pools(spec: FineTuneJobSpec, inventory: Inventory) -> tuple[tuple[Pool, ...], tuple[Pool, ...]]:
+def _pools(
+    spec: FineTuneJobSpec, inventory: Inventory, kept_free_bytes: int
+) -> tuple[tuple[Pool, ...], tuple[Pool, ...]]:
     """The pools that the spec allows, and all of that kind, in a fixed order."""
     if spec.resources.accelerator == "cpu":
         found = cpu_pools(inventory.cpu_nodes)
         return found, found
-    everything = gpu_pools(inventory.gpu_nodes)
+    everything = gpu_pools(inventory.gpu_nodes, kept_free_bytes)
     wanted = spec.resources.gpu_product
     return tuple(pool for pool in everything if not wanted or pool.product in wanted), everything
 

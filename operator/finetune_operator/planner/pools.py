@@ -53,12 +53,14 @@ class Pool:
     shared: bool = False
     resource: str = GPU_RESOURCE
     """What pods ask for."""
+    kept_free_bytes: int = 0
+    """Of each GPU, beyond the reserve: what an earlier attempt lacked."""
 
     @property
     def usable_bytes(self) -> int:
         """GPU memory (on CPU nodes: node memory) that a plan may use."""
         reserve = NODE_RESERVE if self.product is None else GPU_RESERVE
-        return round(self.capacity_bytes * (1 - reserve))
+        return round(self.capacity_bytes * (1 - reserve)) - self.kept_free_bytes
 
     @property
     def has_disk(self) -> bool:
@@ -74,18 +76,27 @@ class Placement:
     obstacle: str = ""
 
 
-def gpu_pools(groups: Iterable[GpuNodes]) -> tuple[Pool, ...]:
-    """Return the pools of these GPU nodes in a fixed order; nodes without GPUs are left out."""
+def gpu_pools(groups: Iterable[GpuNodes], kept_free_bytes: int = 0) -> tuple[Pool, ...]:
+    """Return the pools of these GPU nodes in a fixed order; nodes without GPUs are left out, and GPUs too small for what is kept free."""
     kinds: dict[tuple[str, int, int, bool, str, int, bool], Counter[tuple[int, int]]] = {}
     for group in groups:
-        if group.nodes > 0 and group.gpus_per_node > 0:
+        if group.nodes > 0 and group.gpus_per_node > 0 and group.memory_bytes > 2 * kept_free_bytes:
             has_disk = group.ephemeral_storage_bytes > 0
             what = (group.product, group.memory_bytes, group.gpus_per_node, group.shared, group.resource)
             kind = (*what, group.cpu_millicores, has_disk)
             kinds.setdefault(kind, Counter())[group.host_memory_bytes, group.ephemeral_storage_bytes] += group.nodes
     return tuple(
         Pool(
-            product, gpu_of(product), memory, per_node, sum(sizes.values()), millicores, _hosts(sizes), shared, resource
+            product,
+            gpu_of(product),
+            memory,
+            per_node,
+            sum(sizes.values()),
+            millicores,
+            _hosts(sizes),
+            shared,
+            resource,
+            kept_free_bytes,
         )
         for (product, memory, per_node, shared, resource, millicores, _), sizes in sorted(kinds.items())
     )
