@@ -1,13 +1,14 @@
 """What runs differently on a GPU, so that a trace on fake CPU tensors allocates as CUDA would.
 
 Fake tensors of device `cuda` run forward on a machine without a GPU, but autograd's engine asks the driver for a context. The trace
-therefore uses device `cpu`, where torch takes other kernels in five places. This mode puts the GPU's back:
+therefore uses device `cpu`, where torch takes other kernels in a few places. This mode puts the GPU's back:
 
 - `scaled_dot_product_attention`: flash kernel (half precision, no mask, head width ≤ 256) or memory-efficient kernel, both of which keep
   query, key, value, output and a float32 per head and token; the mathematical one, which keeps every score, where CUDA has no other.
 - `dropout`: a mask of one byte per element (native_dropout) instead of one in the input's type.
 - `rms_norm`: one fused kernel.
 - autocast: CUDA runs layer_norm, softmax, pow, sum, losses and others in float32 (ATen/autocast_mode.h, AT_FORALL_FP32); the CPU's list lacks them.
+- `grouped_mm` of experts in float32: as transformers' own fallback, which allocates the same.
 - `x[mask]` with a boolean mask: taken as if every element were chosen.
 
 Not modelled: cuBLAS workspaces (8 to 32 MiB, `memory.runtime` has them), kernels that transformers would fetch from a hub.
@@ -101,6 +102,9 @@ class GpuOperators(TorchFunctionMode):
                 kwargs = {name: _cast_to_float32(value) for name, value in kwargs.items()}
             elif func in _SUMS and args[0].dtype in HALF:
                 kwargs.setdefault("dtype", torch.float32)
+        if func is torch._grouped_mm and args[1].dtype is not torch.bfloat16:
+            # CUDA multiplies group by group into one output; torch's shape rule knows bfloat16 only.
+            return torch.ops.transformers.grouped_mm_fallback(args[0], args[1], kwargs["offs"])
         if func in (F.rms_norm, torch.rms_norm):
             return _rms_norm(*args, **kwargs)
         return func(*args, **kwargs)

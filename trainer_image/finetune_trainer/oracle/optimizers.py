@@ -21,7 +21,7 @@ def make_optimizer(setting: TraceSetting, parameters: list[torch.nn.Parameter]) 
     return torch.optim.AdamW(parameters, lr=1e-3, fused=fused or None, foreach=not fused or None)
 
 
-def optimizer_tensors(setting: TraceSetting, optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
     """Return the optimizer's state; step counts are on the GPU only where the optimizer is fused, and negligible."""
     found: list[torch.Tensor] = []
     for state in optimizer.state.values():

@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 import torch
+from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 ALLOCATOR_BLOCK: Final = 512
@@ -108,18 +109,11 @@ class PeakTracker:
 
     def observe(self, tensor: torch.Tensor, operator: str = "") -> None:
         """Count the storage of `tensor` if it is new."""
-        storage = tensor.untyped_storage()
+        storage = _local(tensor).untyped_storage()
         key = storage._cdata
         if key in self._live_records or tensor.device.type == "meta":
             return
-        nbytes = allocated(storage.nbytes())
-        self._moment += 1
-        record = StorageRecord(nbytes, _CATEGORY_OF_PHASE[self.phase], self._moment, operator)
-        self._live_records[key] = record
-        self._references[key] = weakref.ref(storage, self._death_of(key))
-        self._records.append(record)
-        self.live += nbytes
-        self._note()
+        self._begin(storage, _CATEGORY_OF_PHASE[self.phase], operator)
 
     def passing(self, nbytes: int) -> None:
         """Count bytes that live only inside one kernel."""
@@ -132,7 +126,20 @@ class PeakTracker:
         """Say what storages hold; they may have been made in any phase."""
         for tensor in tensors:
             self.observe(tensor)
-            self._live_records[tensor.untyped_storage()._cdata].category = category
+            self._live_records[_local(tensor).untyped_storage()._cdata].category = category
+
+    def resizing(self, resize: Callable[[Any, int], Any]) -> Callable[[Any, int], Any]:
+        """Return `UntypedStorage.resize_` with a look at what it does: FSDP2 frees gathered weights by it, and takes them back."""
+
+        def resized(storage: Any, size: int) -> Any:
+            result = resize(storage, size)
+            record = self._live_records.get(storage._cdata)
+            if record is not None:
+                self._end(storage._cdata)
+                self._begin(storage, record.category, record.operator)
+            return result
+
+        return resized
 
     def start_measuring(self) -> None:
         """Forget the peaks so far: the step that counts begins."""
@@ -164,15 +171,29 @@ class PeakTracker:
             peak.nbytes, peak.moment = self.live, self._moment
 
     def _death_of(self, key: int) -> Callable[[object], None]:
-        def forget(_: object) -> None:
-            record = self._live_records.pop(key)
-            del self._references[key]
-            # A death lies between two births.
-            record.died = self._moment + 1
-            self._moment += 1
-            self.live -= record.nbytes
+        return lambda _: self._end(key)
 
-        return forget
+    def _begin(self, storage: Any, category: Category, operator: str) -> None:
+        key, nbytes = storage._cdata, allocated(storage.nbytes())
+        self._moment += 1
+        record = StorageRecord(nbytes, category, self._moment, operator)
+        self._live_records[key] = record
+        self._references[key] = weakref.ref(storage, self._death_of(key))
+        self._records.append(record)
+        self.live += nbytes
+        self._note()
+
+    def _end(self, key: int) -> None:
+        record = self._live_records.pop(key)
+        del self._references[key]
+        self._moment += 1
+        record.died = self._moment
+        self.live -= record.nbytes
+
+
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    """Return this rank's part of a sharded tensor; any other tensor itself."""
+    return tensor._local_tensor if isinstance(tensor, DTensor) else tensor
 
 
 class _TrackingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -183,7 +204,8 @@ class _TrackingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if any(issubclass(kind, _wrappers()) for kind in types):
+        if DTensor in types:
+            # Made of local tensors, whose own operations come by one level down.
             return NotImplemented
         out = func(*args, **(kwargs or {}))
         if isinstance(out, torch.Tensor):
@@ -193,10 +215,3 @@ class _TrackingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 if isinstance(each, torch.Tensor):
                     self._tracker.observe(each, func.__name__)
         return out
-
-
-def _wrappers() -> tuple[type, ...]:
-    """Tensors that are made of others, which do the work: their own operations come by one level down."""
-    from torch.distributed.tensor import DTensor
-
-    return (DTensor,)

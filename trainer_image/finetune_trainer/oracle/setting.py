@@ -71,7 +71,7 @@ class TraceSetting:
     micro_batch: int = 1
     sequence_length: int = 2048
     accumulation: int = 1
-    """Micro-batches per optimizer step; two are traced when it is more than one, since the third meets what the second met."""
+    """Micro-batches per optimizer step; of several one that is not the first is traced: it meets the gradients of those before."""
     checkpointing: bool = False
     """Full gradient checkpointing, not reentrant: transformers' default since version 5."""
     attention: str = "sdpa"

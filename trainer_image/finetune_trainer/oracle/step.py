@@ -1,4 +1,4 @@
-"""Runs training steps on fake tensors and measures the second: the optimizer's state exists only then."""
+"""Runs a training step on fake tensors and measures it; the second of a run, since the optimizer's state exists only then."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from finetune_trainer.oracle.objectives import Batch, loss_of, make_batch
 from finetune_trainer.oracle.optimizers import make_optimizer, optimizer_tensors
 from finetune_trainer.oracle.peak_tracker import Category, PeakTracker, TracedPhase
 from finetune_trainer.oracle.setting import TracedObjective, TraceSetting
+from finetune_trainer.oracle.sharding import fake_processes, shard
 from finetune_trainer.oracle.traced_model import TracedModel, build_model
 
 
@@ -56,8 +57,10 @@ def trace(config: Mapping[str, Any], setting: TraceSetting) -> Trace:
         ValueError: the setting contradicts itself, or transformers does not know the architecture.
     """
     tracker = PeakTracker()
-    with _tracing(tracker, setting):
+    with fake_processes(setting) as mesh, _tracing(tracker, setting):
         model = build_model(config, setting)
+        if mesh is not None:
+            shard(setting, model, mesh)
         reference = None
         if setting.objective is TracedObjective.DPO and not setting.has_adapters:
             reference = build_model(config, setting, is_reference=True)
@@ -71,6 +74,7 @@ def _tracing(tracker: PeakTracker, setting: TraceSetting) -> Iterator[None]:
         gpu_kernels_of_chunked_head(),
         # transformers cannot read positions on fake tensors and would take every row for several packed ones, which costs a mask.
         mock.patch("transformers.masking_utils.find_packed_sequence_indices", return_value=None),
+        mock.patch.object(torch.UntypedStorage, "resize_", tracker.resizing(torch.UntypedStorage.resize_)),
         tracker.mode(),
         GpuOperators(tracker, kernel_workspace=setting.kernel_workspace),
     ):
@@ -86,17 +90,16 @@ def _measure(tracker: PeakTracker, setting: TraceSetting, model: TracedModel, re
     optimizer = make_optimizer(setting, model.trained)
     batch = make_batch(setting, model)
     _follow_phases(tracker, model)
-    for _ in range(2):
-        tracker.start_measuring()
-        for _ in range(min(setting.accumulation, 2)):
-            _forward_and_backward(tracker, setting, model, reference, batch)
-            gradients = [parameter.grad for parameter in model.trained if parameter.grad is not None]
-            tracker.assign(gradients, Category.GRADIENTS)
-            del gradients
-        tracker.enter(TracedPhase.OPTIMIZER_STEP)
-        optimizer.step()
-        tracker.assign(optimizer_tensors(setting, optimizer), Category.OPTIMIZER)
-        optimizer.zero_grad()
+    _take_first_step(tracker, model, optimizer)
+    if setting.accumulation > 1:
+        _make_gradients(tracker, model)
+    tracker.start_measuring()
+    _forward_and_backward(tracker, setting, model, reference, batch)
+    gradients = [parameter.grad for parameter in model.trained if parameter.grad is not None]
+    tracker.assign(gradients, Category.GRADIENTS)
+    del gradients
+    tracker.enter(TracedPhase.OPTIMIZER_STEP)
+    optimizer.step()
     phases = {
         phase: PhaseTrace(peak.nbytes, {category.value: size for category, size in tracker.at_peak(phase).items()})
         for phase, peak in tracker.peaks.items()
@@ -109,6 +112,23 @@ def _measure(tracker: PeakTracker, setting: TraceSetting, model: TracedModel, re
         trained_parameters=sum(parameter.numel() for parameter in model.trained),
         parameters=sum(parameter.numel() for parameter in module.parameters()),
     )
+
+
+def _take_first_step(
+    tracker: PeakTracker, model: TracedModel, optimizer: torch.optim.Optimizer
+) -> None:
+    """Bring the optimizer's state into being; forward and backward of that step would leave nothing behind."""
+    _make_gradients(tracker, model)
+    optimizer.step()
+    optimizer.zero_grad()
+    tracker.assign(optimizer_tensors(optimizer), Category.OPTIMIZER)
+
+
+def _make_gradients(tracker: PeakTracker, model: TracedModel) -> None:
+    """Give every trained parameter a gradient, as an earlier micro-batch leaves it."""
+    for parameter in model.trained:
+        parameter.grad = torch.empty_like(parameter)
+        tracker.assign([parameter.grad], Category.GRADIENTS)
 
 
 def _forward_and_backward(
@@ -127,7 +147,7 @@ def _forward_and_backward(
 @contextlib.contextmanager
 def _autocast(setting: TraceSetting) -> Iterator[None]:
     """bfloat16 autocast; also set for CUDA, since PEFT asks `torch.is_autocast_enabled()`, which means CUDA's."""
-    if not setting.autocasts:
+    if not setting.autocasts or setting.processes > 1:  # FSDP2 casts the weights itself
         yield
         return
     before = torch.is_autocast_enabled("cuda")

@@ -40,12 +40,17 @@ def load_config(config: Mapping[str, Any], setting: TraceSetting) -> Any:
     fields = {name: value for name, value in config.items() if name != "model_type"}
     loaded = AutoConfig.for_model(config["model_type"], **fields)
     for part in {id(c): c for c in (loaded, loaded.get_text_config())}.values():
-        part._attn_implementation = "eager" if setting.attention == "eager" else "sdpa"
+        if setting.attention == "eager":
+            part._attn_implementation = "eager"  # otherwise transformers' choice: sdpa, or eager where a model has no other
         part.use_cache = False
+    text = loaded.get_text_config()
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        if isinstance(getattr(text, name, None), int) and getattr(text, name) >= text.vocab_size:
+            setattr(text, name, 0)  # a default of the family that a shrunk vocabulary does not hold
     if setting.objective in (TracedObjective.REWARD, TracedObjective.CLASSIFICATION):
         loaded.num_labels = 1 if setting.objective is TracedObjective.REWARD else 2
         # A head that classifies looks for the last token that is no padding.
-        loaded.get_text_config().pad_token_id = 0
+        text.pad_token_id = 0
     return loaded
 
 
