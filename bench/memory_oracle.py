@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 import warnings
 from collections import defaultdict
@@ -33,6 +34,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="a table for people instead of JSON")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)  # transformers and torch log what does not matter to shapes
     cases = [
         case
         for case in draw_cases(options.seed, options.per_family)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import logging
 import sys
 import warnings
 from enum import StrEnum
@@ -32,6 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(f"--config: {error}")
     # transformers and PEFT warn about what does not matter to shapes; the output is one JSON document.
     warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
     # Importing torch takes seconds: only once the arguments are known to be good.
     from finetune_trainer.oracle.architecture import trace_architecture
     from finetune_trainer.oracle.extrapolation import trace_extrapolated

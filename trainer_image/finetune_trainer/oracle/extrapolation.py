@@ -11,8 +11,8 @@ from finetune_trainer.oracle.step import PhaseTrace, Trace, trace
 
 DEPTH_FIELDS: Final = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 PER_LAYER_LISTS: Final = ("layer_types", "mlp_layer_types", "no_rope_layers")
-SHALLOW: Final = 2
-"""Layers of the shallower trace: a first and a last one."""
+SHALLOW: Final = 3
+"""Layers of the shallower trace: a first, one between and a last one (with two, FSDP2 has none to fetch ahead)."""
 
 
 def depth_of(config: Mapping[str, Any]) -> int:
@@ -72,7 +72,7 @@ def shallow_depths(config: Mapping[str, Any]) -> tuple[int, int]:
     leading = config.get("first_k_dense_replace", 0) or 0
     low = leading + max(period, SHALLOW)
     low += (full - low) % period
-    return low, low + SHALLOW * period
+    return low, low + 2 * period
 
 
 def extrapolate(shallow: Trace, deep: Trace, low: int, high: int, full: int) -> Trace:

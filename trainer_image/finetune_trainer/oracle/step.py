@@ -114,9 +114,7 @@ def _measure(tracker: PeakTracker, setting: TraceSetting, model: TracedModel, re
     )
 
 
-def _take_first_step(
-    tracker: PeakTracker, model: TracedModel, optimizer: torch.optim.Optimizer
-) -> None:
+def _take_first_step(tracker: PeakTracker, model: TracedModel, optimizer: torch.optim.Optimizer) -> None:
     """Bring the optimizer's state into being; forward and backward of that step would leave nothing behind."""
     _make_gradients(tracker, model)
     optimizer.step()

@@ -41,7 +41,9 @@ def load_config(config: Mapping[str, Any], setting: TraceSetting) -> Any:
     loaded = AutoConfig.for_model(config["model_type"], **fields)
     for part in {id(c): c for c in (loaded, loaded.get_text_config())}.values():
         if setting.attention == "eager":
-            part._attn_implementation = "eager"  # otherwise transformers' choice: sdpa, or eager where a model has no other
+            part._attn_implementation = (
+                "eager"  # otherwise transformers' choice: sdpa, or eager where a model has no other
+            )
         part.use_cache = False
     text = loaded.get_text_config()
     for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
