@@ -1,0 +1,109 @@
+"""Attention: projections, rotary embedding, and the kernels; what each keeps and what its backward pass makes."""
+
+from __future__ import annotations
+
+from finetune_operator.memory.activations.linear import linear
+from finetune_operator.memory.activations.mode import LayerMode
+from finetune_operator.memory.activations.norms import norm
+from finetune_operator.memory.activations.size import NOTHING, Size
+from finetune_operator.memory.activations.tape import Tape, Value
+from finetune_operator.memory.blocks import Attention, Block
+from finetune_operator.memory.workload import AttentionKernel, Tuning
+
+STATISTICS = 4
+"""One float32 per token and head: the logsumexp of its scores."""
+
+
+def attention(tape: Tape, mode: LayerMode, block: Block, value: Value) -> Value:
+    """Record the attention part of a decoder layer, from its normalised input to the output projection."""
+    part = block.attention
+    query, key, values = _projections(tape, mode, part, value)
+    if part.query_key_norm:
+        query = norm(tape, mode, block.norm, query, part.heads)
+        key = norm(tape, mode, block.norm, key, part.kv_heads)
+    query, key = rotated(tape, query), rotated(tape, key)
+    mixed = attend(tape, mode, part, query, key, values)
+    hidden = value.size.token // value.width
+    return linear(tape, mode, mixed, part.output, hidden)
+
+
+def _projections(tape: Tape, mode: LayerMode, part: Attention, value: Value) -> tuple[Value, Value, Value]:
+    if len(part.inputs) >= 3:
+        query, key, values = (
+            linear(tape, mode, value, name, width)
+            for name, width in zip(part.inputs, (part.query_width, part.key_width, part.key_width), strict=False)
+        )
+        if mode.tuning is Tuning.IA3:
+            key, values = scaled(tape, mode, key), scaled(tape, mode, values)
+        return query, key, values
+    joined = linear(tape, mode, value, part.inputs[0], part.query_width + 2 * part.key_width)
+    if mode.tuning is Tuning.IA3:
+        joined = scaled(tape, mode, joined)
+    return (
+        part_of(tape, joined, part.query_width),
+        part_of(tape, joined, part.key_width),
+        part_of(tape, joined, part.key_width),
+    )
+
+
+def part_of(tape: Tape, value: Value, width: int) -> Value:
+    """Record a slice: it keeps the whole storage alive, and its gradient is widened to the whole again."""
+    return tape.slice(value, Size(width * value.width))
+
+
+def scaled(tape: Tape, mode: LayerMode, value: Value) -> Value:
+    """Record IA3's product with a trained vector, in the vector's type, and the cast back."""
+    wide = max(value.width, mode.trained)
+    size = Size(*(part * wide // value.width for part in value.size))
+    gradient = value.size.token // value.width * mode.trained
+    product = tape.apply(
+        (value,), size, wide, saves=(value,), transient=size, weight_gradients=(gradient if mode.keeps_gradients else 0,)
+    )
+    return tape.cast(product, value.width)
+
+
+def rotated(tape: Tape, value: Value) -> Value:
+    """Record the rotary embedding `x * cos + rotate_half(x) * sin`: cosines and sines are shared by all layers, nothing else is kept."""
+    cosine = tape.apply((value,), value.size, value.width)
+    turned = tape.apply((value,), value.size, value.width, transient=value.size)
+    sine = tape.apply((turned,), value.size, value.width)
+    return tape.add(cosine, sine)
+
+
+def attend(tape: Tape, mode: LayerMode, part: Attention, query: Value, key: Value, values: Value) -> Value:
+    """Record the kernel and return its output, heads side by side."""
+    if mode.kernel is AttentionKernel.EAGER:
+        return _eager(tape, mode, part, query, key, values)
+    statistics = Size(STATISTICS * part.heads)
+    if not mode.masked or mode.kernel is AttentionKernel.FLASH:
+        return tape.apply(
+            (query, key, values), query.size, query.width, saves=(query, key, values), saves_output=True,
+            also_saves=statistics,
+        )
+    key, values = repeated(tape, part, key), repeated(tape, part, values)
+    mask = tape.tensor(Size(pair=query.width), query.width, differentiable=False)
+    return tape.apply(
+        (query, key, values), query.size, query.width, saves=(query, key, values, mask), saves_output=True,
+        also_saves=statistics,
+    )
+
+
+def repeated(tape: Tape, part: Attention, value: Value) -> Value:
+    """Record the copy of keys or values for every query head that shares them."""
+    if part.heads == part.kv_heads:
+        return value
+    return tape.apply((value,), value.size.times(part.heads // part.kv_heads), value.width)
+
+
+def _eager(tape: Tape, mode: LayerMode, part: Attention, query: Value, key: Value, values: Value) -> Value:
+    """Record scores, scaling, mask, softmax in float32 and its cast: 6 bytes per head and pair stay (bfloat16)."""
+    key, values = repeated(tape, part, key), repeated(tape, part, values)
+    width = query.width
+    scores = Size(pair=width * part.heads)
+    product = tape.apply((query, key), scores, width, saves=(query, key))
+    product = tape.apply((product,), scores, width, forward_transient=scores)
+    product = tape.apply((product,), scores, width, forward_transient=scores)
+    wide = Size(pair=4 * part.heads)
+    soft = tape.apply((product,), wide, 4, saves_output=True, forward_transient=NOTHING)
+    weights = tape.cast(soft, width)
+    return tape.apply((weights, values), query.size, width, saves=(weights, values))

@@ -1,0 +1,49 @@
+"""The feed-forward part of a layer: one MLP, gated or not."""
+
+from __future__ import annotations
+
+from finetune_operator.memory.activations.attention import part_of, scaled
+from finetune_operator.memory.activations.linear import linear
+from finetune_operator.memory.activations.mode import LayerMode
+from finetune_operator.memory.activations.tape import Tape, Value
+from finetune_operator.memory.blocks import FeedForward
+from finetune_operator.memory.workload import Tuning
+
+
+def feed_forward(tape: Tape, mode: LayerMode, part: FeedForward, value: Value) -> Value:
+    """Record gate, activation, up, product and down projection; ungated: activation between two linear modules."""
+    hidden = value.size.token // value.width
+    if not part.gated:
+        inner = activation(tape, linear(tape, mode, value, part.inputs[0], part.width), fused=part.fused_activation)
+    elif len(part.inputs) > 1:
+        gate = linear(tape, mode, value, part.inputs[0], part.width)
+        gate = activation(tape, gate, fused=part.fused_activation)
+        inner = product(tape, gate, linear(tape, mode, value, part.inputs[1], part.width))
+    else:
+        joined = linear(tape, mode, value, part.inputs[0], 2 * part.width)
+        gate, up = part_of(tape, joined, part.width), part_of(tape, joined, part.width)
+        inner = product(tape, activation(tape, gate, fused=part.fused_activation), up)
+    if mode.tuning is Tuning.IA3:
+        inner = scaled(tape, mode, inner)
+    return linear(tape, mode, inner, part.output, hidden)
+
+
+def product(tape: Tape, left: Value, right: Value) -> Value:
+    """Record an element-wise product, which keeps both factors."""
+    return tape.apply((left, right), left.size, left.width, saves=(left, right))
+
+
+def activation(tape: Tape, value: Value, *, fused: bool) -> Value:
+    """Record an activation function: one kernel that keeps its input, or GPT-2's gelu written out.
+
+    `0.5 * x * (1 + tanh(√(2/π) * (x + 0.044715 * x³)))`.
+    """
+    if fused:
+        return tape.apply((value,), value.size, value.width, saves=(value,))
+    half = tape.apply((value,), value.size, value.width)
+    cube = tape.apply((value,), value.size, value.width, saves=(value,), transient=value.size.times(2))
+    cube = tape.apply((cube,), value.size, value.width)
+    inner = tape.apply((tape.add(value, cube),), value.size, value.width)
+    bend = tape.apply((inner,), value.size, value.width, saves_output=True)
+    shifted = tape.apply((bend,), value.size, value.width)
+    return product(tape, half, shifted)

@@ -1,0 +1,104 @@
+"""Linear modules: plain, trained, under autocast, quantised, and with the adapters that PEFT 0.21 puts around them."""
+
+from __future__ import annotations
+
+from finetune_operator.memory.activations.mode import LayerMode
+from finetune_operator.memory.activations.size import NOTHING, Size
+from finetune_operator.memory.activations.tape import Tape, Value
+from finetune_operator.memory.workload import Tuning
+
+
+def linear(tape: Tape, mode: LayerMode, value: Value, name: str, outputs: int) -> Value:
+    """Record the linear module `name` with `outputs` output features, and the adapter that it carries."""
+    result = _product(tape, mode, value, outputs, trains=mode.trains_weights, quantized=mode.quantized)
+    if mode.is_adapted(name):
+        if mode.tuning is Tuning.DORA:
+            return _dora(tape, mode, value, result, outputs)
+        return _lora(tape, mode, value, result, outputs)
+    return result
+
+
+def _features(value: Value) -> int:
+    return value.size.token // value.width
+
+
+def _product(
+    tape: Tape, mode: LayerMode, value: Value, outputs: int, *, trains: bool, quantized: bool = False
+) -> Value:
+    """Record x·Wᵀ. A trained weight keeps x; autocast casts x for every reader, and a trained weight once per forward pass."""
+    read = tape.cast(value, mode.compute) if mode.autocasts else value
+    weights = _features(value) * outputs
+    size = Size(outputs * read.width)
+    if not trains:
+        widened = Size(fixed=weights * mode.compute) if quantized else NOTHING
+        return tape.apply((read,), size, read.width, transient=widened, forward_transient=widened)
+    gradient = weights * mode.trained if mode.keeps_gradients else 0
+    if not mode.autocasts:
+        return tape.apply((read,), size, read.width, saves=(read,), weight_gradients=(gradient,))
+    # The cast of the weight is kept; its gradient arrives in the compute type and is cast to the weight's.
+    cast = Size(fixed=weights * mode.compute)
+    return tape.apply(
+        (read,),
+        size,
+        read.width,
+        saves=(read,),
+        also_saves=cast,
+        transient=cast if gradient else NOTHING,
+        weight_gradients=(gradient,),
+    )
+
+
+def _dropped(tape: Tape, mode: LayerMode, value: Value) -> Value:
+    """Record PEFT's dropout: an own copy of the input per adapter, and a mask of one byte per element."""
+    if not mode.drops:
+        return value
+    return tape.apply((value,), value.size, value.width, also_saves=Size(_features(value)))
+
+
+def _low_rank(tape: Tape, mode: LayerMode, value: Value, outputs: int) -> Value:
+    inner = _product(tape, mode, value, mode.rank, trains=True)
+    return _product(tape, mode, inner, outputs, trains=True)
+
+
+def _lora(tape: Tape, mode: LayerMode, value: Value, result: Value, outputs: int) -> Value:
+    """Record `result + lora_B(lora_A(dropout(x))) * scaling`, x cast to the adapter's type and the sum cast back."""
+    width = result.width
+    if mode.quantized:
+        result = tape.apply((result,), result.size, result.width)  # bitsandbytes layers clone the result
+    casts = not (mode.quantized and mode.autocasts)
+    read = tape.cast(value, mode.trained) if casts else value
+    low_rank = _low_rank(tape, mode, _dropped(tape, mode, read), outputs)
+    scaled = tape.apply((low_rank,), low_rank.size, low_rank.width)
+    return tape.cast(tape.add(result, scaled), width)
+
+
+def _dora(tape: Tape, mode: LayerMode, value: Value, result: Value, outputs: int) -> Value:
+    """Record DoRA: the norm of the whole adapted weight is computed in every forward pass, from an identity matrix through the adapter.
+
+    `(magnitude / norm - 1) * result + magnitude / norm * lora * scaling`, then added to the result.
+    """
+    width, inputs = result.width, _features(value)
+    read = tape.cast(value, mode.trained)
+    wide = mode.trained
+    # The identity, the adapter's product in the compute type and cast, the base weight, and their weighted sum.
+    norm = Size(fixed=inputs * inputs * wide + outputs * inputs * (mode.compute + 3 * wide))
+    low_rank = _low_rank(tape, mode, _dropped(tape, mode, read), outputs)
+    magnitude = (outputs * mode.trained,) if mode.keeps_gradients else (0,)
+    scaled_base = tape.apply(
+        (result,), _as(result.size, result.width, wide), wide, saves=(result,), weight_gradients=magnitude,
+        forward_transient=norm,
+    )
+    scaled = tape.apply(
+        (low_rank,),
+        _as(low_rank.size, low_rank.width, wide),
+        wide,
+        saves=(low_rank,),
+        weight_gradients=magnitude,
+    )
+    scaled = tape.apply((scaled,), scaled.size, wide)
+    extra = tape.add(scaled_base, scaled)
+    return tape.cast(tape.add(result, extra), width)
+
+
+def _as(size: Size, width: int, wanted: int) -> Size:
+    return Size(*(part * wanted // width for part in size))

@@ -1,0 +1,77 @@
+"""What of a workload the programme of one layer depends on; batch, length and processes are not among it, so programmes are made once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from finetune_operator.memory.architecture import ALL_LINEAR
+from finetune_operator.memory.workload import AttentionKernel, Quantization, Tuning, Workload
+
+
+@dataclass(frozen=True)
+class LayerMode:
+    """How one layer is computed. Widths are bytes per element."""
+
+    compute: int
+    """Of matrix products."""
+    stream: int
+    """Of the residual stream."""
+    base: int
+    """Of frozen weights."""
+    trained: int
+    """Of trained weights and their gradients; of what sharding gathers and reduces there is nothing here (states.py)."""
+    autocasts: bool
+    trains_weights: bool
+    """Of this layer."""
+    tuning: Tuning
+    targets: tuple[str, ...]
+    rank: int
+    drops: bool
+    """Dropout before the adapters."""
+    kernel: AttentionKernel
+    masked: bool
+    quantized: bool
+    input_differentiable: bool
+    """Whether the gradient goes on to the layer below."""
+    accumulates: bool
+    """Gradients of earlier micro-batches exist."""
+    keeps_gradients: bool
+    """Gradients of weights stay whole in this process."""
+    on_cpu: bool
+
+    def is_adapted(self, name: str) -> bool:
+        """Whether the linear module of this name carries a low-rank adapter."""
+        has_adapters = self.tuning in (Tuning.LORA, Tuning.DORA, Tuning.OTHER)
+        return has_adapters and (self.targets == (ALL_LINEAR,) or name in self.targets)
+
+
+def layer_mode(workload: Workload, *, trains_weights: bool, input_differentiable: bool) -> LayerMode:
+    """Return the mode of a layer whose own weights are trained or not."""
+    numerics = workload.numerics
+    adapter_like = not workload.trains_base
+    return LayerMode(
+        compute=numerics.compute,
+        stream=residual_bytes(workload),
+        base=numerics.base,
+        trained=numerics.trained if adapter_like or workload.shards == 1 else numerics.compute,
+        autocasts=workload.autocasts,
+        trains_weights=trains_weights,
+        tuning=workload.tuning,
+        targets=workload.targets if adapter_like else (),
+        rank=workload.rank if adapter_like else 0,
+        drops=adapter_like and workload.dropout > 0,
+        kernel=workload.attention,
+        masked=workload.has_padding_mask,
+        quantized=workload.quantization is not Quantization.NONE,
+        input_differentiable=input_differentiable,
+        accumulates=workload.accumulation > 1,
+        keeps_gradients=workload.shards == 1,
+        on_cpu=workload.accelerator == "cpu",
+    )
+
+
+def residual_bytes(workload: Workload) -> int:
+    """Bytes per element of the residual stream: float32 where a float32 embedding starts it and autocast leaves it so."""
+    if workload.trains_base and workload.autocasts:
+        return workload.numerics.trained
+    return workload.numerics.compute

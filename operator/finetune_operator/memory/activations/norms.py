@@ -1,0 +1,46 @@
+"""Norms as the modeling files write them: RMS norms are several operations in float32, LayerNorm is one kernel."""
+
+from __future__ import annotations
+
+from finetune_operator.memory.activations.mode import LayerMode
+from finetune_operator.memory.activations.size import Size
+from finetune_operator.memory.activations.tape import Tape, Value
+from finetune_operator.memory.blocks import NormKind
+
+FLOAT32 = 4
+
+
+def norm(tape: Tape, mode: LayerMode, kind: NormKind, value: Value, rows: int = 1, *, weighted: bool = True) -> Value:
+    """Record a norm over `rows` rows per token (heads, for norms of queries and keys).
+
+    RMS keeps the input in float32 (a cast copy, or the stream itself), the inverse root mean square of every row, and for the weight's
+    gradient the normalised value. Llama's casts back before the weight is multiplied, Gemma's behind it.
+    """
+    trains = mode.trains_weights and weighted
+    elements = value.size.token // value.width
+    gradient = (elements // rows * mode.trained,) if trains and mode.keeps_gradients else ()
+    if kind is NormKind.LAYER:
+        # native_layer_norm; autocast runs it in float32.
+        read = tape.cast(value, FLOAT32) if mode.autocasts else value
+        return tape.apply(
+            (read,), read.size, read.width, saves=(read,), also_saves=Size(8 * rows), weight_gradients=gradient
+        )
+    wide = tape.cast(value, FLOAT32)
+    whole, per_row = wide.size, Size(FLOAT32 * rows)
+    squares = tape.apply((wide,), whole, FLOAT32, saves=(wide,), transient=whole.times(2))
+    mean = tape.apply((squares,), per_row, FLOAT32, transient=per_row)
+    inverse = tape.apply((mean,), per_row, FLOAT32, saves_output=True)
+    normalised = tape.apply((wide, inverse), whole, FLOAT32, saves=(wide, inverse), transient=whole)
+    if kind is not NormKind.RMS_FLOAT32:
+        normalised = tape.cast(normalised, value.width)
+    if not weighted:
+        return normalised
+    scaled = tape.apply(
+        (normalised,),
+        normalised.size,
+        normalised.width,
+        saves=(normalised,) if trains else (),
+        transient=normalised.size if trains else Size(),
+        weight_gradients=gradient,
+    )
+    return tape.cast(scaled, value.width)

@@ -1,0 +1,55 @@
+"""A number of bytes as a function of the batch: what a tensor takes is known before tokens and sequences are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+
+class Size(NamedTuple):
+    """Bytes = token × tokens + pair × sequences × length² + fixed. Tuples, since a layer's programme adds up hundreds of them."""
+
+    token: int = 0
+    """Bytes per token of the micro-batch."""
+    pair: int = 0
+    """Bytes per pair of tokens of one sequence: scores and masks of attention."""
+    fixed: int = 0
+    """Bytes whatever the batch: weights, their casts and gradients."""
+
+    def plus(self, other: Size) -> Size:
+        """Return the sum of both."""
+        return Size(self.token + other.token, self.pair + other.pair, self.fixed + other.fixed)
+
+    def minus(self, other: Size) -> Size:
+        """Return this size without `other`."""
+        return Size(self.token - other.token, self.pair - other.pair, self.fixed - other.fixed)
+
+    def times(self, count: int) -> Size:
+        """Return the size of `count` of these."""
+        return Size(self.token * count, self.pair * count, self.fixed * count)
+
+    def of(self, tokens: int, pairs: int) -> int:
+        """Return the bytes for so many tokens and pairs of tokens."""
+        return self.token * tokens + self.pair * pairs + self.fixed
+
+
+NOTHING = Size()
+
+
+def total(sizes: Iterable[Size]) -> Size:
+    """Return the sum of all."""
+    token = pair = fixed = 0
+    for size in sizes:
+        token += size.token
+        pair += size.pair
+        fixed += size.fixed
+    return Size(token, pair, fixed)
+
+
+def highest(points: Iterable[Size]) -> tuple[Size, ...]:
+    """Return those points that no other exceeds in all three respects: the maximum over them is the maximum over all, for every batch."""
+    kept: list[Size] = []
+    for point in sorted(set(points), reverse=True):
+        if not any(other.pair >= point.pair and other.fixed >= point.fixed for other in kept):
+            kept.append(point)
+    return tuple(kept)

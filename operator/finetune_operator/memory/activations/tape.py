@@ -1,0 +1,225 @@
+"""A programme of operations as torch.autograd sees it: which tensors the forward pass keeps, and what is alive at each step backwards.
+
+A layer is written down as the calls that its forward function makes (norms.py, linear.py, attention.py, …), each with the tensors that its
+autograd formula saves and the extra ones that its backward formula makes. Playing the tape backwards in torch's order (the engine runs the
+node that was made last) gives every point of the backward pass as a `Size`, so nothing about how gradients overlap is guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from finetune_operator.memory.activations.size import NOTHING, Size, highest, total
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """A tensor; views share their storage."""
+
+    storage: int
+    size: Size
+    """Of the tensor itself, which may be a part of its storage."""
+    width: int
+    """Bytes per element."""
+    differentiable: bool
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One autograd node."""
+
+    inputs: tuple[Value, ...]
+    output: Value
+    saved: tuple[int, ...]
+    """Storages that stay until this node has run backwards."""
+    passes_on: bool
+    """The gradient of the output is that of the inputs: views and sums."""
+    transient: Size
+    """What the backward formula makes and frees again."""
+    weight_gradients: tuple[int, ...]
+    """Bytes of the gradients of trained weights, which stay."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a programme needs, all without its weights."""
+
+    kept: Size
+    """Tensors that wait for the backward pass. Their fixed part are casts of weights (autocast)."""
+    forward: tuple[Size, ...]
+    """Points of the forward pass: tensors kept so far, and the ones at hand."""
+    backward: tuple[Size, ...]
+    """Points of the backward pass: tensors still kept, gradients of activations, gradients of this programme's weights so far."""
+    weight_gradients: int
+    """Bytes of gradients that are there when the programme has run backwards."""
+
+
+@dataclass
+class Tape:
+    """Records operations. `accumulates`: gradients exist already, so that new ones are added to them and freed."""
+
+    accumulates: bool = False
+    _sizes: list[Size] = field(default_factory=list)
+    _operations: list[Operation] = field(default_factory=list)
+    _kept: set[int] = field(default_factory=set)
+    _forward: list[Size] = field(default_factory=list)
+    _kept_size: Size = NOTHING
+
+    def tensor(self, size: Size, width: int, *, differentiable: bool) -> Value:
+        """Return a tensor that no recorded operation makes: the programme's input, or a mask."""
+        self._sizes.append(size)
+        return Value(len(self._sizes) - 1, size, width, differentiable)
+
+    def apply(
+        self,
+        inputs: Sequence[Value],
+        size: Size,
+        width: int,
+        *,
+        saves: Sequence[Value] = (),
+        saves_output: bool = False,
+        also_saves: Size = NOTHING,
+        transient: Size = NOTHING,
+        weight_gradients: Sequence[int] = (),
+        forward_transient: Size = NOTHING,
+    ) -> Value:
+        """Record an operation whose output is a new tensor of `size`.
+
+        `also_saves`: tensors that only this node holds, such as statistics or a dropout mask. Without a differentiable input or a trained
+        weight nothing is saved.
+        """
+        differentiable = bool(weight_gradients) or any(value.differentiable for value in inputs)
+        output = self.tensor(size, width, differentiable=differentiable)
+        if differentiable:
+            saved = {value.storage for value in saves}
+            if saves_output:
+                saved.add(output.storage)
+            if also_saves != NOTHING:
+                saved.add(self.tensor(also_saves, 1, differentiable=False).storage)
+            self._record(inputs, output, saved, passes_on=False, transient=transient, weights=tuple(weight_gradients))
+        at_hand = size if output.storage not in self._kept else NOTHING
+        self._forward.append(self._kept_size.plus(at_hand).plus(forward_transient))
+        return output
+
+    def view(self, value: Value, size: Size | None = None) -> Value:
+        """Record a view of `value`; its gradient is a view as well."""
+        output = Value(value.storage, size or value.size, value.width, value.differentiable)
+        if value.differentiable:
+            self._record((value,), output, set(), passes_on=True, transient=NOTHING, weights=())
+        return output
+
+    def slice(self, value: Value, size: Size) -> Value:
+        """Record a part of `value`, which keeps its whole storage alive; its gradient is widened to the whole."""
+        output = Value(value.storage, size, value.width, value.differentiable)
+        if value.differentiable:
+            self._record((value,), output, set(), passes_on=False, transient=NOTHING, weights=())
+        return output
+
+    def add(self, left: Value, right: Value) -> Value:
+        """Record a sum: it saves nothing, and both inputs get the same gradient (a cast one where their types differ)."""
+        width = max(left.width, right.width)
+        left, right = self.cast(left, width, implied=True), self.cast(right, width, implied=True)
+        output = self.tensor(left.size, width, differentiable=left.differentiable or right.differentiable)
+        self._forward.append(self._kept_size.plus(output.size))
+        if output.differentiable:
+            self._record((left, right), output, set(), passes_on=True, transient=NOTHING, weights=())
+        return output
+
+    def cast(self, value: Value, width: int, *, implied: bool = False) -> Value:
+        """Record a cast to another width; the same tensor where it has it already. `implied`: inside a kernel, so without an own tensor."""
+        if value.width == width:
+            return value
+        size = Size(*(part * width // value.width for part in value.size))
+        if implied:
+            output = Value(value.storage, size, width, value.differentiable)
+            if value.differentiable:
+                self._record((value,), output, set(), passes_on=False, transient=NOTHING, weights=())
+            return output
+        return self.apply((value,), size, width)
+
+    def profile(self, output: Value, *, output_gradient: bool = True) -> Profile:
+        """Return what the programme needs when the gradient of `output` is given."""
+        points, gradients = self._backward(output, output_gradient=output_gradient)
+        return Profile(self._kept_size, highest(self._forward), highest(points), gradients)
+
+    def _record(
+        self,
+        inputs: Sequence[Value],
+        output: Value,
+        saved: set[int],
+        *,
+        passes_on: bool,
+        transient: Size,
+        weights: tuple[int, ...],
+    ) -> None:
+        for storage in saved - self._kept:
+            self._kept_size = self._kept_size.plus(self._sizes[storage])
+        self._kept |= saved
+        differentiable = tuple(value for value in inputs if value.differentiable)
+        self._operations.append(Operation(differentiable, output, tuple(saved), passes_on, transient, weights))
+
+    def _backward(self, output: Value, *, output_gradient: bool) -> tuple[list[Size], int]:
+        holders = dict.fromkeys(self._kept, 0)
+        for operation in self._operations:
+            for storage in operation.saved:
+                holders[storage] += 1
+        gradients = _Gradients()
+        if output_gradient:
+            gradients.give(output, gradients.make(output.size))
+        alive, weights = total(self._sizes[storage] for storage in self._kept), 0
+        points = [alive.plus(gradients.alive)]
+        for operation in reversed(self._operations):
+            incoming = gradients.take(operation.output)
+            if incoming is None:
+                continue
+            made = []
+            for value in operation.inputs:
+                key = incoming if operation.passes_on else gradients.make(value.size)
+                made.append((value, key))
+            new = sum(operation.weight_gradients)
+            fixed = Size(fixed=weights + new)
+            points.append(alive.plus(gradients.alive).plus(operation.transient).plus(fixed))
+            weights += 0 if self.accumulates else new
+            for value, key in made:
+                gradients.give(value, key)
+            gradients.release(incoming)
+            for storage in operation.saved:
+                holders[storage] -= 1
+                if not holders[storage]:
+                    alive = alive.minus(self._sizes[storage])
+        points.append(alive.plus(gradients.alive).plus(Size(fixed=weights)))
+        return points, 0 if self.accumulates else weights
+
+
+class _Gradients:
+    """The engine's buffers: one gradient per tensor, added up in place as further ones arrive."""
+
+    def __init__(self) -> None:
+        self.alive = NOTHING
+        self._sizes: dict[int, Size] = {}
+        self._users: dict[int, int] = {}
+        self._of: dict[Value, int] = {}
+
+    def make(self, size: Size) -> int:
+        key = len(self._sizes)
+        self._sizes[key], self._users[key] = size, 0
+        self.alive = self.alive.plus(size)
+        return key
+
+    def give(self, value: Value, key: int) -> None:
+        """Hand gradient `key` to `value`; a second one is added to the first and freed."""
+        if value not in self._of:
+            self._of[value] = key
+            self._users[key] += 1
+        elif not self._users[key]:
+            self._users[key] = 1
+            self.release(key)
+
+    def take(self, value: Value) -> int | None:
+        return self._of.pop(value, None)
+
+    def release(self, key: int) -> None:
+        self._users[key] -= 1
+        if not self._users[key]:
+            self.alive = self.alive.minus(self._sizes[key])
