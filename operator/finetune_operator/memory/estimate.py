@@ -7,21 +7,19 @@ activations exist instead.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Final
 
-from finetune_operator.api.compatibility import Checkpointing
 from finetune_operator.api.plan import GIB, Component, MemoryEstimate, MemoryRange, Phase, PhaseMemory
-from finetune_operator.memory.activations import checkpoint_bytes_per_layer, layer_activation_bytes
+from finetune_operator.memory.activations.model import Passes, has_words, output_head, passes
+from finetune_operator.memory.activations.size import Size
 from finetune_operator.memory.allocator import fragmentation_bytes, margin_bytes
 from finetune_operator.memory.architecture import Architecture
 from finetune_operator.memory.between_steps import phases_between_steps
-from finetune_operator.memory.loss import chunked_loss_backward_bytes, chunked_loss_forward_bytes, full_logits_bytes
+from finetune_operator.memory.loss import tile_bytes
 from finetune_operator.memory.runtime import communication_bytes, runtime_bytes
 from finetune_operator.memory.states import States, states_of
-from finetune_operator.memory.workload import LossKind, Workload
-
-LAYER_GRADIENTS: Final = 0.36
-"""Gradients of activations inside one layer's backward, as a share of that layer's activations (fake-tensor traces of Llama layers: 1.36 in all)."""
+from finetune_operator.memory.workload import Tuning, Workload
 
 CPU_HEAP_SHARE: Final = 0.3
 """Holes in glibc's heap, as a share of activations, logits and temporaries. Measured with a Llama of 32 million parameters and 2,048 tokens
@@ -98,11 +96,8 @@ def _load(architecture: Architecture, workload: Workload, states: States) -> Com
 
 
 def _backward(architecture: Architecture, workload: Workload, states: States) -> Components:
-    points = (
-        _in_loss_forward(architecture, workload, states),
-        _in_loss_backward(architecture, workload, states),
-        _in_layer_backward(architecture, workload, states),
-    )
+    found = passes(architecture, workload)
+    points = (*_in_loss(architecture, workload, states, found), *_in_last_layer(architecture, workload, states, found))
     highest = max(points, key=lambda components: sum(components.values()))
     if workload.accelerator == "cpu":
         passing = highest[Component.ACTIVATIONS] + highest[Component.LOGITS] + highest[Component.TEMPORARIES]
@@ -110,114 +105,93 @@ def _backward(architecture: Architecture, workload: Workload, states: States) ->
     return highest
 
 
-def _kept_activations(architecture: Architecture, workload: Workload) -> int:
-    """What all layers keep, and the last norm: its input in float32 and its output, which the head reads."""
-    if workload.checkpointing is Checkpointing.NONE:
-        kept = sum(b.copies * layer_activation_bytes(architecture, b, workload) for b in architecture.blocks)
-    else:
-        kept = architecture.layers * checkpoint_bytes_per_layer(architecture, workload)
-    last_norm = (4 + workload.numerics.compute) * architecture.hidden
-    return workload.tokens * (kept + last_norm)
+def _weights(states: States, layers: int) -> int:
+    """Weights during a pass: the process's own share, the root unit, and so many gathered layers."""
+    return states.resident_weights + states.root_weights + layers * states.layer_weights + states.gathered_weights
 
 
-def _one_layer(architecture: Architecture, workload: Workload) -> int:
-    """Activations of the layer that keeps the most."""
-    most = max(layer_activation_bytes(architecture, block, workload) for block in architecture.blocks)
-    return most * workload.tokens
+def _most(points: Iterable[Size], tokens: int, pairs: int) -> int:
+    return max((point.of(tokens, pairs) for point in points), default=0)
 
 
-def _in_loss_forward(architecture: Architecture, workload: Workload, states: States) -> Components:
-    logits = 0
-    if workload.loss is LossKind.CHUNKED:
-        logits = chunked_loss_forward_bytes(architecture, workload)
-    return _components(
+def _in_loss(architecture: Architecture, workload: Workload, states: States, found: Passes) -> Iterator[Components]:
+    """All layers' activations beside last norm, head and loss: forwards, and backwards."""
+    head = output_head(architecture, workload)
+    kept, tokens = found.kept, workload.tokens
+    tile = tile_bytes(head.vocabulary, head.hidden, workload) if has_words(architecture, workload) else 0
+    for points in (found.head.forward, found.head.backward):
+        yield _components(
+            workload,
+            weights=_weights(states, 1) + kept.fixed,
+            gradients=states.accumulated_gradients,
+            optimizer=states.optimizer,
+            activations=kept.of(tokens, workload.pairs) - kept.fixed,
+            logits=_most(points, tokens, tile),
+            communication=states.buckets,
+        )
+
+
+def _in_last_layer(
+    architecture: Architecture, workload: Workload, states: States, found: Passes
+) -> Iterator[Components]:
+    """The last layer's forward (with checkpointing: computed again) and backward pass; the head's gradient is there."""
+    if not found.segments:
+        return
+    last, tokens, pairs = found.segments[-1], workload.tokens, workload.pairs
+    below, kept = found.below(last), last.profile.kept
+    gradient = found.stream * tokens if last.recomputed else 0
+    head_gradient = found.head.weight_gradients
+    yield _components(
         workload,
-        weights=states.resident_weights
-        + states.root_weights
-        + states.layer_weights
-        + states.gathered_weights
-        + states.cast_weights,
-        gradients=states.accumulated_gradients,
+        weights=_weights(states, 2) + below.fixed + kept.fixed,
+        gradients=states.accumulated_gradients + head_gradient,
         optimizer=states.optimizer,
-        activations=_kept_activations(architecture, workload),
-        logits=logits,
-        communication=states.buckets,
-    )
-
-
-def _in_loss_backward(architecture: Architecture, workload: Workload, states: States) -> Components:
-    casts = states.cast_weights if workload.checkpointing is Checkpointing.NONE else 0
-    head_gradient = 0
-    if workload.loss is LossKind.CHUNKED:
-        logits = chunked_loss_backward_bytes(architecture, workload)
-        head_gradient = 4 * architecture.vocabulary * architecture.hidden if workload.trains_base else 0
-    else:
-        logits = full_logits_bytes(architecture, workload)
-    return _components(
-        workload,
-        weights=states.resident_weights + states.root_weights + states.layer_weights + states.gathered_weights + casts,
-        gradients=states.accumulated_gradients,
-        optimizer=states.optimizer,
-        activations=_kept_activations(architecture, workload),
-        logits=logits,
-        temporaries=head_gradient,
-        communication=states.buckets,
-    )
-
-
-def _in_layer_backward(architecture: Architecture, workload: Workload, states: States) -> Components:
-    """The last layer's backward: its activations (computed again with checkpointing), their gradients, and the head's gradient."""
-    layer = _one_layer(architecture, workload)
-    again = layer if workload.checkpointing is Checkpointing.FULL else 0
-    casts = (
-        states.cast_weights
-        if workload.checkpointing is Checkpointing.NONE
-        else states.cast_weights // architecture.layers
-    )
-    return _components(
-        workload,
-        weights=states.resident_weights
-        + states.root_weights
-        + 2 * states.layer_weights
-        + states.gathered_weights
-        + casts,
-        gradients=states.accumulated_gradients or _head_gradient(architecture, workload),
-        optimizer=states.optimizer,
-        activations=_kept_activations(architecture, workload) + again,
-        temporaries=round(LAYER_GRADIENTS * layer) + _widened(states),
+        activations=below.of(tokens, pairs) - below.fixed + kept.of(tokens, pairs) - kept.fixed,
+        temporaries=max(
+            _most(last.profile.backward, tokens, pairs), _most(last.profile.forward, tokens, pairs) + gradient
+        )
+        - kept.of(tokens, pairs),
         communication=states.buckets + states.layer_reduction,
     )
 
 
-def _head_gradient(architecture: Architecture, workload: Workload) -> int:
-    if not workload.trains_base:
-        return 0
-    per_element = workload.numerics.trained if workload.shards == 1 else workload.numerics.compute
-    return per_element * architecture.vocabulary * architecture.hidden
-
-
-def _widened(states: States) -> int:
-    """Whole weights that one linear layer needs for a moment: widened ones of QLoRA, the norm of DoRA's."""
-    return max(states.dequantised_weights, states.adapter_temporaries)
-
-
 def _backward_end(architecture: Architecture, workload: Workload, states: States) -> Components:
-    """All gradients exist; before the embedding's and the first layer's do, that layer's activations are there instead."""
-    layer = _one_layer(architecture, workload)
-    first = round((1 + LAYER_GRADIENTS) * layer) + _widened(states) + states.retained_inputs
+    """All gradients exist, or nearly: before the embedding's and the first layer's do, that layer's activations are there instead."""
+    found = passes(architecture, workload)
+    tokens, pairs = workload.tokens, workload.pairs
+    embedding = _embedding_gradient(architecture, workload)
+    beside = found.outside.of(tokens, pairs) - found.outside.fixed
+    # Embedding: the stream's gradient, and the embedding's own where it is added to a tied head's.
+    points = [found.stream * tokens + (embedding if architecture.tied_embeddings or workload.accumulation > 1 else 0)]
+    if found.segments:
+        first = found.segments[0]
+        missing = 0
+        if workload.accumulation == 1:
+            missing = first.profile.weight_gradients + (0 if architecture.tied_embeddings else embedding)
+            if workload.trains_base and workload.shards > 1:
+                late = architecture.layer_parameters + architecture.vocabulary * architecture.hidden
+                missing = states.gradients * late // architecture.parameters
+        own_input = first.input_beside.of(tokens, pairs)
+        points.append(_most(first.profile.backward, tokens, pairs) + own_input - missing)
+        if first.recomputed:
+            points.append(_most(first.profile.forward, tokens, pairs) + own_input + found.stream * tokens - missing)
     gathered = states.root_weights + states.layer_weights if states.retained_inputs else 0
-    missing = 0
-    if workload.trains_base:
-        late = architecture.layer_parameters + architecture.vocabulary * architecture.hidden
-        missing = states.gradients * late // architecture.parameters
     return _components(
         workload,
         weights=states.resident_weights + gathered,
         gradients=states.gradients,
         optimizer=states.optimizer,
-        temporaries=max(0, first - missing),
+        activations=beside,
+        temporaries=max(0, *points) + states.retained_inputs,
         communication=states.buckets + states.root_reduction,
     )
+
+
+def _embedding_gradient(architecture: Architecture, workload: Workload) -> int:
+    """Bytes of the input embedding's gradient where it is trained and not sharded."""
+    if workload.tuning is not Tuning.FULL or workload.shards > 1:
+        return 0
+    return workload.numerics.trained * architecture.vocabulary * architecture.hidden
 
 
 def _optimizer_step(workload: Workload, states: States) -> Components:

@@ -1,11 +1,10 @@
-"""Bytes that turning hidden states into a loss takes: TRL 1.16's chunked head, or the whole logits."""
+"""Bytes of the tiles in which heads make logits: TRL 1.16's chunked head, and Liger's."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from finetune_operator.memory.architecture import Architecture
-from finetune_operator.memory.workload import Workload
+from finetune_operator.memory.workload import LossKind, Workload
 
 TILE_TOKENS: Final = 4096
 """trl/kernels/chunked_logprob.py: TOKEN_CHUNK_SIZE."""
@@ -14,37 +13,31 @@ TILE_WORDS: Final = 32768
 
 TORCH_TILE_BYTES: Final = 29
 """Without Triton the backward of a tile is written in torch: seven float32 values and a boolean per logit at its highest point (_backward_tile)."""
-TORCH_FORWARD_TILE_BYTES: Final = 13
-"""The forward of a tile in torch: three float32 values and a boolean per logit (_forward_tile)."""
-
-FULL_LOGITS_BYTES: Final = 12
-"""Per logit: compute-type logits, their float32 copy, log-softmax and its gradient overlap to 12 bytes at the highest point (fake-tensor trace)."""
 
 
-def full_logits_bytes(architecture: Architecture, workload: Workload) -> int:
-    """Return 12 × vocabulary × tokens: the model's own loss."""
-    return FULL_LOGITS_BYTES * architecture.vocabulary * workload.tokens
-
-
-def chunked_loss_forward_bytes(architecture: Architecture, workload: Workload) -> int:
-    """Return the bytes of one tile of logits, and of the head's slice where it must be cast."""
-    return _tile(architecture, workload, TORCH_FORWARD_TILE_BYTES)
-
-
-def chunked_loss_backward_bytes(architecture: Architecture, workload: Workload) -> int:
-    """Return the bytes of one tile, and of the hidden states' gradient: float32 sum and its cast, tokens × hidden × (4 + compute)."""
-    gradient = workload.tokens * architecture.hidden * (4 + workload.numerics.compute)
-    return _tile(architecture, workload, TORCH_TILE_BYTES) + gradient
-
-
-def _tile(architecture: Architecture, workload: Workload, torch_bytes: int) -> int:
+def tile_bytes(vocabulary: int, hidden: int, workload: Workload) -> int:
+    """Return the bytes of one tile of logits, and of the head's slice where it must be cast; 0 where the logits are whole."""
+    if workload.loss is LossKind.LIGER:
+        return liger_chunk_tokens(vocabulary, hidden, workload.tokens) * vocabulary * workload.numerics.compute
+    if workload.loss is not LossKind.CHUNKED:
+        return 0
     compute = workload.numerics.compute
     tokens = min(workload.tokens, TILE_TOKENS)
-    words = min(architecture.vocabulary, TILE_WORDS)
+    words = min(vocabulary, TILE_WORDS)
     is_cast = workload.trains_base and workload.autocasts
-    head_slice = words * architecture.hidden * compute if is_cast else 0
+    head_slice = words * hidden * compute if is_cast else 0
     if workload.accelerator == "gpu":
         # The buffer always has 32,768 columns, however small the vocabulary.
         return tokens * TILE_WORDS * compute + head_slice
     # On the CPU only the touched part of the buffer is resident.
-    return tokens * words * (compute + torch_bytes) + head_slice
+    return tokens * words * (compute + TORCH_TILE_BYTES) + head_slice
+
+
+def liger_chunk_tokens(vocabulary: int, hidden: int, tokens: int) -> int:
+    """Return how many tokens' logits Liger makes at a time: about as many bytes as the hidden states have.
+
+    liger-kernel 0.5 to 0.8, fused_linear_cross_entropy_forward: next power of two of tokens / ceil(vocabulary / hidden).
+    """
+    rounds = -(-vocabulary // hidden)
+    share = -(-tokens // rounds)
+    return min(tokens, 1 << (share - 1).bit_length()) if share > 1 else 1

@@ -104,7 +104,9 @@ class LossKind(StrEnum):
     FULL_LOGITS = "full-logits"
     """The model's own loss: logits of every token in compute type and float32."""
     FUSED_LOGITS = "fused-logits"
-    """A fused cross-entropy kernel on whole logits: their gradient overwrites them, no float32 copy."""
+    """A fused cross-entropy kernel on whole float32 logits and their shifted copy, which the gradient overwrites: 8 bytes per logit."""
+    SHIFTED_FLOAT_LOGITS = "shifted-float-logits"
+    """transformers up to 4.45: the model widens the logits to float32 and shifts a copy of them."""
     LIGER = "liger"
     """Liger's fused linear cross-entropy: chunks of the logits."""
 
@@ -205,6 +207,10 @@ class Workload:
     """GRPO: what a colocated inference engine holds; 0: the training model samples itself."""
     precomputed_reference: bool = False
     """DPO: the reference's log-probabilities were computed before training, so that it needs no copy of the model."""
+    holds_logits: bool = False
+    """The training loop keeps the model's output until the backward pass is over (PEFT's benchmark, ms-swift): its logits stay."""
+    float32_norms: bool = False
+    """Norms of a quantised model are in float32, and with them every layer's output (TRL 0.11 with bitsandbytes)."""
 
     @property
     def sequences(self) -> int:
@@ -215,6 +221,11 @@ class Workload:
     def tokens(self) -> int:
         """Tokens of one micro-batch on one process, padding included."""
         return -(-self.sequences * self.sequence_length // self.context_parallel)
+
+    @property
+    def pairs(self) -> int:
+        """Pairs of tokens of the same sequence: what scores and masks of attention grow with."""
+        return self.tokens * self.sequence_length
 
     @property
     def trains_base(self) -> bool:

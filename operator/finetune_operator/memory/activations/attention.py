@@ -51,15 +51,20 @@ def part_of(tape: Tape, value: Value, width: int) -> Value:
     return tape.slice(value, Size(width * value.width))
 
 
-def scaled(tape: Tape, mode: LayerMode, value: Value) -> Value:
-    """Record IA3's product with a trained vector, in the vector's type, and the cast back."""
+def scaled(tape: Tape, mode: LayerMode, value: Value, width: int = 0) -> Value:
+    """Record IA3's product with a trained vector, in the vector's type, and the cast back to `width` (0: the value's)."""
     wide = max(value.width, mode.trained)
     size = Size(*(part * wide // value.width for part in value.size))
     gradient = value.size.token // value.width * mode.trained
     product = tape.apply(
-        (value,), size, wide, saves=(value,), transient=size, weight_gradients=(gradient if mode.keeps_gradients else 0,)
+        (value,),
+        size,
+        wide,
+        saves=(value,),
+        transient=size,
+        weight_gradients=(gradient if mode.keeps_gradients else 0,),
     )
-    return tape.cast(product, value.width)
+    return tape.cast(product, width or value.width)
 
 
 def rotated(tape: Tape, value: Value) -> Value:
@@ -77,13 +82,21 @@ def attend(tape: Tape, mode: LayerMode, part: Attention, query: Value, key: Valu
     statistics = Size(STATISTICS * part.heads)
     if not mode.masked or mode.kernel is AttentionKernel.FLASH:
         return tape.apply(
-            (query, key, values), query.size, query.width, saves=(query, key, values), saves_output=True,
+            (query, key, values),
+            query.size,
+            query.width,
+            saves=(query, key, values),
+            saves_output=True,
             also_saves=statistics,
         )
     key, values = repeated(tape, part, key), repeated(tape, part, values)
     mask = tape.tensor(Size(pair=query.width), query.width, differentiable=False)
     return tape.apply(
-        (query, key, values), query.size, query.width, saves=(query, key, values, mask), saves_output=True,
+        (query, key, values),
+        query.size,
+        query.width,
+        saves=(query, key, values, mask),
+        saves_output=True,
         also_saves=statistics,
     )
 

@@ -6,12 +6,13 @@ from finetune_operator.memory.activations.attention import part_of, scaled
 from finetune_operator.memory.activations.linear import linear
 from finetune_operator.memory.activations.mode import LayerMode
 from finetune_operator.memory.activations.tape import Tape, Value
-from finetune_operator.memory.blocks import FeedForward
+from finetune_operator.memory.blocks import Block
 from finetune_operator.memory.workload import Tuning
 
 
-def feed_forward(tape: Tape, mode: LayerMode, part: FeedForward, value: Value) -> Value:
+def feed_forward(tape: Tape, mode: LayerMode, block: Block, value: Value) -> Value:
     """Record gate, activation, up, product and down projection; ungated: activation between two linear modules."""
+    part = block.feed_forward
     hidden = value.size.token // value.width
     if not part.gated:
         inner = activation(tape, linear(tape, mode, value, part.inputs[0], part.width), fused=part.fused_activation)
@@ -24,7 +25,7 @@ def feed_forward(tape: Tape, mode: LayerMode, part: FeedForward, value: Value) -
         gate, up = part_of(tape, joined, part.width), part_of(tape, joined, part.width)
         inner = product(tape, activation(tape, gate, fused=part.fused_activation), up)
     if mode.tuning is Tuning.IA3:
-        inner = scaled(tape, mode, inner)
+        inner = scaled(tape, mode, tape.cast(inner, max(inner.width, mode.trained)), inner.width)
     return linear(tape, mode, inner, part.output, hidden)
 
 

@@ -10,7 +10,7 @@ from finetune_operator.memory.activations.mode import LayerMode
 from finetune_operator.memory.activations.norms import norm
 from finetune_operator.memory.activations.size import Size
 from finetune_operator.memory.activations.tape import Profile, Tape, Value
-from finetune_operator.memory.blocks import Block
+from finetune_operator.memory.blocks import Block, NormPlacement
 
 
 @lru_cache(maxsize=1024)
@@ -18,23 +18,47 @@ def layer_profile(hidden: int, block: Block, mode: LayerMode) -> Profile:
     """Return what one layer keeps, and the points of its forward and backward pass."""
     tape = Tape(accumulates=mode.accumulates)
     stream = tape.tensor(Size(hidden * mode.stream), mode.stream, differentiable=mode.input_differentiable)
-    return tape.profile(_decoder_layer(tape, mode, block, stream))
+    record = _parallel if block.parallel else _in_turn
+    return tape.profile(record(tape, mode, block, stream))
 
 
-def _decoder_layer(tape: Tape, mode: LayerMode, block: Block, stream: Value) -> Value:
-    mixed = attention(tape, mode, block, norm(tape, mode, block.norm, stream))
+def _in_turn(tape: Tape, mode: LayerMode, block: Block, stream: Value) -> Value:
+    """Attention, then the feed-forward part, each with its norms and its addition to the stream."""
+    for part in (attention, feed_forward):
+        read = stream
+        if block.placement in (NormPlacement.BEFORE, NormPlacement.AROUND):
+            read = _norm(tape, mode, block, stream)
+        out = _processed(tape, block, part(tape, mode, block, read))
+        if block.placement in (NormPlacement.AROUND, NormPlacement.OUTPUT):
+            out = _norm(tape, mode, block, out)
+        stream = tape.add(stream, out)
+        if block.placement is NormPlacement.SUM:
+            stream = _norm(tape, mode, block, stream)
+    return stream
+
+
+def _parallel(tape: Tape, mode: LayerMode, block: Block, stream: Value) -> Value:
+    """Attention and feed-forward part beside each other, with one norm for both or one each."""
+    first = _norm(tape, mode, block, stream)
+    mixed = _processed(tape, block, attention(tape, mode, block, first))
+    second = first if block.norms == 1 else _norm(tape, mode, block, stream)
+    out = _processed(tape, block, feed_forward(tape, mode, block, second))
+    return tape.add(tape.add(out, mixed), stream)
+
+
+def _norm(tape: Tape, mode: LayerMode, block: Block, value: Value) -> Value:
+    return norm(tape, mode, block.norm, value, weighted=block.norm_weights)
+
+
+def _processed(tape: Tape, block: Block, value: Value) -> Value:
+    """Dropout and scaling of a part's output."""
     if block.residual_dropout:
-        mixed = _dropped(tape, mixed)
-    if block.sandwich_norms:
-        mixed = norm(tape, mode, block.norm, mixed)
-    stream = tape.add(stream, mixed)
-    out = feed_forward(tape, mode, block.feed_forward, norm(tape, mode, block.norm, stream))
-    if block.residual_dropout:
-        out = _dropped(tape, out)
-    if block.sandwich_norms:
-        out = norm(tape, mode, block.norm, out)
-    return tape.add(stream, out)
+        value = dropped(tape, value)
+    if block.residual_scaled:
+        value = tape.apply((value,), value.size, value.width)
+    return value
 
 
-def _dropped(tape: Tape, value: Value) -> Value:
+def dropped(tape: Tape, value: Value) -> Value:
+    """Record a dropout: it keeps a mask of one byte per element."""
     return tape.apply((value,), value.size, value.width, also_saves=Size(value.size.token // value.width))

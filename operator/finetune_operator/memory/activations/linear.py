@@ -10,7 +10,7 @@ from finetune_operator.memory.workload import Tuning
 
 def linear(tape: Tape, mode: LayerMode, value: Value, name: str, outputs: int) -> Value:
     """Record the linear module `name` with `outputs` output features, and the adapter that it carries."""
-    result = _product(tape, mode, value, outputs, trains=mode.trains_weights, quantized=mode.quantized)
+    result = product(tape, mode, value, outputs, trains=mode.trains_weights, quantized=mode.quantized)
     if mode.is_adapted(name):
         if mode.tuning is Tuning.DORA:
             return _dora(tape, mode, value, result, outputs)
@@ -22,9 +22,7 @@ def _features(value: Value) -> int:
     return value.size.token // value.width
 
 
-def _product(
-    tape: Tape, mode: LayerMode, value: Value, outputs: int, *, trains: bool, quantized: bool = False
-) -> Value:
+def product(tape: Tape, mode: LayerMode, value: Value, outputs: int, *, trains: bool, quantized: bool = False) -> Value:
     """Record x·Wᵀ. A trained weight keeps x; autocast casts x for every reader, and a trained weight once per forward pass."""
     read = tape.cast(value, mode.compute) if mode.autocasts else value
     weights = _features(value) * outputs
@@ -36,16 +34,8 @@ def _product(
     if not mode.autocasts:
         return tape.apply((read,), size, read.width, saves=(read,), weight_gradients=(gradient,))
     # The cast of the weight is kept; its gradient arrives in the compute type and is cast to the weight's.
-    cast = Size(fixed=weights * mode.compute)
-    return tape.apply(
-        (read,),
-        size,
-        read.width,
-        saves=(read,),
-        also_saves=cast,
-        transient=cast if gradient else NOTHING,
-        weight_gradients=(gradient,),
-    )
+    cast = tape.apply((), Size(fixed=weights * mode.compute), mode.compute, weight_gradients=(gradient,))
+    return tape.apply((read, cast), size, read.width, saves=(read, cast))
 
 
 def _dropped(tape: Tape, mode: LayerMode, value: Value) -> Value:
@@ -56,8 +46,8 @@ def _dropped(tape: Tape, mode: LayerMode, value: Value) -> Value:
 
 
 def _low_rank(tape: Tape, mode: LayerMode, value: Value, outputs: int) -> Value:
-    inner = _product(tape, mode, value, mode.rank, trains=True)
-    return _product(tape, mode, inner, outputs, trains=True)
+    inner = product(tape, mode, value, mode.rank, trains=True)
+    return product(tape, mode, inner, outputs, trains=True)
 
 
 def _lora(tape: Tape, mode: LayerMode, value: Value, result: Value, outputs: int) -> Value:
@@ -85,7 +75,11 @@ def _dora(tape: Tape, mode: LayerMode, value: Value, result: Value, outputs: int
     low_rank = _low_rank(tape, mode, _dropped(tape, mode, read), outputs)
     magnitude = (outputs * mode.trained,) if mode.keeps_gradients else (0,)
     scaled_base = tape.apply(
-        (result,), _as(result.size, result.width, wide), wide, saves=(result,), weight_gradients=magnitude,
+        (result,),
+        _as(result.size, result.width, wide),
+        wide,
+        saves=(result,),
+        weight_gradients=magnitude,
         forward_transient=norm,
     )
     scaled = tape.apply(

@@ -31,6 +31,7 @@ class LayerMode:
     kernel: AttentionKernel
     masked: bool
     quantized: bool
+    """bitsandbytes' linear modules: they widen their weight to the compute type at every use. GPTQ's kernels widen tile by tile."""
     input_differentiable: bool
     """Whether the gradient goes on to the layer below."""
     accumulates: bool
@@ -62,7 +63,7 @@ def layer_mode(workload: Workload, *, trains_weights: bool, input_differentiable
         drops=adapter_like and workload.dropout > 0,
         kernel=workload.attention,
         masked=workload.has_padding_mask,
-        quantized=workload.quantization is not Quantization.NONE,
+        quantized=workload.quantization in (Quantization.NF4, Quantization.NF4_DOUBLE, Quantization.INT8),
         input_differentiable=input_differentiable,
         accumulates=workload.accumulation > 1,
         keeps_gradients=workload.shards == 1,

@@ -19,7 +19,7 @@ def norm(tape: Tape, mode: LayerMode, kind: NormKind, value: Value, rows: int = 
     trains = mode.trains_weights and weighted
     elements = value.size.token // value.width
     gradient = (elements // rows * mode.trained,) if trains and mode.keeps_gradients else ()
-    if kind is NormKind.LAYER:
+    if kind in (NormKind.LAYER, NormKind.LAYER_FLOAT32):
         # native_layer_norm; autocast runs it in float32.
         read = tape.cast(value, FLOAT32) if mode.autocasts else value
         return tape.apply(

@@ -53,6 +53,8 @@ class Profile:
     """Points of the backward pass: tensors still kept, gradients of activations, gradients of this programme's weights so far."""
     weight_gradients: int
     """Bytes of gradients that are there when the programme has run backwards."""
+    keeps_input: bool = False
+    """Whether `kept` includes the programme's input."""
 
 
 @dataclass
@@ -141,7 +143,7 @@ class Tape:
     def profile(self, output: Value, *, output_gradient: bool = True) -> Profile:
         """Return what the programme needs when the gradient of `output` is given."""
         points, gradients = self._backward(output, output_gradient=output_gradient)
-        return Profile(self._kept_size, highest(self._forward), highest(points), gradients)
+        return Profile(self._kept_size, highest(self._forward), highest(points), gradients, 0 in self._kept)
 
     def _record(
         self,

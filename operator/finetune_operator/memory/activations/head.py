@@ -1,0 +1,133 @@
+"""The programme behind the last layer: last norm, output head and loss. Its `Size.pair` counts tiles of logits instead of pairs of tokens.
+
+Whole logits (transformers' ForCausalLMLoss): compute-type logits, their float32 copy, log-softmax, and backwards two gradients of it: 12
+bytes per logit at the highest point. transformers up to 4.45 widened the logits inside the model and shifted a copy of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+from finetune_operator.memory.activations.linear import product
+from finetune_operator.memory.activations.mode import LayerMode
+from finetune_operator.memory.activations.norms import norm
+from finetune_operator.memory.activations.size import NOTHING, Size
+from finetune_operator.memory.activations.tape import Profile, Tape, Value
+from finetune_operator.memory.blocks import NormKind
+from finetune_operator.memory.workload import LossKind
+
+FLOAT32 = 4
+TILE: Final = Size(pair=1)
+"""One tile: loss.py has its bytes."""
+LOG_PROBABILITIES: Final = Size(token=24)
+"""TRL 1.16, ChunkedLogProbFunction: targets (8) and log-normaliser (4) are saved; running statistics on top while it runs."""
+TARGETS: Final = Size(token=8)
+
+
+@dataclass(frozen=True)
+class OutputHead:
+    """The part of an architecture that the head's programme depends on."""
+
+    hidden: int
+    vocabulary: int
+    """Outputs: words, or labels of a classification."""
+    norm: NormKind
+    final_norm: bool = True
+    norm_weights: bool = True
+    transform: bool = False
+    """Masked-language heads of encoders: a linear layer, gelu and LayerNorm before the vocabulary."""
+    scaled: bool = False
+    capped: bool = False
+
+
+@lru_cache(maxsize=512)
+def head_profile(head: OutputHead, mode: LayerMode, loss: LossKind) -> Profile:
+    """Return what last norm, head and loss keep, and the points of their forward and backward pass."""
+    tape = Tape(accumulates=mode.accumulates)
+    stream = tape.tensor(Size(head.hidden * mode.stream), mode.stream, differentiable=True)
+    if head.final_norm:
+        stream = norm(tape, mode, head.norm, stream, weighted=head.norm_weights)
+    if head.transform:
+        stream = product(tape, mode, stream, head.hidden, trains=mode.trains_weights)
+        stream = tape.apply((stream,), stream.size, stream.width, saves=(stream,))
+        stream = norm(tape, mode, NormKind.LAYER, stream)
+    match loss:
+        case LossKind.CHUNKED:
+            end = _chunked(tape, mode, head, stream)
+        case LossKind.LIGER:
+            end = _liger(tape, mode, head, stream)
+        case _:
+            end = _whole(tape, mode, head, stream, loss)
+    return tape.profile(end)
+
+
+def _whole(tape: Tape, mode: LayerMode, head: OutputHead, stream: Value, loss: LossKind) -> Value:
+    logits = product(tape, mode, stream, head.vocabulary, trains=mode.trains_weights)
+    if head.scaled:
+        logits = tape.apply((logits,), logits.size, logits.width)
+    if head.capped:
+        logits = tape.apply((logits,), logits.size, logits.width)
+        logits = tape.apply((logits,), logits.size, logits.width, saves_output=True)
+        logits = tape.apply((logits,), logits.size, logits.width)
+    narrow = logits.size
+    wide = tape.cast(logits, FLOAT32)
+    if loss in (LossKind.SHIFTED_FLOAT_LOGITS, LossKind.FUSED_LOGITS):
+        # The model returns float32 logits, which live on beside the shifted copy.
+        shifted = tape.apply((wide,), wide.size, FLOAT32, forward_transient=wide.size)
+        if loss is LossKind.FUSED_LOGITS:
+            handed_out = Size(-shifted.size.token)
+            return tape.apply(
+                (shifted,), TARGETS, 8, saves=(shifted,), transient=handed_out, forward_transient=wide.size
+            )
+        # The model's logits go when the training loop drops its output, before the backward pass.
+        soft = tape.apply((shifted,), shifted.size, FLOAT32, saves_output=True, forward_transient=wide.size.times(2))
+    else:
+        held = narrow.plus(wide.size if wide is not logits else NOTHING)
+        soft = tape.apply((wide,), wide.size, FLOAT32, saves_output=True, forward_transient=held)
+    return tape.apply((soft,), TARGETS, 8, saves=(soft,))
+
+
+def _chunked(tape: Tape, mode: LayerMode, head: OutputHead, stream: Value) -> Value:
+    """Record TRL 1.16's fused head: tiles of logits are made again in the backward pass, gradients are summed up in float32."""
+    width = head.hidden * head.vocabulary
+    picked = tape.apply((stream,), stream.size, stream.width)  # the positions that have a label
+    wide = Size(FLOAT32 * head.hidden)
+    gradients: tuple[int, ...] = ()
+    transient = TILE.plus(wide)
+    if mode.trains_weights:
+        gradients = (width * mode.trained,)
+        transient = transient.plus(Size(fixed=FLOAT32 * width))
+        if mode.trained == FLOAT32:
+            transient = transient.minus(Size(fixed=FLOAT32 * width))  # handed out as it is
+    if stream.width == FLOAT32:
+        transient = transient.minus(wide)
+    return tape.apply(
+        (picked,),
+        TARGETS,
+        8,
+        saves=(picked,),
+        also_saves=LOG_PROBABILITIES,
+        transient=transient,
+        weight_gradients=gradients,
+        forward_transient=TILE.plus(picked.size),
+    )
+
+
+def _liger(tape: Tape, mode: LayerMode, head: OutputHead, stream: Value) -> Value:
+    """Record Liger's fused linear cross-entropy: gradients are made in the forward pass, a chunk of logits at a time, and kept."""
+    width = head.hidden * head.vocabulary
+    narrow = tape.cast(stream, mode.compute) if mode.autocasts else stream
+    weights = width * mode.trained if mode.trains_weights else 0
+    kept = narrow.size.plus(Size(fixed=weights))
+    product_of_chunk = Size(fixed=width * (mode.compute + FLOAT32)) if mode.trains_weights else NOTHING
+    return tape.apply(
+        (narrow,),
+        TARGETS,
+        8,
+        also_saves=kept,
+        transient=NOTHING.minus(kept),
+        weight_gradients=(weights,) if weights else (),
+        forward_transient=TILE.plus(product_of_chunk).plus(narrow.size),
+    )

@@ -1,0 +1,213 @@
+"""The model's layers and head as programmes: which layers take part in the backward pass, what each keeps, in the order of the forward pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from finetune_operator.api.compatibility import Checkpointing
+from finetune_operator.memory.activations.head import OutputHead, head_profile
+from finetune_operator.memory.activations.layer import layer_profile
+from finetune_operator.memory.activations.mode import LayerMode, layer_mode, residual_bytes
+from finetune_operator.memory.activations.size import NOTHING, Size, total
+from finetune_operator.memory.activations.tape import Profile
+from finetune_operator.memory.architecture import Architecture, Head
+from finetune_operator.memory.blocks import Block, Positions
+from finetune_operator.memory.workload import AttentionKernel, Goal, LossKind, Tuning, Workload
+
+INDICES = 8
+"""Token ids, labels and masks are 64-bit whole numbers."""
+CLASSES = 2
+"""Outputs of a classification whose number of labels is not known."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Layers in a row that are computed alike."""
+
+    copies: int
+    profile: Profile
+    kept: Size
+    """What each keeps from the forward to its backward pass: its activations, or its input with checkpointing."""
+    recomputed: bool
+
+    @property
+    def input_beside(self) -> Size:
+        """The input that checkpointing keeps, beside the tensors of the layer that is being computed again; most keep it themselves."""
+        return self.kept if self.recomputed and not self.profile.keeps_input else NOTHING
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Forward and backward pass of one micro-batch."""
+
+    segments: tuple[Segment, ...]
+    """Layers with a backward pass, first layer first. Those below a frozen model's first trained layer are not among them."""
+    head: Profile
+    outside: Size
+    """What waits beside the layers' tensors: indices, rotary tables, masks, logits that the loop holds."""
+    stream: int
+    """Bytes per token of the residual stream, and so of its gradient."""
+
+    @property
+    def kept(self) -> Size:
+        """Everything that waits for the backward pass when the last layer has run forwards."""
+        layers = total(segment.kept.times(segment.copies) for segment in self.segments)
+        return layers.plus(self.outside)
+
+    def below(self, segment: Segment) -> Size:
+        """What waits beside the tensors of the last layer, of this segment, while that runs backwards."""
+        return self.kept.minus(segment.kept).plus(segment.input_beside)
+
+
+def passes(architecture: Architecture, workload: Workload) -> Passes:
+    """Return the programmes of a micro-batch."""
+    segments = _segments(architecture, workload)
+    return Passes(
+        segments=segments,
+        head=_head(architecture, workload),
+        outside=_outside(architecture, workload),
+        stream=architecture.hidden * residual_bytes(workload),
+    )
+
+
+def _segments(architecture: Architecture, workload: Workload) -> tuple[Segment, ...]:
+    frozen = _frozen_layers(architecture, workload)
+    found: list[Segment] = []
+    position = 0
+    for block in architecture.blocks:
+        below = min(max(frozen - position, 0), block.copies)
+        copies = block.copies - below
+        if copies and not found and not _input_differentiable(workload):
+            found.append(_segment(architecture, block, workload, 1, input_differentiable=False))
+            copies -= 1
+        if copies:
+            found.append(_segment(architecture, block, workload, copies, input_differentiable=True))
+        position += block.copies
+    return tuple(found)
+
+
+def _frozen_layers(architecture: Architecture, workload: Workload) -> int:
+    """Layers below the first trained one: autograd does not reach them."""
+    if workload.tuning is not Tuning.FREEZE or workload.trained_embeddings:
+        return 0
+    return max(0, architecture.layers - workload.trained_layers)
+
+
+def _input_differentiable(workload: Workload) -> bool:
+    """Whether the first layer's input has a gradient.
+
+    Trained embeddings, virtual tokens, or checkpointing of adapters, for which transformers' Trainer calls enable_input_require_grads.
+    """
+    if workload.tuning in (Tuning.FULL, Tuning.PROMPT) or workload.trained_embeddings:
+        return True
+    return not workload.trains_base and workload.checkpointing is not Checkpointing.NONE
+
+
+def _segment(
+    architecture: Architecture, block: Block, workload: Workload, copies: int, *, input_differentiable: bool
+) -> Segment:
+    trains = workload.tuning in (Tuning.FULL, Tuning.FREEZE, Tuning.SPECTRUM)
+    mode = layer_mode(workload, trains_weights=trains, input_differentiable=input_differentiable)
+    profile = layer_profile(architecture.hidden, block, mode)
+    if workload.tuning is Tuning.SPECTRUM:
+        without = layer_profile(architecture.hidden, block, replace(mode, trains_weights=False))
+        profile = _mixed(profile, without, workload.trained_fraction)
+    if workload.checkpointing is Checkpointing.NONE:
+        return Segment(copies, profile, profile.kept, recomputed=False)
+    return Segment(copies, profile, Size(architecture.hidden * mode.stream), recomputed=True)
+
+
+def _mixed(trained: Profile, frozen: Profile, share: float) -> Profile:
+    """A layer of which a share of the weights is trained: tensors kept for weights' gradients count by that share."""
+
+    def mix(one: Size, other: Size) -> Size:
+        return Size(*(round(share * a + (1 - share) * b) for a, b in zip(one, other, strict=True)))
+
+    kept = mix(trained.kept, frozen.kept)
+    saved = Size(token=trained.kept.token - kept.token)
+    return Profile(
+        kept=kept,
+        forward=tuple(point.minus(saved) for point in trained.forward),
+        backward=tuple(
+            Size(point.token - saved.token, point.pair, round(share * point.fixed)) for point in trained.backward
+        ),
+        weight_gradients=round(share * trained.weight_gradients),
+    )
+
+
+def _head(architecture: Architecture, workload: Workload) -> Profile:
+    mode = layer_mode(workload, trains_weights=_trains_head(workload), input_differentiable=True)
+    return head_profile(output_head(architecture, workload), head_mode(mode), loss_kind(architecture, workload))
+
+
+def head_mode(mode: LayerMode) -> LayerMode:
+    """The head's gradient stays whole until the root unit is reduced, whatever the sharding."""
+    return replace(mode, keeps_gradients=True, quantized=False, tuning=Tuning.FULL)
+
+
+def _trains_head(workload: Workload) -> bool:
+    return workload.tuning in (Tuning.FULL, Tuning.FREEZE) or workload.trained_embeddings
+
+
+def has_words(architecture: Architecture, workload: Workload) -> bool:
+    """Whether the head's outputs are the vocabulary's words."""
+    is_label = architecture.head in (Head.SEQUENCE_CLASSIFICATION, Head.NONE)
+    return not is_label and workload.goal not in (Goal.REWARD, Goal.CLASSIFICATION)
+
+
+def loss_kind(architecture: Architecture, workload: Workload) -> LossKind:
+    """Return how the loss is computed: heads of a few labels, and of encoders, always make whole logits."""
+    if not has_words(architecture, workload) or architecture.head is Head.MASKED_LM:
+        return LossKind.FULL_LOGITS
+    return workload.loss
+
+
+def output_head(architecture: Architecture, workload: Workload) -> OutputHead:
+    """Return what the head's programme depends on."""
+    words = has_words(architecture, workload)
+    last = architecture.blocks[-1]
+    return OutputHead(
+        hidden=architecture.hidden,
+        vocabulary=architecture.vocabulary if words else architecture.labels or CLASSES,
+        norm=last.norm,
+        final_norm=architecture.final_norm,
+        norm_weights=last.norm_weights,
+        transform=words and architecture.head is Head.MASKED_LM,
+        scaled=words and architecture.logits_scaled,
+        capped=words and architecture.logits_capped,
+    )
+
+
+def _outside(architecture: Architecture, workload: Workload) -> Size:
+    block = architecture.main_block
+    found = Size(token=2 * INDICES + (INDICES if workload.has_padding_mask else 0))
+    if block.attention.positions is Positions.ROTARY:
+        # Cosines and sines of one sequence: all rows share them.
+        width = round(block.attention.head_dim * block.attention.rotary_share)
+        found = found.plus(Size(fixed=2 * residual_bytes(workload) * width * workload.sequence_length))
+    if workload.checkpointing is not Checkpointing.NONE:
+        found = found.plus(Size(pair=_mask_width(workload)))
+    if workload.holds_logits and loss_kind(architecture, workload) not in (LossKind.CHUNKED, LossKind.LIGER):
+        found = found.plus(Size(token=output_head(architecture, workload).vocabulary * _returned_width(workload)))
+    if workload.tuning is not Tuning.FULL:
+        return found
+    embedding = NOTHING
+    if architecture.embedding_norm:
+        embedding = Size(architecture.hidden * 4 + 8)
+    if architecture.embedding_dropout:
+        embedding = embedding.plus(Size(architecture.hidden))
+    return found.plus(embedding)
+
+
+def _mask_width(workload: Workload) -> int:
+    """Bytes per pair of the mask that all layers share; checkpointing keeps it as an argument of theirs."""
+    if workload.attention is AttentionKernel.EAGER:
+        return workload.numerics.compute
+    return 1 if workload.has_padding_mask else 0
+
+
+def _returned_width(workload: Workload) -> int:
+    """Accelerate widens a model's outputs to float32 under autocast; transformers up to 4.45 returned float32 logits anyway."""
+    if workload.numerics.autocast or workload.loss in (LossKind.SHIFTED_FLOAT_LOGITS, LossKind.FUSED_LOGITS):
+        return 4
+    return workload.numerics.compute
