@@ -105,8 +105,6 @@ class LossKind(StrEnum):
     """The model's own loss: logits of every token in compute type and float32."""
     FUSED_LOGITS = "fused-logits"
     """A fused cross-entropy kernel on whole float32 logits and their shifted copy, which the gradient overwrites: 8 bytes per logit."""
-    SHIFTED_FLOAT_LOGITS = "shifted-float-logits"
-    """transformers up to 4.45: the model widens the logits to float32 and shifts a copy of them."""
     LIGER = "liger"
     """Liger's fused linear cross-entropy: chunks of the logits."""
 
@@ -207,10 +205,6 @@ class Workload:
     """GRPO: what a colocated inference engine holds; 0: the training model samples itself."""
     precomputed_reference: bool = False
     """DPO: the reference's log-probabilities were computed before training, so that it needs no copy of the model."""
-    holds_logits: bool = False
-    """The training loop keeps the model's output until the backward pass is over (PEFT's benchmark, ms-swift): its logits stay."""
-    float32_norms: bool = False
-    """Norms of a quantised model are in float32, and with them every layer's output (TRL 0.11 with bitsandbytes)."""
 
     @property
     def sequences(self) -> int:

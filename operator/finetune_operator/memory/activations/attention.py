@@ -81,6 +81,8 @@ def attend(tape: Tape, mode: LayerMode, part: Attention, query: Value, key: Valu
         return _eager(tape, mode, part, query, key, values)
     statistics = Size(STATISTICS * part.heads)
     if not mode.masked or mode.kernel is AttentionKernel.FLASH:
+        if mode.software.repeats_keys:
+            key, values = repeated(tape, part, key), repeated(tape, part, values)
         return tape.apply(
             (query, key, values),
             query.size,

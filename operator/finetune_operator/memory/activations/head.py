@@ -71,21 +71,20 @@ def _whole(tape: Tape, mode: LayerMode, head: OutputHead, stream: Value, loss: L
         logits = tape.apply((logits,), logits.size, logits.width)
         logits = tape.apply((logits,), logits.size, logits.width, saves_output=True)
         logits = tape.apply((logits,), logits.size, logits.width)
-    narrow = logits.size
+    software = mode.software
+    if software.keeps_compute_logits:
+        soft = tape.apply((logits,), logits.size, logits.width, saves_output=True, forward_transient=logits.size)
+        return tape.apply((soft,), TARGETS, 8, saves=(soft,))
     wide = tape.cast(logits, FLOAT32)
-    if loss in (LossKind.SHIFTED_FLOAT_LOGITS, LossKind.FUSED_LOGITS):
-        # The model returns float32 logits, which live on beside the shifted copy.
-        shifted = tape.apply((wide,), wide.size, FLOAT32, forward_transient=wide.size)
-        if loss is LossKind.FUSED_LOGITS:
-            handed_out = Size(-shifted.size.token)
-            return tape.apply(
-                (shifted,), TARGETS, 8, saves=(shifted,), transient=handed_out, forward_transient=wide.size
-            )
-        # The model's logits go when the training loop drops its output, before the backward pass.
-        soft = tape.apply((shifted,), shifted.size, FLOAT32, saves_output=True, forward_transient=wide.size.times(2))
-    else:
-        held = narrow.plus(wide.size if wide is not logits else NOTHING)
-        soft = tape.apply((wide,), wide.size, FLOAT32, saves_output=True, forward_transient=held)
+    # The model's output lives on while the loss is computed: logits in the compute type, and under autocast accelerate's float32 copy.
+    held = logits.size.plus(wide.size if mode.autocasts and wide is not logits else NOTHING)
+    if software.shifts_logits:
+        held, wide = wide.size, tape.apply((wide,), wide.size, FLOAT32, forward_transient=wide.size)
+    if loss is LossKind.FUSED_LOGITS:
+        # The gradient overwrites the logits that the kernel has kept.
+        handed_out = NOTHING.minus(wide.size)
+        return tape.apply((wide,), TARGETS, 8, saves=(wide,), transient=handed_out, forward_transient=held)
+    soft = tape.apply((wide,), wide.size, FLOAT32, saves_output=True, forward_transient=held.plus(wide.size))
     return tape.apply((soft,), TARGETS, 8, saves=(soft,))
 
 

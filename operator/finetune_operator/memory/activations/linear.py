@@ -29,7 +29,8 @@ def product(tape: Tape, mode: LayerMode, value: Value, outputs: int, *, trains: 
     size = Size(outputs * read.width)
     if not trains:
         widened = Size(fixed=weights * mode.compute) if quantized else NOTHING
-        return tape.apply((read,), size, read.width, transient=widened, forward_transient=widened)
+        kept = (read,) if quantized and mode.software.quantized_inputs_kept else ()
+        return tape.apply((read,), size, read.width, saves=kept, transient=widened, forward_transient=widened)
     gradient = weights * mode.trained if mode.keeps_gradients else 0
     if not mode.autocasts:
         return tape.apply((read,), size, read.width, saves=(read,), weight_gradients=(gradient,))

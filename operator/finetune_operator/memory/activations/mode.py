@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from finetune_operator.memory.architecture import ALL_LINEAR
+from finetune_operator.memory.software import Software
 from finetune_operator.memory.workload import AttentionKernel, Quantization, Tuning, Workload
+
+FLOAT32 = 4
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class LayerMode:
     keeps_gradients: bool
     """Gradients of weights stay whole in this process."""
     on_cpu: bool
+    software: Software
 
     def is_adapted(self, name: str) -> bool:
         """Whether the linear module of this name carries a low-rank adapter."""
@@ -68,11 +72,14 @@ def layer_mode(workload: Workload, *, trains_weights: bool, input_differentiable
         accumulates=workload.accumulation > 1,
         keeps_gradients=workload.shards == 1,
         on_cpu=workload.accelerator == "cpu",
+        software=workload.software,
     )
 
 
 def residual_bytes(workload: Workload) -> int:
-    """Bytes per element of the residual stream: float32 where a float32 embedding starts it and autocast leaves it so."""
+    """Bytes per element of the residual stream: float32 where a float32 embedding starts it and autocast leaves it so, or where norms do."""
+    if workload.software.float32_norms:
+        return FLOAT32
     if workload.trains_base and workload.autocasts:
         return workload.numerics.trained
     return workload.numerics.compute

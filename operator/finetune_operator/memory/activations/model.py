@@ -187,7 +187,7 @@ def _outside(architecture: Architecture, workload: Workload) -> Size:
         found = found.plus(Size(fixed=2 * residual_bytes(workload) * width * workload.sequence_length))
     if workload.checkpointing is not Checkpointing.NONE:
         found = found.plus(Size(pair=_mask_width(workload)))
-    if workload.holds_logits and loss_kind(architecture, workload) not in (LossKind.CHUNKED, LossKind.LIGER):
+    if workload.software.holds_logits and loss_kind(architecture, workload) not in (LossKind.CHUNKED, LossKind.LIGER):
         found = found.plus(Size(token=output_head(architecture, workload).vocabulary * _returned_width(workload)))
     if workload.tuning is not Tuning.FULL:
         return found
@@ -208,6 +208,6 @@ def _mask_width(workload: Workload) -> int:
 
 def _returned_width(workload: Workload) -> int:
     """Accelerate widens a model's outputs to float32 under autocast; transformers up to 4.45 returned float32 logits anyway."""
-    if workload.numerics.autocast or workload.loss in (LossKind.SHIFTED_FLOAT_LOGITS, LossKind.FUSED_LOGITS):
+    if workload.numerics.autocast or workload.software.shifts_logits:
         return 4
     return workload.numerics.compute

@@ -25,6 +25,15 @@ def norm(tape: Tape, mode: LayerMode, kind: NormKind, value: Value, rows: int = 
         return tape.apply(
             (read,), read.size, read.width, saves=(read,), also_saves=Size(8 * rows), weight_gradients=gradient
         )
+    if mode.software.fused_norms:
+        return tape.apply(
+            (value,),
+            value.size,
+            value.width,
+            saves=(value,),
+            also_saves=Size(FLOAT32 * rows),
+            weight_gradients=gradient,
+        )
     wide = tape.cast(value, FLOAT32)
     whole, per_row = wide.size, Size(FLOAT32 * rows)
     squares = tape.apply((wide,), whole, FLOAT32, saves=(wide,), transient=whole.times(2))
