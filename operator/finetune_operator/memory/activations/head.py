@@ -76,8 +76,7 @@ def _whole(tape: Tape, mode: LayerMode, head: OutputHead, stream: Value, loss: L
         soft = tape.apply((logits,), logits.size, logits.width, saves_output=True, forward_transient=logits.size)
         return tape.apply((soft,), TARGETS, 8, saves=(soft,))
     wide = tape.cast(logits, FLOAT32)
-    # The model's output lives on while the loss is computed: logits in the compute type, and under autocast accelerate's float32 copy.
-    held = logits.size.plus(wide.size if mode.autocasts and wide is not logits else NOTHING)
+    held = logits.size if wide is not logits else NOTHING  # the model's output, until the loss has been computed
     if software.shifts_logits:
         held, wide = wide.size, tape.apply((wide,), wide.size, FLOAT32, forward_transient=wide.size)
     if loss is LossKind.FUSED_LOGITS:
