@@ -84,13 +84,13 @@ def test_the_proposed_hardware_does_fit() -> None:
 
 def test_overrides_that_are_too_large_only_together_are_named_together() -> None:
     resources = {"gpuProduct": [A10G], "gpus": 1, "microBatchSize": 64, "gradientCheckpointing": "none"}
-    error = bad(plan_of(spec_of(method="qlora", resources=resources)))
+    error = bad(plan_of(spec_of(method="lora", resources=resources)))
     assert error.reason == Reason.DOES_NOT_FIT
     proposed = re.search(r"resources.microBatchSize: (\d+) with resources.gradientCheckpointing: full", error.message)
     assert proposed is not None, error.message
     changed = {**resources, "microBatchSize": int(proposed[1]), "gradientCheckpointing": "full"}
-    good(plan_of(spec_of(method="qlora", resources=changed)))
-    bad(plan_of(spec_of(method="qlora", resources={**changed, "microBatchSize": 2 * int(proposed[1])})))
+    good(plan_of(spec_of(method="lora", resources=changed)))
+    bad(plan_of(spec_of(method="lora", resources={**changed, "microBatchSize": 2 * int(proposed[1])})))
 
 
 def test_lora_targets_that_the_model_lacks_are_refused_with_those_it_has() -> None:
