@@ -53,6 +53,10 @@ check: setup ## Format, lint, types, import contract, generated files
 	$(BIN)/python -m finetune_operator.api.crd --check crds --check charts/finetune-operator/files/crds
 	$(BIN)/python -m finetune_operator.api.reference --check docs/reference
 
+.PHONY: known-architectures
+known-architectures: setup ## Count the parameters of the known models again, with the installed transformers
+	$(BIN)/python -m tests.memory.transformers_counts
+
 .PHONY: format
 format: setup ## Format the code and mend what the linter can
 	$(BIN)/ruff format .

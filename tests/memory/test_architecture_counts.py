@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from importlib.resources import files
 from typing import Any
 
 import pytest
 from tests.memory.small_configs import DECODERS, ENCODERS
-from tests.memory.transformers_counts import Counts, count, loaded_config
+from tests.memory.transformers_counts import Counts, count, loaded_config, natural_head
 
-from finetune_operator.memory.architecture import Architecture, Head, architecture_of
+from finetune_operator.memory.architecture import Architecture, Head, architecture_of, text_part
 from finetune_operator.memory.families import FAMILIES, REMOTE_CODE
 
 
@@ -62,3 +63,35 @@ def test_a_decoder_can_be_bare_or_classify(name: str, head: Head) -> None:
 def test_every_family_is_tried_against_transformers() -> None:
     tried = {config["model_type"] for config in (*DECODERS.values(), *ENCODERS.values())}
     assert tried | set(REMOTE_CODE) == set(FAMILIES)
+
+
+def table() -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = json.loads(
+        files("finetune_operator.memory").joinpath("known_architectures.json").read_text()
+    )
+    return found
+
+
+def test_every_known_model_has_the_tensors_that_transformers_makes() -> None:
+    wrong, compared = {}, 0
+    for name, entry in table().items():
+        config = text_part(entry["config"])
+        model_type = str(config["model_type"])
+        if model_type in REMOTE_CODE:
+            continue
+        expected = count(loaded_config(config), natural_head(model_type))
+        found = counts_of(read(entry["config"]))
+        compared += 1
+        if (found, entry["parameters"]) != (expected, expected.by_class):
+            wrong[name] = (found, expected, entry["parameters"])
+    assert wrong == {}
+    assert compared >= 40
+
+
+def test_every_family_has_a_published_model_among_the_known_ones() -> None:
+    types = {str(text_part(entry["config"])["model_type"]) for entry in table().values()}
+    assert set(FAMILIES) - types == WITHOUT_A_KNOWN_MODEL
+
+
+WITHOUT_A_KNOWN_MODEL = {"granitemoeshared", "internlm", "ministral", "ministral3"}
+"""Small models of these types are compared all the same; of internlm, which brought its own code, nothing is."""

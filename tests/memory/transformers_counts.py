@@ -5,10 +5,13 @@ The model is made on the meta device, so that DeepSeek V3 takes a second and no 
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +28,8 @@ from transformers import (
 )
 from transformers.pytorch_utils import Conv1D
 
-from finetune_operator.memory.architecture import Head
+from finetune_operator.memory.architecture import Head, text_part
+from finetune_operator.memory.families import ENCODERS, REMOTE_CODE
 
 AUTO_CLASSES: Mapping[Head, Any] = {
     Head.CAUSAL_LM: AutoModelForCausalLM,
@@ -97,3 +101,35 @@ def tensor_class(path: str, owner: nn.Module) -> str:
     if "Router" in kind or re.search(r"\.(gate|router|shared_expert_gate)\.", path):
         return "router"
     return "attention" if re.search(r"attn|attention", path) else "mlp"
+
+
+def natural_head(model_type: str) -> Head:
+    """Return the head that a model type was trained with."""
+    return Head.MASKED_LM if model_type in ENCODERS else Head.CAUSAL_LM
+
+
+def count_again(table: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the table of known architectures with parameters as the installed transformers makes them."""
+    found = {}
+    for name, entry in table.items():
+        config = text_part(entry["config"])
+        model_type = str(config["model_type"])
+        if model_type not in REMOTE_CODE:
+            counts = count(loaded_config(config), natural_head(model_type))
+            entry = {**entry, "parameters": dict(sorted(counts.by_class.items()))}
+        found[name] = entry
+    return found
+
+
+def main() -> None:
+    """Write the parameters in known_architectures.json again: `make known-architectures`."""
+    path = Path(str(files("finetune_operator.memory"))) / "known_architectures.json"
+    lines = (
+        f"  {json.dumps(name)}: {json.dumps(entry)}"
+        for name, entry in count_again(json.loads(path.read_text())).items()
+    )
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -32,10 +32,13 @@ _SMALL_SUFFIXES: Final = frozenset({".json", ".jinja", ".txt", ".model"})
 
 BUILT_IN_MODEL_TYPES: Final = frozenset(
     {
-        *("bloom", "cohere", "cohere2", "deepseek_v3", "falcon", "gemma", "gemma2", "gemma3", "gemma3_text", "gpt2"),
-        *("gpt_bigcode", "gpt_neo", "gpt_neox", "gpt_oss", "gptj", "granite", "llama", "mistral", "mixtral", "olmo"),
-        *("olmo2", "olmo3", "opt", "phi", "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "smollm3", "stablelm"),
-        *("starcoder2", "internlm3", "mpt"),
+        *("arcee", "bert", "bloom", "camembert", "cohere", "cohere2", "deberta", "deberta-v2", "deepseek_v2"),
+        *("deepseek_v3", "distilbert", "electra", "falcon", "gemma", "gemma2", "gemma3", "gemma3_text", "glm"),
+        *("glm4", "glm4_moe", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gpt_oss", "gptj", "granite"),
+        *("granitemoe", "granitemoeshared", "internlm3", "llama", "llama4", "llama4_text", "ministral", "ministral3"),
+        *("mistral", "mixtral", "modernbert", "mpnet", "mpt", "nemotron", "olmo", "olmo2", "olmo3", "olmoe", "opt"),
+        *("phi", "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "roberta", "seed_oss", "smollm3", "stablelm"),
+        *("starcoder2", "xlm-roberta"),
     }
 )
 """Types that transformers 5.23 brings itself: an `auto_map` in such a config is a relic, and its code is not run."""

@@ -141,6 +141,8 @@ def question_of(
     architecture = architecture_of(config)
     if isinstance(architecture, PlanError):
         return architecture
+    if "text_config" in config:
+        return _multimodal(spec)
     if limits.problem:
         return PlanError(reason=Reason.QUOTA_EXCEEDED, message=limits.problem, waits=True)
     counts = process_counts(spec)
@@ -179,6 +181,15 @@ def _longest_sequence(spec: FineTuneJobSpec, inspection: InspectionReport | None
     if inspection is None or inspection.dataset.tokens.maximum < 1:
         return spec.training.max_length
     return min(spec.training.max_length, inspection.dataset.tokens.maximum)
+
+
+def _multimodal(spec: FineTuneJobSpec) -> PlanError:
+    """The trainer loads the whole model, whose vision part nobody has counted."""
+    return PlanError(
+        reason=Reason.UNKNOWN_ARCHITECTURE,
+        message=f"{spec.model.uri} is multimodal (config.json has a text_config), and only its text part can be sized; "
+        "set model.uri to a text-only model",
+    )
 
 
 def _check_targets(spec: FineTuneJobSpec, architecture: Architecture) -> PlanError | None:
