@@ -30,7 +30,7 @@ from finetune_operator.planner.explanation import (
     reasons_of,
     with_unused,
 )
-from finetune_operator.planner.history import Corrections
+from finetune_operator.planner.history import corrections_of
 from finetune_operator.planner.inventory import Inventory
 from finetune_operator.planner.limits import NO_LIMITS, Limits
 from finetune_operator.planner.pools import Pool, cpu_pools, gpu_pools
@@ -157,7 +157,7 @@ def question_of(
         architecture=architecture,
         sequence_length=_longest_sequence(spec, inspection),
         weight_bytes=inspection.model.weight_bytes if inspection is not None else weight_bytes,
-        corrections=Corrections(history),
+        corrections=corrections_of(history),
         limits=limits,
     )
     pools, all_pools = _pools(spec, inventory, kept_free_bytes)

@@ -8,7 +8,7 @@ from finetune_operator.api.history import EMPTY_HISTORY, RunKind
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.memory.architecture import Architecture
 from finetune_operator.planner.candidates import Split
-from finetune_operator.planner.history import Corrections, kind_of
+from finetune_operator.planner.history import Corrections, corrections_of, kind_of
 from finetune_operator.planner.limits import NO_LIMITS, Limits
 
 
@@ -20,7 +20,7 @@ class Task:
     architecture: Architecture
     sequence_length: int
     weight_bytes: int
-    corrections: Corrections = field(default_factory=lambda: Corrections(EMPTY_HISTORY))
+    corrections: Corrections = field(default_factory=lambda: corrections_of(EMPTY_HISTORY))
     """What history says of the formulas."""
     limits: Limits = NO_LIMITS
 
