@@ -28,7 +28,8 @@ from finetune_trainer.attempt import Workplace, read_attempt
 from finetune_trainer.causes import Cause, first_cause
 from finetune_trainer.failures import TrainerFailure, calls_of, failure_of
 from finetune_trainer.kept_logs import aborted_for_a_peer, keep_logs
-from finetune_trainer.rank_files import RUN_DIRECTORY_VARIABLE, RankDeath
+from finetune_trainer.rank_environment import rank_environment
+from finetune_trainer.rank_files import RankDeath
 
 INDEX_VARIABLE: Final = "JOB_COMPLETION_INDEX"
 JOIN_SECONDS: Final = 24 * 3600
@@ -136,16 +137,7 @@ class _Stop:
 
 
 def _run_ranks(attempt: AttemptFile, plan_path: Path, place: Workplace, index: int, stop: _Stop) -> int:
-    environment = {
-        **os.environ,
-        RUN_DIRECTORY_VARIABLE: str(place.run.path),
-        "PYTHONUNBUFFERED": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
-        "TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE": "[rank ${rank}] ",
-    }
-    threads = max(1, (os.cpu_count() or 1) // attempt.plan.processes_per_pod)
-    environment.setdefault("OMP_NUM_THREADS", str(threads))
+    environment = rank_environment(attempt, place.run, os.environ)
     command = [sys.executable, "-m", "finetune_trainer"]
     train = ["train", "--plan", str(plan_path)]
     if attempt.plan.processes == 1:
