@@ -284,4 +284,5 @@ def workload_of(
         targets=tuple(adapter.targets),
         dropout=adapter.dropout,
         accelerator=spec.resources.accelerator,
+        loads_whole=spec.tuning.method is Method.QLORA and strategy is Strategy.FSDP,
     )

@@ -153,7 +153,10 @@ def _zero3(whole: Whole, workload: Workload) -> Shard:
 
 
 def _zero12(whole: Whole, workload: Workload) -> Shard:
-    """Weights stay whole in the compute type; float32 masters and moments are spread, with ZeRO-2 gradients too."""
+    """Weights stay whole in the compute type; float32 masters and moments are spread, with ZeRO-2 gradients too.
+
+    Inside the step the process's gradients are joined into one tensor before they are widened (stage_1_and_2.py, step: flatten): a share more.
+    """
     numerics, shards = workload.numerics, workload.shards
     trained, compute = numerics.trained * whole.parameters, numerics.compute * whole.parameters
     spread = compute if workload.strategy is Strategy.ZERO1 else share(compute, shards)
@@ -163,7 +166,7 @@ def _zero12(whole: Whole, workload: Workload) -> Shard:
         gradients=spread + masters,
         accumulated=spread if workload.accumulation > 1 else 0,
         moments=moments,
-        step=share(whole.step, shards),
+        step=share(whole.step + compute, shards),
         buckets=_bucket(whole, workload),
     )
     if workload.offload is Offload.NONE:
@@ -175,4 +178,8 @@ def _zero12(whole: Whole, workload: Workload) -> Shard:
 
 
 def _bucket(whole: Whole, workload: Workload) -> int:
-    return min(whole.parameters, workload.reduce_bucket) * workload.numerics.compute
+    """DeepSpeed's flat buffer, as large as configured however small the model is; on the CPU only its touched part is resident."""
+    elements = workload.reduce_bucket
+    if workload.accelerator == "cpu":
+        elements = min(elements, whole.parameters)
+    return elements * workload.numerics.compute
