@@ -6,15 +6,14 @@ import os
 from collections.abc import Mapping
 from typing import Final
 
-from finetune_operator.api.plan import AttemptFile
 from finetune_trainer.rank_files import RUN_DIRECTORY_VARIABLE, RunDirectory
 
 ALLOCATOR_VARIABLES: Final = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 """torch 2.9 renamed the variable and still reads the old one."""
 
 
-def rank_environment(attempt: AttemptFile, run: RunDirectory, inherited: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of the ranks; what the user or the pod has set of threads and of the allocator stays."""
+def rank_environment(processes: int, run: RunDirectory, inherited: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a pod's ranks, `processes` of them; what the user or the pod has set of threads and of the allocator stays."""
     environment = {
         **inherited,
         RUN_DIRECTORY_VARIABLE: str(run.path),
@@ -23,7 +22,7 @@ def rank_environment(attempt: AttemptFile, run: RunDirectory, inherited: Mapping
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
         "TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE": "[rank ${rank}] ",
     }
-    threads = max(1, (os.cpu_count() or 1) // attempt.plan.processes_per_pod)
+    threads = max(1, (os.cpu_count() or 1) // processes)
     environment.setdefault("OMP_NUM_THREADS", str(threads))
     if not any(name in inherited for name in ALLOCATOR_VARIABLES):
         # Batches differ in length: without segments that grow, the allocator reserves about twice what passes through a step
