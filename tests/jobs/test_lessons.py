@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.plan import GIB
 from finetune_operator.api.progress import METRIC_TOKENS_PER_SECOND, Metric
-from finetune_operator.api.reasons import Reason
 from finetune_operator.api.status import ProgressStatus
 from finetune_operator.jobs.lessons import finished_run
 from finetune_operator.jobs.testing import FixedPlanner, World, ended_pod, make_plan, make_prediction
@@ -95,13 +95,29 @@ def test_the_peak_of_a_gpu_that_others_use_too_is_not_told(product: str, resourc
     assert (run.peak_bytes is not None) is is_told
 
 
-def test_a_peak_that_may_be_an_earlier_plan_s_is_not_told() -> None:
-    world = complete()
-    earlier = world.status.attempts[0].model_copy(
-        update={"number": 0, "result": "Failed", "reason": Reason.GPU_OUT_OF_MEMORY}
-    )
-    attempts = [earlier, *world.status.attempts]
-    world.job = world.job.model_copy(update={"status": world.status.model_copy(update={"attempts": attempts})})
+def test_a_peak_of_an_earlier_plan_is_neither_shown_nor_told() -> None:
+    world = World(planner=FixedPlanner(make_plan(prediction=PREDICTION)))
+    world.settle()
+    world.inspect()
+    world.settle()
+    world.train_to(3)
+    world.fail("tune-1", ended_pod(ExitCode.INPUTS_CHANGED, peak=60 * GIB))
+    world.reconcile()
+    assert world.status.plan is not None
+    assert world.status.plan.measured_gib == "60.00"
+    world.planner = FixedPlanner(make_plan(prediction=PREDICTION, micro_batch_size=1, gradient_accumulation=16))
+    for _ in range(4):
+        world.advance(60)
+        world.settle()
+        if "tune-inspect" in world.children:
+            world.inspect()
+    world.settle()
+    world.train_to(21, attempt=2)
+    world.finish("tune-2", ended_pod(0, attempt=2, peak=3 * GIB), ended_pod(ExitCode.INPUTS_CHANGED, peak=60 * GIB))
+    world.settle()
+    assert world.status.plan.measured_gib == "3.00"
+    world.finish("tune-publish", ended_pod(0, component="publish", result_uri="s3://models/tune"))
+    world.settle()
     run = told(world)
     assert run is not None
-    assert (run.peak_bytes, run.tokens_per_second) == (None, 450.0)
+    assert run.peak_bytes == 3 * GIB

@@ -56,7 +56,9 @@ class PlanStatus(ReadModel):
     trainable_parameters: int = Field(description="Elements that are trained.")
     expected_gib: str = Field(alias="expectedGiB", description="Expected peak memory per process, GiB.")
     upper_gib: str = Field(alias="upperGiB", description="Upper bound of it that the planner used, GiB.")
-    measured_gib: str | None = Field(None, alias="measuredGiB", description="Highest measured peak of a process, GiB.")
+    measured_gib: str | None = Field(
+        None, alias="measuredGiB", description="Highest measured peak of a process under this plan, GiB."
+    )
     reasons: list[str] = Field(default_factory=list, max_length=20, description="Why this plan.")
 
 

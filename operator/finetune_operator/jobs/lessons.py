@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Final
 
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.plan import GIB, Plan
 from finetune_operator.api.progress import METRIC_TOKENS_PER_SECOND
-from finetune_operator.api.reasons import ConditionType, Reason
+from finetune_operator.api.reasons import ConditionType
 from finetune_operator.api.status import FineTuneJobStatus, ProgressStatus
 from finetune_operator.jobs.conditions import holds
 from finetune_operator.jobs.observed import Observed
 from finetune_operator.planner.gpu_labels import SHARED_RESOURCE
 from finetune_operator.planner.history import FinishedRun
-
-_OTHER_PLANS: Final = frozenset({Reason.GPU_OUT_OF_MEMORY, Reason.INPUTS_CHANGED, Reason.REPLANNED})
-"""After an attempt that ended so, the measured peak of the job may be another plan's."""
 
 
 def finished_run(job: FineTuneJob, status: FineTuneJobStatus, observed: Observed) -> FinishedRun | None:
@@ -28,8 +24,7 @@ def finished_run(job: FineTuneJob, status: FineTuneJobStatus, observed: Observed
     if file is None or file.plan.prediction is None:
         return None
     measured = status.plan.measured_gib if status.plan else None
-    is_of_this_plan = not any(attempt.reason in _OTHER_PLANS for attempt in status.attempts)
-    peak = round(float(measured) * GIB) if measured and is_of_this_plan and not _is_shared(file.plan) else None
+    peak = round(float(measured) * GIB) if measured and not _is_shared(file.plan) else None
     speed = _tokens_per_second(job.status.progress, number)
     if peak is None and speed is None:
         return None

@@ -15,6 +15,7 @@ from finetune_operator.jobs.decisions import JobEvent
 from finetune_operator.jobs.observed import Observed
 from finetune_operator.jobs.stage import Stage
 from finetune_operator.jobs.times import text_of
+from finetune_operator.jobs.training import plan_status
 
 _TOLD_WHEN_TRUE: Final = {
     ConditionType.ACCEPTED: "Normal",
@@ -29,6 +30,16 @@ _TOLD_WHEN_TRUE: Final = {
     ConditionType.DEGRADED: "Warning",
 }
 _TOLD_WHEN_FALSE: Final = frozenset({ConditionType.ACCEPTED, ConditionType.INSPECTED, ConditionType.PLANNED})
+_DECIDED: Final = (
+    "gpu_product",
+    "pods",
+    "processes",
+    "strategy",
+    "micro_batch_size",
+    "gradient_checkpointing",
+    "expected_gib",
+)
+"""What of a plan makes its peak memory."""
 _TOLD_REASONS: Final = frozenset(
     {Reason.UNSCHEDULABLE, Reason.IMAGE_PULL_FAILED, Reason.CONTAINER_CANNOT_START, Reason.PUBLICATION_FAILED}
 )
@@ -113,13 +124,25 @@ def _degraded(job: FineTuneJob) -> Finding:
 
 
 def _measured(plan: PlanStatus, before: PlanStatus | None, observed: Observed) -> PlanStatus:
-    """Return the plan with the highest peak seen so far; pods and their words go, the number stays."""
+    """Return the plan with the highest peak of its attempts so far; pods and their words go, the number stays.
+
+    What an earlier plan has measured is not this one's: a replan after an out-of-memory takes less.
+    """
+    others = {number for number, file in observed.attempts.items() if not _is_same(plan, plan_status(file.plan))}
     peaks = [
         pod.termination.peak_memory_bytes / GIB
         for pod in observed.pods
-        if pod.component == "train" and pod.termination and pod.termination.peak_memory_bytes
+        if pod.component == "train"
+        and pod.termination
+        and pod.termination.peak_memory_bytes
+        and pod.attempt not in others
     ]
-    known = plan.measured_gib or (before.measured_gib if before else None)
+    known = plan.measured_gib or (before.measured_gib if before and _is_same(plan, before) else None)
     if known is not None:
         peaks.append(float(known))
     return plan.model_copy(update={"measured_gib": f"{max(peaks):.2f}" if peaks else None})
+
+
+def _is_same(one: PlanStatus, other: PlanStatus) -> bool:
+    """Whether two plans run the same way; fields that only a newer operator shows do not count."""
+    return all(getattr(one, name) == getattr(other, name) for name in _DECIDED)
