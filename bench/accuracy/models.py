@@ -91,7 +91,13 @@ def config_of(row: Row, family: str) -> dict[str, JsonValue] | str:
 
 
 def architecture_of_row(row: Row) -> Architecture | str:
-    """Return the row's architecture, or why it cannot be told.
+    """Return the row's architecture in the layout of its program, or why it cannot be told."""
+    found = _in_transformers(row)
+    return found if isinstance(found, str) else stack_of(row).layout(found)
+
+
+def _in_transformers(row: Row) -> Architecture | str:
+    """Return the row's architecture as transformers builds it.
 
     When the family's layout misses the row's own parameter count by more than 2 %, the Llama layout is taken if it comes closer.
     """

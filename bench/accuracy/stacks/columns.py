@@ -143,10 +143,10 @@ def numerics_of(row: Row, tuning: Tuning) -> Numerics:
 TARGET_WORDS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     (
         r"\bquery\b|\bq\b|q_proj",
-        ("q_proj", "qkv_proj", "query_key_value", "c_attn", "W_pack"),
+        ("q_proj", "qkv_proj", "query_key_value", "c_attn", "W_pack", "attn"),
     ),
-    (r"\bkey\b|\bk\b|k_proj", ("k_proj", "qkv_proj", "query_key_value", "c_attn", "W_pack")),
-    (r"\bvalue\b|\bv\b|v_proj", ("v_proj", "qkv_proj", "query_key_value", "c_attn", "W_pack")),
+    (r"\bkey\b|\bk\b|k_proj", ("k_proj", "qkv_proj", "query_key_value", "c_attn", "W_pack", "attn")),
+    (r"\bvalue\b|\bv\b|v_proj", ("v_proj", "qkv_proj", "query_key_value", "c_attn", "W_pack", "attn")),
     (r"\bc_attn\b|default", ("c_attn", "qkv_proj", "query_key_value", "W_pack", "q_proj", "k_proj", "v_proj")),
     (r"o_proj|attn\.c_proj|\bprojection\b|\bo\b|\boutput\b", ("o_proj", "dense", "attn.c_proj")),
     (r"\bgate\b|gate_proj|\bw2\b|\bmlp\b", ("gate_proj", "gate_up_proj", "w2", "dense_h_to_4h", "fc1", "c_fc")),
@@ -166,7 +166,9 @@ def targets_of(row: Row, architecture: Architecture) -> tuple[str, ...]:
     meant = {
         module for pattern, modules in TARGET_WORDS if re.search(pattern, words, re.IGNORECASE) for module in modules
     }
-    found = tuple(name for name in names if name in meant)
+    found = tuple(name for name in names if name in meant or re.search(rf"\b{re.escape(name)}\b", words))
+    if not found and "norm" in words:
+        return tuple(re.split(r"[\s,]+", words.strip()))
     return found or (ALL_LINEAR,)
 
 

@@ -3,8 +3,10 @@
 Facts, with where they were read:
 
 - The output head is never tied to the embedding (litgpt/scripts/convert_hf_checkpoint.py copies the weight), and is quantised as well.
-- finetune/lora.py calls the model with lm_head_chunk_size=128 and holds the list of logits, in the model's own type, during backward;
-  utils.py chunked_cross_entropy makes no float32 copy. finetune/full.py makes whole logits.
+- finetune/lora.py calls the model with lm_head_chunk_size=128 and holds the list of logits, which Lightning's precision plugin makes float32
+  (fabric/plugins/precision/half.py, bitsandbytes.py: convert_output), beside their log-softmax: 8 bytes per logit, as a fused kernel on
+  shifted float32 logits. finetune/full.py makes whole logits.
+- model.py: query, key and value come from one linear, of which SDPA keeps views; GELU is one kernel, and there is no residual dropout.
 - lora.py: dropout 0.05 before the adapters by default; torch.optim.AdamW (foreach), with bitsandbytes its PagedAdamW.
 - model.py: keys and values are expanded to every query head before SDPA, which gets no mask in training; softcapped attention (Gemma 2)
   is written out.
@@ -21,9 +23,12 @@ from typing import Final
 from accuracy.rows import Row
 from accuracy.stacks.stack import Stack, read
 from finetune_operator.memory.architecture import Architecture
+from finetune_operator.memory.blocks import Block
 from finetune_operator.memory.workload import AttentionKernel, LossKind, Optimizer, Quantization, Tuning, Workload
 
 DROPOUT: Final = 0.05
+JOINED: Final = "attn"
+"""What litgpt calls the linear of query, key and value; with grouped heads it copies them apart, as separate linears do."""
 
 
 def _workload(row: Row, architecture: Architecture) -> Workload | str:
@@ -34,12 +39,12 @@ def _workload(row: Row, architecture: Architecture) -> Workload | str:
         workload.software,
         repeats_keys=True,
         quantized_inputs_kept=workload.quantization is not Quantization.NONE,
-        keeps_compute_logits=True,
+        shifts_logits=True,
         frozen_gradients=workload.flat_parameters and not workload.trains_base,
     )
     return replace(
         workload,
-        loss=LossKind.FULL_LOGITS,
+        loss=LossKind.FULL_LOGITS if workload.trains_base else LossKind.FUSED_LOGITS,
         dropout=DROPOUT if workload.tuning is Tuning.LORA else 0.0,
         optimizer=Optimizer.ADAMW_FOREACH if workload.optimizer is Optimizer.ADAMW else workload.optimizer,
         attention=AttentionKernel.EAGER if architecture.model_type == "gemma2" else workload.attention,
@@ -48,4 +53,29 @@ def _workload(row: Row, architecture: Architecture) -> Workload | str:
     )
 
 
-STACK: Final = Stack(name="litgpt", pattern=r"lit-?gpt", workload=_workload, ties_embeddings=False)
+def _layout(architecture: Architecture) -> Architecture:
+    """One linear for query, key and value (model.py, CausalSelfAttention.attn); no dropout, and GELU as one kernel."""
+    return replace(architecture, blocks=tuple(_block(block) for block in architecture.blocks), embedding_dropout=0.0)
+
+
+def _block(block: Block) -> Block:
+    part = block.attention
+    attention = replace(part, dropout=0.0, sdpa=True)
+    tensors = block.tensors
+    if len(part.inputs) == 3 and part.heads == part.kv_heads:
+        joined = [tensor for tensor in tensors if tensor.name in part.inputs and tensor.linear]
+        width = sum(tensor.out_features for tensor in joined)
+        inputs = joined[0].in_features
+        one = replace(joined[0], name=JOINED, shape=(width, inputs), out_features=width)
+        biases = tuple(tensor for tensor in tensors if tensor.name in part.inputs and not tensor.linear)
+        rest = tuple(tensor for tensor in tensors if tensor.name not in part.inputs)
+        tensors = (one, *(replace(bias, name=JOINED) for bias in biases), *rest)
+        attention = replace(attention, inputs=(JOINED,))
+    activation = block.feed_forward.activation
+    feed_forward = replace(
+        block.feed_forward, dropout=0.0, activation="gelu" if activation.startswith("gelu") else activation
+    )
+    return replace(block, attention=attention, feed_forward=feed_forward, tensors=tensors, residual_dropout=0.0)
+
+
+STACK: Final = Stack(name="litgpt", pattern=r"lit-?gpt", workload=_workload, ties_embeddings=False, layout=_layout)

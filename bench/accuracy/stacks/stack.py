@@ -13,6 +13,12 @@ from finetune_operator.memory.architecture import ALL_LINEAR, Architecture
 from finetune_operator.memory.workload import Quantization, Tuning, Workload
 
 Reading = Callable[[Row, Architecture], Workload | str]
+Layout = Callable[[Architecture], Architecture]
+
+
+def as_in_transformers(architecture: Architecture) -> Architecture:
+    """Return the architecture as it is: the program runs transformers' modules."""
+    return architecture
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,8 @@ class Stack:
     workload: Reading
     ties_embeddings: bool = True
     """The program shares the embedding with the head where the model does; litgpt keeps two tensors."""
+    layout: Layout = as_in_transformers
+    """What the program's own modules make of the architecture."""
 
     def runs(self, framework: str) -> bool:
         """Return whether the lower-case `framework` of a row names this program."""
