@@ -11,6 +11,7 @@ from accuracy.stacks import stack_of
 from accuracy.stages import last_stage, stages_of
 from finetune_operator.api.plan import GIB, MemoryRange
 from finetune_operator.memory.estimate import estimate
+from finetune_operator.memory.runtime import CUDA_CONTEXT_BYTES
 
 
 @dataclass(frozen=True)
@@ -56,16 +57,32 @@ def predict(row: Row) -> Prediction | Unpredictable:
         return Unpredictable(workload, is_launchable(row))
     memory = estimate(last_stage(architecture, stages_of(row)), workload)
     peak = max(memory.phases, key=lambda phase: phase.total)
+    allocated = _figure(memory.allocated)
     return Prediction(
         figures={
-            MetricKind.ALLOCATED: _figure(memory.allocated),
-            MetricKind.RESERVED: _figure(memory.reserved),
-            MetricKind.DEVICE: _figure(memory.device),
+            MetricKind.ALLOCATED: allocated,
+            MetricKind.RESERVED: _on_card(_figure(memory.reserved), allocated, row, CONTEXT_GIB),
+            MetricKind.DEVICE: _on_card(_figure(memory.device), allocated, row, 0.0),
         },
         components={component.value: size / GIB for component, size in peak.components.items() if size},
         peak_phase=peak.phase.value,
         launchable=is_launchable(row),
     )
+
+
+CONTEXT_GIB = CUDA_CONTEXT_BYTES / GIB
+
+
+def _on_card(figure: Figure, allocated: Figure, row: Row, outside: float) -> Figure:
+    """Cut a figure that has the allocator's cache in it: torch gives its cache back before it fails, so a card holds no more than it has.
+
+    Live tensors are not cut: where they do not fit, the prediction is that the run fails.
+    """
+    card = row.number("gpu_mem_gib")
+    if card is None or card <= outside:
+        return figure
+    room = card - outside
+    return Figure(max(allocated.expected, min(figure.expected, room)), max(allocated.upper, min(figure.upper, room)))
 
 
 def _figure(found: MemoryRange) -> Figure:

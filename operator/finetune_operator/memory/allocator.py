@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from finetune_operator.api.compatibility import Checkpointing
 from finetune_operator.api.plan import Component
-from finetune_operator.memory.workload import Quantization, Workload
+from finetune_operator.memory.workload import LossKind, Quantization, Workload
 
 LASTING_SHARE: Final = 0.01
 """Holes among tensors that stay: sizes rounded up to segments of 2 and 20 MiB."""
@@ -18,6 +19,18 @@ LASTING_SHARE: Final = 0.01
 PASSING_SHARE: Final = 0.06
 """Holes among activations, logits and temporaries when every step has the same length. Simulated (bench/allocator_fragmentation.py): 0.03 to
 0.17, median 0.06."""
+
+RECOMPUTED_SHARE: Final = 0.06
+"""Added to it with gradient checkpointing: layers come and go. nvidia-smi less torch's allocated peak and the context, over what passes, is 0.08
+to 0.13 in 11 published single-GPU runs without whole logits (fms-acceleration, A100)."""
+
+WHOLE_LOGITS_SHARE: Final = 0.18
+"""Added to it where layers are computed again beside whole logits, whose blocks do not fit what layers ask for: 0.31 (median of 14 runs there;
+0.52 with a fused cross-entropy)."""
+
+SHARDED_SHARE: Final = 0.12
+"""Added to it with FSDP and ZeRO: what was gathered waits for its stream. 0.25 to 0.28 without whole logits (14 runs there), and reserved exceeds
+allocated by 12 to 24 % in fsdp_qlora's runs on two GPUs."""
 
 VARIED_SHARE: Final = 0.9
 """The same when lengths differ from step to step and segments cannot grow: a longer step does not fit into the blocks of shorter ones.
@@ -42,7 +55,16 @@ def fragmentation_bytes(workload: Workload, components: Mapping[Component, int])
     # Without activations the temporaries are the optimizer's, which are the same in every step.
     passing = kept + components.get(Component.TEMPORARIES, 0) if kept else 0
     lasting = sum(components.values()) - passing
-    return round(LASTING_SHARE * lasting + (VARIED_SHARE if workload.varied_lengths else PASSING_SHARE) * passing)
+    return round(LASTING_SHARE * lasting + _passing_share(workload) * passing)
+
+
+def _passing_share(workload: Workload) -> float:
+    share = VARIED_SHARE if workload.varied_lengths else PASSING_SHARE
+    if workload.checkpointing is not Checkpointing.NONE and not workload.varied_lengths:
+        share += RECOMPUTED_SHARE
+        if workload.loss in (LossKind.FULL_LOGITS, LossKind.FUSED_LOGITS):
+            share += WHOLE_LOGITS_SHARE
+    return share + (SHARDED_SHARE if workload.shards > 1 else 0)
 
 
 def margin_bytes(workload: Workload, held: int) -> int:
