@@ -82,7 +82,7 @@ def _on_card(figure: Figure, allocated: Figure, row: Row, outside: float) -> Fig
     if card is None or card <= outside:
         return figure
     room = card - outside
-    return Figure(max(allocated.expected, min(figure.expected, room)), max(allocated.upper, min(figure.upper, room)))
+    return Figure(max(allocated.expected, min(figure.expected, room)), max(allocated.upper, min(figure.upper, card)))
 
 
 def _figure(found: MemoryRange) -> Figure:
