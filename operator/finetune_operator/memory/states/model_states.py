@@ -18,7 +18,7 @@ from finetune_operator.memory.states.quantization import (
 from finetune_operator.memory.states.sharding import Whole, shard, share
 from finetune_operator.memory.states.states import States
 from finetune_operator.memory.states.trainable import Trained, has_score_head, outer_tensors, total, trained_tensors
-from finetune_operator.memory.workload import Goal, Quantization, Tuning, Workload
+from finetune_operator.memory.workload import Goal, Tuning, Workload
 
 
 class _Model(NamedTuple):
@@ -42,7 +42,6 @@ def states_of(architecture: Architecture, workload: Workload) -> States:
         resident_weights=held.resident,
         root_weights=held.root,
         layer_weights=held.layer,
-        cast_weights=_casts(architecture, workload, whole),
         gradients=held.gradients,
         accumulated_gradients=held.accumulated,
         optimizer=held.moments,
@@ -149,18 +148,6 @@ def _trained_in_layer(architecture: Architecture, workload: Workload) -> int:
     if workload.tuning is Tuning.FREEZE and not workload.trained_layers:
         return 0
     return architecture.layer_parameters
-
-
-def _casts(architecture: Architecture, workload: Workload, whole: Whole) -> int:
-    """Trained weights of the layers are cast once and cached; a frozen float32 weight is cast at each use, and the result kept for backward."""
-    if not workload.autocasts:
-        return 0
-    compute = workload.numerics.compute
-    inner = whole.parameters - whole.root_parameters
-    if workload.quantization is Quantization.NONE and frozen_element_bytes(workload) > compute:
-        linear = architecture.linear_parameters // workload.tensor_parallel
-        inner += max(0, linear - inner) if workload.trains_base else linear
-    return compute * inner
 
 
 def _unsharded_layers(whole: Whole, workload: Workload) -> int:

@@ -17,8 +17,6 @@ class States:
     """FSDP and ZeRO-3: the root unit (embeddings, head), whole in the compute type from forward to the end of backward."""
     layer_weights: int
     """FSDP and ZeRO-3: one layer, whole in the compute type; a second one while it is prefetched."""
-    cast_weights: int
-    """Casts that autocast makes during forward, and that the backward pass needs without checkpointing."""
     gradients: int
     """All gradients of this process, as they are at the end of backward."""
     accumulated_gradients: int
