@@ -68,6 +68,11 @@ crds: setup ## Generate crds/ and the pages of docs/reference that come from cod
 	$(BIN)/python -m finetune_operator.api.reference --write docs/reference
 	$(BIN)/python -m finetune_operator.jobs.reference docs/reference
 
+.PHONY: golden
+golden: setup ## Write the reviewed plans of tests/planner anew; read the difference before you commit it
+	$(BIN)/python tests/planner/test_golden.py
+	git diff --stat tests/planner/golden_plans.yaml
+
 .PHONY: requirements
 requirements: setup ## Compile the pinned requirement files again
 	for name in operator inspect trainer dev; do \
