@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
-from finetune_operator.api.compatibility import Checkpointing, Method, Strategy
+from finetune_operator.api.compatibility import Checkpointing, Method, Strategy, loads_once
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.memory.architecture import ALL_LINEAR
 from finetune_operator.memory.software import OWN_SOFTWARE, Software
@@ -198,7 +198,7 @@ class Workload:
     loads_whole: bool = False
     """A quantised model is whole on every GPU before FSDP spreads it: bitsandbytes quantises on the GPU."""
     efficient_loading: bool = False
-    """Only the first process of a node reads the weights (accelerate's cpu_ram_efficient_loading)."""
+    """Only the first process reads the weights and sends the others theirs (the trainer with FSDP2, modeling.py)."""
     evaluation_batch: int = 0
     """Sequences of one evaluation batch on one process; 0: the run does not evaluate."""
     generation_bytes: int = 0
@@ -285,4 +285,5 @@ def workload_of(
         dropout=adapter.dropout,
         accelerator=spec.resources.accelerator,
         loads_whole=spec.tuning.method is Method.QLORA and strategy is Strategy.FSDP,
+        efficient_loading=loads_once(strategy, quantized=spec.tuning.method is Method.QLORA),
     )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from finetune_operator.api.compatibility import Strategy, loads_once
+from finetune_operator.api.compatibility import Strategy
 from finetune_operator.api.plan import GIB, MemoryEstimate, PodResources
 from finetune_operator.memory.architecture import Architecture
 from finetune_operator.memory.runtime import MIB
-from finetune_operator.memory.states import States, base_weight_bytes
-from finetune_operator.memory.workload import Quantization, Workload
+from finetune_operator.memory.states import States, host_load_bytes
+from finetune_operator.memory.workload import Workload
 
 LAUNCHER_BYTES: Final = 512 * MIB
 """torchrun's agent imports torch too (about 0.35 GiB), and the launcher keeps the last log lines."""
@@ -90,22 +90,6 @@ def pod_resources(
         ephemeral_storage_bytes=_round_up(disk) if asks_for_disk else 0,
         gpus=processes_per_pod if is_gpu else 0,
     )
-
-
-def host_load_bytes(architecture: Architecture, workload: Workload, processes_per_pod: int) -> int:
-    """Return the host memory that the models of a pod's processes take while they are loaded (bytes).
-
-    Quantised models go to the GPU tensor by tensor. All others are whole on the host first: with FSDP2 on the job's first rank alone, whose pod
-    is the measure of all (pods of a Job are equal); else on every rank. Trained weights are loaded in float32.
-    """
-    quantized = workload.quantization is not Quantization.NONE
-    if quantized and workload.strategy is not Strategy.FSDP:
-        whole = 2 * architecture.largest_tensor * workload.numerics.base
-    elif workload.trains_base:
-        whole = architecture.parameters * workload.numerics.trained
-    else:
-        whole = base_weight_bytes(architecture, workload)
-    return whole if loads_once(workload.strategy, quantized=quantized) else processes_per_pod * whole
 
 
 def _round_up(size: int) -> int:
