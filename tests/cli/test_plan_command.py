@@ -124,7 +124,7 @@ def test_a_job_that_does_not_fit_ends_with_3_and_a_remedy(tmp_path: Path, capsys
     [
         ({"model": "hf://nobody/unheard-of"}, ("hf://nobody/unheard-of", "--inspection")),
         ({"model": "file:///does/not/exist"}, ("config.json", "cannot be read")),
-        ({"resources": "{gpuProduct: [NVIDIA-GeForce-RTX-4090]}"}, ("resources.gpuProduct", "--inventory")),
+        ({"resources": "{gpuProduct: [NVIDIA-GeForce-GTX-1080]}"}, ("resources.gpuProduct", "--inventory")),
         ({"method": "magic"}, ("tuning.method", "magic")),
     ],
 )
