@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from tests.memory.small_configs import DECODERS, ENCODERS
-from tests.memory.transformers_counts import Counts, count, loaded_config, natural_head
+from tests.memory.transformers_counts import Counts, count, loaded_config, natural_head, quantised_by_bitsandbytes
 
 from finetune_operator.memory.architecture import Architecture, Head, architecture_of, text_part
 from finetune_operator.memory.families import FAMILIES, REMOTE_CODE
@@ -50,6 +50,19 @@ def test_a_small_model_of_every_family_has_the_tensors_that_transformers_makes(
         assert counts_of(found) == expected
         assert found.parameters == expected.total
         assert found.layers == loaded.num_hidden_layers
+
+
+QUANTISED = [
+    *("llama", "gpt2", "falcon like 40b", "falcon like rw", "phi", "opt with norms behind", "gpt_bigcode", "mpt"),
+    *("mixtral", "qwen2_moe", "llama4", "gpt_oss", "deepseek_v2", "granitemoeshared"),
+]
+"""Every kind of linear module and of experts. (In a model whose last parameter is a layer's matrix, transformers leaves that one out.)"""
+
+
+@pytest.mark.parametrize("name", QUANTISED)
+def test_bitsandbytes_gets_the_weights_that_count_as_quantisable(name: str) -> None:
+    config = DECODERS[name]
+    assert quantised_by_bitsandbytes(loaded_config(config)) == read(config).quantisable_parameters
 
 
 @pytest.mark.parametrize("head", [Head.NONE, Head.SEQUENCE_CLASSIFICATION])

@@ -24,9 +24,12 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
+    BitsAndBytesConfig,
     PreTrainedConfig,
 )
+from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 from transformers.pytorch_utils import Conv1D
+from transformers.quantizers.base import get_keys_to_not_convert
 
 from finetune_operator.memory.architecture import Head, text_part
 from finetune_operator.memory.families import ENCODERS, REMOTE_CODE
@@ -101,6 +104,17 @@ def tensor_class(path: str, owner: nn.Module) -> str:
     if "Router" in kind or re.search(r"\.(gate|router|shared_expert_gate)\.", path):
         return "router"
     return "attention" if re.search(r"attn|attention", path) else "mlp"
+
+
+def quantised_by_bitsandbytes(config: PreTrainedConfig) -> int:
+    """Return how many weights transformers' own integration gives to bitsandbytes (4 bits) when it loads a decoder."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    wanted = BitsAndBytesConfig(load_in_4bit=True)
+    left_out = [*get_keys_to_not_convert(model), *(model._keep_in_fp32_modules or ())]
+    replace_with_bnb_linear(model, modules_to_not_convert=left_out, quantization_config=wanted)
+    modules = (module for module in model.modules() if type(module).__name__ == "Linear4bit")
+    return sum(module.in_features * module.out_features for module in modules)
 
 
 def natural_head(model_type: str) -> Head:

@@ -107,11 +107,8 @@ def nemotron(config: ConfigReader) -> Architecture:
 
 def bloom(config: ConfigReader) -> Architecture:
     """Bloom: ALiBi, a norm behind the embeddings; transformers runs it eager."""
-    shape = (
-        read_shape(config, tied=True)
-        if config.has("intermediate_size")
-        else read_shape(config, tied=True, intermediate=4)
-    )
+    shape = read_shape(config, tied=True, intermediate=4)
+    # The class takes no other width, whatever the config says.
     shape = replace(shape, intermediate=4 * shape.hidden)
     attention, tensors = joined_attention(shape, "query_key_value", "dense", bias=True, output_bias=True)
     attention = replace(
@@ -184,7 +181,7 @@ def opt(config: ConfigReader) -> Architecture:
 
 def mpt(config: ConfigReader) -> Architecture:
     """MPT: ALiBi, no biases anywhere; transformers runs it eager."""
-    shape = replace(read_shape(config, tied=True, intermediate=4))
+    shape = read_shape(config, tied=True, intermediate=4)
     shape = replace(shape, intermediate=4 * shape.hidden)
     settings = config.nested("attn_config")
     attention, tensors = joined_attention(shape, "Wqkv", "out_proj")

@@ -105,10 +105,8 @@ def phi(config: ConfigReader) -> Architecture:
 def falcon(config: ConfigReader) -> Architecture:
     """Falcon 7B (parallel, one norm, one key head), 40B and 180B (two norms, grouped heads), RW (one after the other, ALiBi)."""
     shape = read_shape(config, tied=True, intermediate=4)
-    new, multi_query = (
-        config.flag("new_decoder_architecture", default=False),
-        config.flag("multi_query", default=True),
-    )
+    new = config.flag("new_decoder_architecture", default=False)
+    multi_query = config.flag("multi_query", default=True)
     parallel = new or config.flag("parallel_attn", default=True)
     grouped = config.whole("num_kv_heads", "n_head_kv", "num_key_value_heads", default=shape.heads)
     shape = replace(
@@ -116,9 +114,8 @@ def falcon(config: ConfigReader) -> Architecture:
         kv_heads=grouped if new else 1 if multi_query else shape.heads,
         intermediate=config.whole("ffn_hidden_size", "intermediate_size", default=4 * shape.hidden),
     )
-    norms = 2 if not parallel or config.count("num_ln_in_parallel_attn", default=0) == 2 else 1
-    if new and not config.has("num_ln_in_parallel_attn"):
-        norms = 2
+    parallel_norms = config.whole("num_ln_in_parallel_attn", default=2 if new else 1)
+    norms = parallel_norms if parallel else 2
     bias = config.flag("bias", default=False)
     # FalconLinear derives from torch.nn.Linear; bitsandbytes integrations before transformers 5 replaced such modules as well.
     subclassed = config.transformers_major >= 5
@@ -154,10 +151,8 @@ def falcon(config: ConfigReader) -> Architecture:
 def stablelm(config: ConfigReader) -> Architecture:
     """StableLM 2 and 3B-4E1T: LayerNorm and a gated MLP; StableLM 2 12B is parallel with norms of each head."""
     shape = read_shape(config)
-    parallel, head_norm = (
-        config.flag("use_parallel_residual", default=False),
-        config.flag("qk_layernorm", default=False),
-    )
+    parallel = config.flag("use_parallel_residual", default=False)
+    head_norm = config.flag("qk_layernorm", default=False)
     attention, tensors = separate_attention(shape, bias=config.flag("use_qkv_bias", default=False))
     attention = replace(
         attention,

@@ -1,18 +1,20 @@
 """Models whose code came with the weights (trust_remote_code), as far as their config.json tells: Qwen 1, Baichuan, ChatGLM, InternLM.
 
-transformers has no classes for them, so these layouts are checked against the parameter counts of the published weights.
+transformers has no classes for them, so these layouts are compared with the totals of the published weights; InternLM 1 with nothing.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
 from finetune_operator.memory.architecture import Architecture
 from finetune_operator.memory.blocks import Block, Positions
 from finetune_operator.memory.config_reader import ConfigError, ConfigReader, read_shape
 from finetune_operator.memory.layout import block_norms, decoder, gated_mlp, joined_attention, separate_attention
 
-BAICHUAN_13B_HIDDEN = 5120
+BAICHUAN_13B_HIDDEN: Final = 5120
+"""Hidden size from which Baichuan uses ALiBi; its config.json does not say which of the two it is."""
 
 
 def qwen(config: ConfigReader) -> Architecture:
@@ -46,7 +48,6 @@ def chatglm(config: ConfigReader) -> Architecture:
         if config.flag("multi_query_attention", default=True)
         else shape.heads
     )
-    # Of two widths the config's ffn_hidden_size counts; it has no num_key_value_heads.
     shape = replace(shape, kv_heads=groups)
     attention, tensors = joined_attention(
         shape,
