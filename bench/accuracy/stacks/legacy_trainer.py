@@ -6,6 +6,7 @@ Facts, with where they were read:
   accelerate's autocast wrapper returns the logits in float32. DeepSpeed ZeRO-2 for LoRA on several GPUs, ZeRO-3 for full (finetune/*.sh).
 - ms-swift's compute_loss reads outputs.logits for the accuracy (swift/trainers): they stay alive. LoRA in float32 under bf16 autocast.
 - PEFT's prepare_model_for_kbit_training makes what is not quantised float32 (bitsandbytes bases); GPTQ bases stay float16.
+- ms-swift packs with binpacking.to_constant_volume (swift/llm/utils): packed rows differ in length as well.
 - bitsandbytes 0.41 keeps the inputs of frozen 4-bit linears.
 - ChatGLM's modeling_chatglm.py gives SDPA a mask, which torch 2.1 answers with its written-out kernel; it has no flash attention.
 - GaLore (arXiv 2403.03507) keeps moments of rank r instead of the matrix: nearly none beside weights and gradients. LISA (arXiv 2403.17919)
@@ -44,7 +45,8 @@ def _workload(row: Row, architecture: Architecture) -> Workload | str:
     software = replace(
         workload.software, holds_logits=True, shifts_logits=True, quantized_inputs_kept=quantised_by_bitsandbytes
     )
-    return replace(workload, software=software, upcasts_rest=quantised_by_bitsandbytes)
+    varied = workload.varied_lengths or "swift" in row.text("framework").lower()
+    return replace(workload, software=software, upcasts_rest=quantised_by_bitsandbytes, varied_lengths=varied)
 
 
 STACK: Final = Stack(name="legacy-trainer", pattern=r"swift|qwen finetune", workload=_workload)

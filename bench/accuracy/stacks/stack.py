@@ -10,6 +10,7 @@ from typing import Final
 from accuracy.rows import Row
 from accuracy.stacks import columns
 from finetune_operator.memory.architecture import ALL_LINEAR, Architecture
+from finetune_operator.memory.software import Software
 from finetune_operator.memory.workload import Quantization, Tuning, Workload
 
 Reading = Callable[[Row, Architecture], Workload | str]
@@ -68,6 +69,8 @@ def read(row: Row, architecture: Architecture) -> Workload | str:
         tensor_parallel=row.whole("tp") or 1,
         context_parallel=row.whole("cp") or 1,
         trained_embeddings="embed" in row.method or "wte" in row.text("target_modules"),
+        # torch.compile's partitioner keeps a norm's input and makes its float32 copy again, as fused norms do.
+        software=Software(fused_norms=row.text("compile") == "1"),
         trained_parameters=(row.whole("trainable_params") or 0) if tuning is Tuning.OTHER else 0,
     )
 

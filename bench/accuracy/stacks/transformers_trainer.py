@@ -46,7 +46,7 @@ def trainer_workload(row: Row, architecture: Architecture) -> Workload | str:
 def is_mixed_precision(row: Row) -> bool:
     """Return whether the Trainer was told to compute in a narrower type than float32 (`--bf16`, `--fp16`)."""
     words = row.text("compute_precision").lower()
-    return "autocast" in words and "no autocast" not in words
+    return words in ("bf16", "fp16") or ("autocast" in words and "no autocast" not in words)
 
 
 def repeats_keys(row: Row, architecture: Architecture, workload: Workload) -> bool:
