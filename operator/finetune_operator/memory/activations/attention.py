@@ -5,9 +5,9 @@ from __future__ import annotations
 from finetune_operator.memory.activations.linear import linear
 from finetune_operator.memory.activations.mode import LayerMode
 from finetune_operator.memory.activations.norms import norm
-from finetune_operator.memory.activations.size import NOTHING, Size
+from finetune_operator.memory.activations.size import Size
 from finetune_operator.memory.activations.tape import Tape, Value
-from finetune_operator.memory.blocks import Attention, Block
+from finetune_operator.memory.blocks import Attention, Block, Latent, Positions
 from finetune_operator.memory.workload import AttentionKernel, Tuning
 
 STATISTICS = 4
@@ -15,34 +15,68 @@ STATISTICS = 4
 
 
 def attention(tape: Tape, mode: LayerMode, block: Block, value: Value) -> Value:
-    """Record the attention part of a decoder layer, from its normalised input to the output projection."""
+    """Record the attention part of a layer, from what it reads to the output projection."""
     part = block.attention
-    query, key, values = _projections(tape, mode, part, value)
-    if part.query_key_norm:
-        query = norm(tape, mode, block.norm, query, part.heads)
-        key = norm(tape, mode, block.norm, key, part.kv_heads)
-    query, key = rotated(tape, query), rotated(tape, key)
+    if part.latent is not None:
+        query, key, values = _from_latent(tape, mode, block, part.latent, value)
+    else:
+        query, key, values = _projections(tape, mode, part, value)
+        if part.clipped:
+            query, key, values = (tape.apply((v,), v.size, v.width, saves=(v,)) for v in (query, key, values))
+        if part.query_key_norm:
+            query = norm(tape, mode, block.norm, query, part.heads, weighted=part.query_key_norm_weights)
+            key = norm(tape, mode, block.norm, key, part.kv_heads, weighted=part.query_key_norm_weights)
+        if part.positions is Positions.ROTARY:
+            query, key = rotated(tape, query, part.rotary_share), rotated(tape, key, part.rotary_share)
     mixed = attend(tape, mode, part, query, key, values)
     hidden = value.size.token // value.width
     return linear(tape, mode, mixed, part.output, hidden)
+
+
+def _from_latent(tape: Tape, mode: LayerMode, block: Block, latent: Latent, value: Value) -> tuple[Value, Value, Value]:
+    """Record multi-head latent attention as transformers trains it, with keys and values of all heads widened.
+
+    The key's turned part is made once and joined to each head's own.
+    """
+    part, width = block.attention, mode.compute
+    if latent.query_rank:
+        narrow = norm(tape, mode, block.norm, linear(tape, mode, value, part.inputs[0], latent.query_rank))
+        query = linear(tape, mode, narrow, "q_b_proj", part.query_width)
+    else:
+        query = linear(tape, mode, value, part.inputs[0], part.query_width)
+    turned = latent.rotary_width * part.heads
+    query = _joined(tape, query, rotated(tape, part_of(tape, query, turned)), part.query_width)
+    joined = linear(tape, mode, value, part.inputs[1], latent.key_value_rank + latent.rotary_width)
+    narrow = norm(tape, mode, block.norm, part_of(tape, joined, latent.key_value_rank))
+    turned_key = rotated(tape, part_of(tape, joined, latent.rotary_width))
+    own = part.key_width - turned
+    wide = linear(tape, mode, narrow, "kv_b_proj", own + part.value_width)
+    values = part_of(tape, wide, part.value_width)
+    key = _joined(tape, part_of(tape, wide, own), turned_key, part.key_width)
+    return query, tape.cast(key, width), values
+
+
+def _joined(tape: Tape, left: Value, right: Value, width: int) -> Value:
+    """Record a concatenation."""
+    return tape.apply((left, right), Size(width * left.width), left.width)
 
 
 def _projections(tape: Tape, mode: LayerMode, part: Attention, value: Value) -> tuple[Value, Value, Value]:
     if len(part.inputs) >= 3:
         query, key, values = (
             linear(tape, mode, value, name, width)
-            for name, width in zip(part.inputs, (part.query_width, part.key_width, part.key_width), strict=False)
+            for name, width in zip(part.inputs, (part.query_width, part.key_width, part.value_width), strict=False)
         )
         if mode.tuning is Tuning.IA3:
             key, values = scaled(tape, mode, key), scaled(tape, mode, values)
         return query, key, values
-    joined = linear(tape, mode, value, part.inputs[0], part.query_width + 2 * part.key_width)
+    joined = linear(tape, mode, value, part.inputs[0], part.query_width + part.key_width + part.value_width)
     if mode.tuning is Tuning.IA3:
         joined = scaled(tape, mode, joined)
     return (
         part_of(tape, joined, part.query_width),
         part_of(tape, joined, part.key_width),
-        part_of(tape, joined, part.key_width),
+        part_of(tape, joined, part.value_width),
     )
 
 
@@ -67,25 +101,30 @@ def scaled(tape: Tape, mode: LayerMode, value: Value, width: int = 0) -> Value:
     return tape.cast(product, width or value.width)
 
 
-def rotated(tape: Tape, value: Value) -> Value:
+def rotated(tape: Tape, value: Value, share: float = 1.0) -> Value:
     """Record the rotary embedding `x * cos + rotate_half(x) * sin`: cosines and sines are shared by all layers, nothing else is kept."""
+    whole = value
+    if share < 1:
+        value = part_of(tape, value, round(share * value.size.token / value.width))
     cosine = tape.apply((value,), value.size, value.width)
     turned = tape.apply((value,), value.size, value.width, transient=value.size)
     sine = tape.apply((turned,), value.size, value.width)
-    return tape.add(cosine, sine)
+    out = tape.add(cosine, sine)
+    return _joined(tape, out, whole, whole.size.token // whole.width) if share < 1 else out
 
 
 def attend(tape: Tape, mode: LayerMode, part: Attention, query: Value, key: Value, values: Value) -> Value:
     """Record the kernel and return its output, heads side by side."""
-    if mode.kernel is AttentionKernel.EAGER:
+    if _kernel(mode, part) is AttentionKernel.EAGER:
         return _eager(tape, mode, part, query, key, values)
     statistics = Size(STATISTICS * part.heads)
+    out = Size(part.output_width * query.width)
     if not mode.masked or mode.kernel is AttentionKernel.FLASH:
         if mode.software.repeats_keys:
             key, values = repeated(tape, part, key), repeated(tape, part, values)
         return tape.apply(
             (query, key, values),
-            query.size,
+            out,
             query.width,
             saves=(query, key, values),
             saves_output=True,
@@ -95,12 +134,19 @@ def attend(tape: Tape, mode: LayerMode, part: Attention, query: Value, key: Valu
     mask = tape.tensor(Size(pair=query.width), query.width, differentiable=False)
     return tape.apply(
         (query, key, values),
-        query.size,
+        out,
         query.width,
         saves=(query, key, values, mask),
         saves_output=True,
         also_saves=statistics,
     )
+
+
+def _kernel(mode: LayerMode, part: Attention) -> AttentionKernel:
+    """The kernel that transformers runs: eager where it has no other path for this attention."""
+    if mode.kernel is AttentionKernel.FLASH:
+        return AttentionKernel.FLASH if part.flash else AttentionKernel.EAGER
+    return mode.kernel if part.sdpa else AttentionKernel.EAGER
 
 
 def repeated(tape: Tape, part: Attention, value: Value) -> Value:
@@ -117,8 +163,14 @@ def _eager(tape: Tape, mode: LayerMode, part: Attention, query: Value, key: Valu
     scores = Size(pair=width * part.heads)
     product = tape.apply((query, key), scores, width, saves=(query, key))
     product = tape.apply((product,), scores, width, forward_transient=scores)
+    if part.softcap:
+        product = tape.apply((product,), scores, width)
+        product = tape.apply((product,), scores, width, saves_output=True)
+        product = tape.apply((product,), scores, width)
     product = tape.apply((product,), scores, width, forward_transient=scores)
     wide = Size(pair=4 * part.heads)
-    soft = tape.apply((product,), wide, 4, saves_output=True, forward_transient=NOTHING)
+    soft = tape.apply((product,), wide, 4, saves_output=True)
     weights = tape.cast(soft, width)
-    return tape.apply((weights, values), query.size, width, saves=(weights, values))
+    if part.dropout:
+        weights = tape.apply((weights,), scores, width, also_saves=Size(pair=part.heads))
+    return tape.apply((weights, values), Size(part.output_width * width), width, saves=(weights, values))

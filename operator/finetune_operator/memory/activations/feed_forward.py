@@ -5,31 +5,38 @@ from __future__ import annotations
 from finetune_operator.memory.activations.attention import part_of, scaled
 from finetune_operator.memory.activations.linear import linear
 from finetune_operator.memory.activations.mode import LayerMode
+from finetune_operator.memory.activations.size import Size
 from finetune_operator.memory.activations.tape import Tape, Value
-from finetune_operator.memory.blocks import Block
+from finetune_operator.memory.blocks import Block, FeedForward
 from finetune_operator.memory.workload import Tuning
 
 
 def feed_forward(tape: Tape, mode: LayerMode, block: Block, value: Value) -> Value:
+    """Record a block's MLP."""
+    return mlp(tape, mode, block.feed_forward, value, block.feed_forward.width)
+
+
+def mlp(tape: Tape, mode: LayerMode, part: FeedForward, value: Value, width: int) -> Value:
     """Record gate, activation, up, product and down projection; ungated: activation between two linear modules."""
-    part = block.feed_forward
     hidden = value.size.token // value.width
     if not part.gated:
-        inner = activation(tape, linear(tape, mode, value, part.inputs[0], part.width), fused=part.fused_activation)
+        inner = activation(tape, linear(tape, mode, value, part.inputs[0], width), fused=part.fused_activation)
     elif len(part.inputs) > 1:
-        gate = linear(tape, mode, value, part.inputs[0], part.width)
+        gate = linear(tape, mode, value, part.inputs[0], width)
         gate = activation(tape, gate, fused=part.fused_activation)
-        inner = product(tape, gate, linear(tape, mode, value, part.inputs[1], part.width))
+        inner = multiplied(tape, gate, linear(tape, mode, value, part.inputs[1], width))
     else:
-        joined = linear(tape, mode, value, part.inputs[0], 2 * part.width)
-        gate, up = part_of(tape, joined, part.width), part_of(tape, joined, part.width)
-        inner = product(tape, activation(tape, gate, fused=part.fused_activation), up)
+        joined = linear(tape, mode, value, part.inputs[0], 2 * width)
+        gate, up = part_of(tape, joined, width), part_of(tape, joined, width)
+        inner = multiplied(tape, activation(tape, gate, fused=part.fused_activation), up)
+    if part.dropout:
+        inner = tape.apply((inner,), inner.size, inner.width, also_saves=Size(inner.size.token // inner.width))
     if mode.tuning is Tuning.IA3:
         inner = scaled(tape, mode, tape.cast(inner, max(inner.width, mode.trained)), inner.width)
     return linear(tape, mode, inner, part.output, hidden)
 
 
-def product(tape: Tape, left: Value, right: Value) -> Value:
+def multiplied(tape: Tape, left: Value, right: Value) -> Value:
     """Record an element-wise product, which keeps both factors."""
     return tape.apply((left, right), left.size, left.width, saves=(left, right))
 
@@ -47,4 +54,4 @@ def activation(tape: Tape, value: Value, *, fused: bool) -> Value:
     inner = tape.apply((tape.add(value, cube),), value.size, value.width)
     bend = tape.apply((inner,), value.size, value.width, saves_output=True)
     shifted = tape.apply((bend,), value.size, value.width)
-    return product(tape, half, shifted)
+    return multiplied(tape, half, shifted)

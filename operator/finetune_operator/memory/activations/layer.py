@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from finetune_operator.memory.activations.attention import attention
+from finetune_operator.memory.activations.experts import experts
 from finetune_operator.memory.activations.feed_forward import feed_forward
 from finetune_operator.memory.activations.mode import LayerMode
 from finetune_operator.memory.activations.norms import norm
@@ -24,7 +25,7 @@ def layer_profile(hidden: int, block: Block, mode: LayerMode) -> Profile:
 
 def _in_turn(tape: Tape, mode: LayerMode, block: Block, stream: Value) -> Value:
     """Attention, then the feed-forward part, each with its norms and its addition to the stream."""
-    for part in (attention, feed_forward):
+    for part in (attention, experts if block.feed_forward.experts else feed_forward):
         read = stream
         if block.placement in (NormPlacement.BEFORE, NormPlacement.AROUND):
             read = _norm(tape, mode, block, stream)
