@@ -168,8 +168,9 @@ def _eager(tape: Tape, mode: LayerMode, part: Attention, query: Value, key: Valu
         product = tape.apply((product,), scores, width, saves_output=True)
         product = tape.apply((product,), scores, width)
     product = tape.apply((product,), scores, width, forward_transient=scores)
-    wide = Size(pair=4 * part.heads)
-    soft = tape.apply((product,), wide, 4, saves_output=True)
+    # softmax(dtype=float32) casts bfloat16 scores first; torch 2.13 fuses the two for float16 alone.
+    product = tape.cast(product, 4)
+    soft = tape.apply((product,), product.size, 4, saves_output=True)
     weights = tape.cast(soft, width)
     if part.dropout:
         weights = tape.apply((weights,), scores, width, also_saves=Size(pair=part.heads))

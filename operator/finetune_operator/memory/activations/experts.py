@@ -66,9 +66,9 @@ def _grouped(tape: Tape, mode: LayerMode, part: FeedForward, value: Value, score
     if part.gated:
         half = Size(rows * part.width * compute)
         gate, up = tape.slice(joined, half), tape.slice(joined, half)
-        joined = multiplied(tape, activation(tape, gate, fused=part.fused_activation), up)
+        joined = multiplied(tape, activation(tape, mode, gate, fused=part.fused_activation), up)
     else:
-        joined = activation(tape, joined, fused=part.fused_activation)
+        joined = activation(tape, mode, joined, fused=part.fused_activation)
     out = _grouped_product(tape, mode, part, joined, Size(rows * hidden * compute), part.width * hidden)
     weighted = tape.apply((out, order), out.size, out.width, saves=(out, order), transient=out.size)
     back = tape.apply((weighted,), weighted.size, weighted.width, also_saves=indices)
@@ -94,7 +94,7 @@ def _looped(tape: Tape, mode: LayerMode, part: FeedForward, value: Value, score:
     many = replace(part, width=part.width * rows, experts=0)
     picked = tape.apply((value,), value.size.times(rows), value.width, also_saves=indices)
     inner = [_wide(tape, mode, picked, name, many.width) for name in part.inputs]
-    joined = activation(tape, inner[0], fused=part.fused_activation)
+    joined = activation(tape, mode, inner[0], fused=part.fused_activation)
     if part.gated:
         up = inner[1] if len(inner) > 1 else part_of(tape, inner[0], many.width)
         joined = multiplied(tape, joined, up)

@@ -20,15 +20,15 @@ def mlp(tape: Tape, mode: LayerMode, part: FeedForward, value: Value, width: int
     """Record gate, activation, up, product and down projection; ungated: activation between two linear modules."""
     hidden = value.size.token // value.width
     if not part.gated:
-        inner = activation(tape, linear(tape, mode, value, part.inputs[0], width), fused=part.fused_activation)
+        inner = activation(tape, mode, linear(tape, mode, value, part.inputs[0], width), fused=part.fused_activation)
     elif len(part.inputs) > 1:
         gate = linear(tape, mode, value, part.inputs[0], width)
-        gate = activation(tape, gate, fused=part.fused_activation)
+        gate = activation(tape, mode, gate, fused=part.fused_activation)
         inner = multiplied(tape, gate, linear(tape, mode, value, part.inputs[1], width))
     else:
         joined = linear(tape, mode, value, part.inputs[0], 2 * width)
         gate, up = part_of(tape, joined, width), part_of(tape, joined, width)
-        inner = multiplied(tape, activation(tape, gate, fused=part.fused_activation), up)
+        inner = multiplied(tape, activation(tape, mode, gate, fused=part.fused_activation), up)
     if part.dropout:
         inner = tape.apply((inner,), inner.size, inner.width, also_saves=Size(inner.size.token // inner.width))
     if mode.tuning is Tuning.IA3:
@@ -41,17 +41,18 @@ def multiplied(tape: Tape, left: Value, right: Value) -> Value:
     return tape.apply((left, right), left.size, left.width, saves=(left, right))
 
 
-def activation(tape: Tape, value: Value, *, fused: bool) -> Value:
+def activation(tape: Tape, mode: LayerMode, value: Value, *, fused: bool) -> Value:
     """Record an activation function: one kernel that keeps its input, or GPT-2's gelu written out.
 
-    `0.5 * x * (1 + tanh(√(2/π) * (x + 0.044715 * x³)))`.
+    `0.5 * x * (1 + tanh(√(2/π) * (x + 0.044715 * x³)))`; autocast runs the power, and with it nearly all of it, in float32.
     """
     if fused:
         return tape.apply((value,), value.size, value.width, saves=(value,))
     half = tape.apply((value,), value.size, value.width)
-    cube = tape.apply((value,), value.size, value.width, saves=(value,), transient=value.size.times(2))
-    cube = tape.apply((cube,), value.size, value.width)
-    inner = tape.apply((tape.add(value, cube),), value.size, value.width)
-    bend = tape.apply((inner,), value.size, value.width, saves_output=True)
-    shifted = tape.apply((bend,), value.size, value.width)
-    return multiplied(tape, half, shifted)
+    wide = tape.cast(value, 4) if mode.autocasts else value
+    cube = tape.apply((wide,), wide.size, wide.width, saves=(wide,), transient=wide.size.times(2))
+    cube = tape.apply((cube,), wide.size, wide.width)
+    inner = tape.apply((tape.add(value, cube),), wide.size, wide.width)
+    bend = tape.apply((inner,), wide.size, wide.width, saves_output=True)
+    shifted = tape.apply((bend,), wide.size, wide.width)
+    return tape.apply((half, shifted), wide.size, wide.width, saves=(half, shifted))

@@ -38,6 +38,8 @@ class OutputHead:
     norm_weights: bool = True
     transform: bool = False
     """Masked-language heads of encoders: a linear layer, gelu and LayerNorm before the vocabulary."""
+    widens: bool = True
+    """The loss casts logits to float32; BERT and its kind compute it in the compute type."""
     scaled: bool = False
     capped: bool = False
 
@@ -72,7 +74,7 @@ def _whole(tape: Tape, mode: LayerMode, head: OutputHead, stream: Value, loss: L
         logits = tape.apply((logits,), logits.size, logits.width, saves_output=True)
         logits = tape.apply((logits,), logits.size, logits.width)
     software = mode.software
-    if software.keeps_compute_logits:
+    if software.keeps_compute_logits or not (head.widens or mode.autocasts):
         soft = tape.apply((logits,), logits.size, logits.width, saves_output=True, forward_transient=logits.size)
         return tape.apply((soft,), TARGETS, 8, saves=(soft,))
     wide = tape.cast(logits, FLOAT32)

@@ -173,6 +173,7 @@ def output_head(architecture: Architecture, workload: Workload) -> OutputHead:
         final_norm=architecture.final_norm,
         norm_weights=last.norm_weights,
         transform=words and architecture.head is Head.MASKED_LM,
+        widens=architecture.head is not Head.MASKED_LM or architecture.model_type == "modernbert",
         scaled=words and architecture.logits_scaled,
         capped=words and architecture.logits_capped,
     )
