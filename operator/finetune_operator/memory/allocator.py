@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from finetune_operator.api.compatibility import Checkpointing
+from finetune_operator.api.compatibility import Checkpointing, Strategy
 from finetune_operator.api.plan import Component
 from finetune_operator.memory.workload import LossKind, Quantization, Workload
 
@@ -29,8 +29,8 @@ WHOLE_LOGITS_SHARE: Final = 0.18
 0.52 with a fused cross-entropy)."""
 
 SHARDED_SHARE: Final = 0.12
-"""Added to it with FSDP and ZeRO: what was gathered waits for its stream. 0.25 to 0.28 without whole logits (14 runs there), and reserved exceeds
-allocated by 12 to 24 % in fsdp_qlora's runs on two GPUs."""
+"""Added to it with FSDP 1 and ZeRO: what was gathered waits for its stream (record_stream, which FSDP 2 avoids). 0.25 to 0.28 without whole
+logits (14 runs there), and reserved exceeds allocated by 12 to 24 % in fsdp_qlora's runs on two GPUs."""
 
 VARIED_SHARE: Final = 1.0
 """The same when lengths differ from step to step and segments cannot grow: a longer step does not fit into the blocks of shorter ones.
@@ -64,7 +64,8 @@ def _passing_share(workload: Workload) -> float:
         share += RECOMPUTED_SHARE
         if workload.loss in (LossKind.FULL_LOGITS, LossKind.FUSED_LOGITS):
             share += WHOLE_LOGITS_SHARE
-    return share + (SHARDED_SHARE if workload.shards > 1 else 0)
+    waits = workload.shards > 1 and (workload.strategy is not Strategy.FSDP or workload.flat_parameters)
+    return share + (SHARDED_SHARE if waits else 0)
 
 
 def margin_bytes(workload: Workload, held: int) -> int:
