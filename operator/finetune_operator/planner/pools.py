@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -78,13 +78,13 @@ class Placement:
 
 def gpu_pools(groups: Iterable[GpuNodes], kept_free_bytes: int = 0) -> tuple[Pool, ...]:
     """Return the pools of these GPU nodes in a fixed order; nodes without GPUs are left out, and GPUs too small for what is kept free."""
-    kinds: dict[tuple[str, int, int, bool, str, int, bool], Counter[tuple[int, int]]] = {}
+    kinds: dict[tuple[str, int, int, bool, str, int, bool], Counter[tuple[int, int]]] = defaultdict(Counter)
     for group in groups:
         if group.nodes > 0 and group.gpus_per_node > 0 and group.memory_bytes > 2 * kept_free_bytes:
             has_disk = group.ephemeral_storage_bytes > 0
             what = (group.product, group.memory_bytes, group.gpus_per_node, group.shared, group.resource)
             kind = (*what, group.cpu_millicores, has_disk)
-            kinds.setdefault(kind, Counter())[group.host_memory_bytes, group.ephemeral_storage_bytes] += group.nodes
+            kinds[kind][group.host_memory_bytes, group.ephemeral_storage_bytes] += group.nodes
     return tuple(
         Pool(
             product,
@@ -104,11 +104,11 @@ def gpu_pools(groups: Iterable[GpuNodes], kept_free_bytes: int = 0) -> tuple[Poo
 
 def cpu_pools(groups: Iterable[CpuNodes]) -> tuple[Pool, ...]:
     """Return the pools of these nodes, seen as CPU machines, in a fixed order; links and memory bandwidth are left out of their roofline."""
-    kinds: dict[tuple[int, bool], Counter[tuple[int, int]]] = {}
+    kinds: dict[tuple[int, bool], Counter[tuple[int, int]]] = defaultdict(Counter)
     for group in groups:
         if group.nodes > 0:
             kind = (group.cpu_millicores, group.ephemeral_storage_bytes > 0)
-            kinds.setdefault(kind, Counter())[group.memory_bytes, group.ephemeral_storage_bytes] += group.nodes
+            kinds[kind][group.memory_bytes, group.ephemeral_storage_bytes] += group.nodes
     pools = []
     for (millicores, _), sizes in sorted(kinds.items()):
         hosts = _hosts(sizes)

@@ -37,6 +37,8 @@ TIE: Final = 0.03
 """Plans whose scores differ by less are equally good: the roofline does not know better."""
 BF16_EMULATION: Final = 4.0
 """How much slower bfloat16 is on GPUs without it (T4, V100). Assumed."""
+TIGHT: Final = 0.9
+"""Share of what a plan may use, above which an equally good plan with less memory is preferred: estimates have errors."""
 ALTERNATIVES: Final = 3
 
 
@@ -278,9 +280,10 @@ def _is_wanted(layout: _Layout, best: dict[object, Candidate], types: set[str | 
 
 
 def _preference(spec: FineTuneJobSpec, candidate: Candidate) -> tuple[object, ...]:
-    """Among equally good plans: the simplest strategy, the fewest processes and pods, no checkpointing, the least memory."""
+    """Among equally good plans: not a tight one, the simplest strategy, the fewest processes and pods, no checkpointing, the least memory."""
     split = candidate.split
     return (
+        candidate.share_of_capacity > TIGHT,
         strategy_order(spec).index(split.strategy),
         split.processes,
         candidate.pods,
