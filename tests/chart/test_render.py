@@ -88,6 +88,13 @@ def test_values_reach_the_settings() -> None:
     assert settings.image_pull_secrets == ("a", "b")
 
 
+def test_prices_reach_the_planner_and_are_absent_without_a_table() -> None:
+    prices = {"currency": "EUR", "perGpuHour": {"NVIDIA-H100-80GB-HBM3": 2.5, "NVIDIA-L4": 0.75}}
+    settings = OperatorSettings.from_environment(environment({"planner": {"prices": prices}}))
+    assert settings.planner_prices.to_json_dict() == prices
+    assert "PLANNER_PRICES" not in environment({"planner": {"prices": {"currency": "EUR"}}})
+
+
 def test_a_digest_wins_over_a_tag() -> None:
     digest = "sha256:" + "0" * 64
     values = {

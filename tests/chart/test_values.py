@@ -92,6 +92,7 @@ def test_the_reference_lists_every_value_with_default_and_comment() -> None:
         ({"operator": {"image": {"digest": "latest"}}}, "'latest' does not match"),
         ({"watchNamespaces": "team"}, "'team' is not of type 'array'"),
         ({"operator": {"workers": 65}}, "65 is greater than the maximum of 64"),
+        ({"planner": {"prices": {"perGpuHour": {"NVIDIA-L4": 0}}}}, "0 is less than or equal to the minimum of 0"),
         ({"tls": {"certManager": {"issuerRef": {"kind": "Authority"}}}}, "'Authority' is not one of"),
     ],
     ids=lambda value: json.dumps(value) if isinstance(value, dict) else "",

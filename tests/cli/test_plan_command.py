@@ -294,3 +294,15 @@ def test_a_file_that_is_something_else_ends_with_2(
     path.write_text(content)
     assert main(["plan", "-f", write_job(tmp_path), option, str(path)]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_prices_choose_the_gpu_and_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prices = tmp_path / "prices.yaml"
+    prices.write_text("currency: EUR\nperGpuHour: {NVIDIA-L4: 0.01, NVIDIA-H100-80GB-HBM3: 99}\n")
+    assert main(["plan", "-f", write_job(tmp_path), "--prices", str(prices)]) == 0
+    printed = capsys.readouterr().out
+    assert "NVIDIA-L4" in printed.partition("Pods")[0]
+    assert "tokens/s" in printed
+    prices.write_text("perGpuHour: {NVIDIA-L4: -1}\n")
+    assert main(["plan", "-f", write_job(tmp_path), "--prices", str(prices)]) == 2
+    assert "perGpuHour" in capsys.readouterr().err

@@ -96,6 +96,20 @@ class PodResources(ReadModel):
     gpus: int = 0
 
 
+class Throughput(ReadModel):
+    """How fast the plan is, by the roofline and what finished jobs have taught; times and money are estimates, not promises."""
+
+    step_seconds: float = Field(description="Of one optimizer step with batches of usual length.")
+    tokens_per_second: float = Field(description="Of all processes together, padding included.")
+    total_seconds: float | None = Field(
+        None,
+        description="All steps together; absent while their number is unknown. Loading and checkpoints come on top.",
+    )
+    gpu_hours: float | None = Field(None, description="total_seconds × GPUs; absent on CPUs.")
+    cost: float | None = Field(None, description="GPU-hours × the configured price; absent without one.")
+    currency: str = Field("", description="Of cost.")
+
+
 class Plan(ReadModel):
     """Everything that was decided for a job; a pure function of spec, inspection, inventory and history."""
 
@@ -123,6 +137,7 @@ class Plan(ReadModel):
     total_parameters: int
     memory: MemoryEstimate
     resources: PodResources
+    throughput: Throughput | None = Field(None, description="Speed, duration and money.")
     prediction: Prediction | None = Field(
         None,
         description="What the formulas alone say, before history corrects them; measurements are compared with it.",

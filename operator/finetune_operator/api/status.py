@@ -59,6 +59,15 @@ class PlanStatus(ReadModel):
     measured_gib: str | None = Field(
         None, alias="measuredGiB", description="Highest measured peak of a process under this plan, GiB."
     )
+    step_seconds: str | None = Field(None, description="Expected seconds of an optimizer step, such as 1.82.")
+    tokens_per_second: int | None = Field(
+        None, description="Expected tokens per second of all processes together, padding included."
+    )
+    duration: str | None = Field(None, description="Expected time of all steps, such as 3h05m.")
+    gpu_hours: str | None = Field(None, alias="gpuHours", description="Expected GPU-hours of all steps, such as 24.7.")
+    cost: str | None = Field(
+        None, description="What they cost by the operator's price table, such as 61.75 EUR; absent without a price."
+    )
     reasons: list[str] = Field(default_factory=list, max_length=20, description="Why this plan.")
 
 

@@ -13,6 +13,7 @@ from pydantic import JsonValue
 from finetune_operator.api.history import EMPTY_HISTORY
 from finetune_operator.api.inspection import InspectionReport
 from finetune_operator.api.plan import GIB, PlanError
+from finetune_operator.api.prices import NO_PRICES, Prices
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.cli.exit_codes import BAD_INPUT, NO_PLAN
 from finetune_operator.cli.manifest_file import UnreadableManifest, add_filename, read_job, with_absolute_locations
@@ -47,6 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what finished jobs have measured (YAML or JSON): the operator's ConfigMap as kubectl get -o json prints it, or its content",
     )
     parser.add_argument(
+        "--prices",
+        type=Path,
+        metavar="FILE",
+        help="what GPUs cost (YAML or JSON): currency, and perGpuHour by product; the plan then chooses by money and shows it",
+    )
+    parser.add_argument(
         "-o", "--output", choices=("table", "json"), default="table", help="how the plan is printed (default: table)"
     )
 
@@ -59,6 +66,7 @@ def run(options: argparse.Namespace) -> int:
         inspection = read_file(options.inspection, InspectionReport) if options.inspection else None
         given = read_inventory(options.inventory, spec.pod) if options.inventory else None
         history = read_history(options.history) if options.history else EMPTY_HISTORY
+        prices = read_file(options.prices, Prices) if options.prices else NO_PRICES
         knowledge = _Knowledge() if inspection is not None else _look_up(spec)
         inventory, inventory_assumption = (given, ()) if given is not None else _assumed_inventory(spec)
     except UnreadableManifest as error:
@@ -69,6 +77,7 @@ def run(options: argparse.Namespace) -> int:
         inspection,
         inventory,
         history=history,
+        prices=prices,
         config=knowledge.config,
         rows=knowledge.rows,
         assumptions=(*knowledge.assumptions, *inventory_assumption),
@@ -145,5 +154,5 @@ def _assumed_inventory(spec: FineTuneJobSpec) -> tuple[Inventory, tuple[str, ...
             f"resources.gpuProduct: the catalogue lacks {', '.join(unknown)}, so its memory is unknown; give --inventory FILE with such nodes, "
             f"or name one of {', '.join(gpu.product for gpu in CATALOGUE)}"
         )
-    which = " or ".join(products) if products else "each NVIDIA type that the catalogue knows"
+    which = " or ".join(products) if products else "each NVIDIA type but GeForce that the catalogue knows"
     return catalogue_inventory(products), (f"nodes: no inventory given; eight nodes with eight GPUs of {which}",)

@@ -8,8 +8,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from finetune_operator.api.durations import format_duration
 from finetune_operator.api.inspection import InspectionReport
-from finetune_operator.api.plan import GIB, Component, MemoryEstimate, Plan
+from finetune_operator.api.plan import GIB, Component, MemoryEstimate, Plan, Throughput
 from finetune_operator.planner.pools import gib
 
 
@@ -54,9 +55,25 @@ def _plan_rows(plan: Plan) -> list[tuple[str, str]]:
             f"{_count(plan.processes, 'process', 'processes')}; up to {plan.max_length} tokens each",
         ),
         ("Steps", _steps(plan)),
+        *_speed_rows(plan.throughput),
         ("Trained", f"{plan.trainable_parameters:,} of {plan.total_parameters:,} parameters ({share:.4g} %)"),
         ("Each pod", ", ".join(asks)),
     ]
+
+
+def _speed_rows(throughput: Throughput | None) -> list[tuple[str, str]]:
+    """Speed, duration and money, each estimated; what is not known is left out."""
+    if throughput is None:
+        return []
+    rows = [("Speed", f"about {throughput.step_seconds:.3g} s per step, {throughput.tokens_per_second:,.0f} tokens/s")]
+    if throughput.total_seconds is not None:
+        parts = [f"about {format_duration(throughput.total_seconds)}"]
+        if throughput.gpu_hours is not None:
+            parts.append(f"{throughput.gpu_hours:.3g} GPU-hours")
+        if throughput.cost is not None:
+            parts.append(f"{throughput.cost:,.2f} {throughput.currency}".rstrip())
+        rows.append(("Duration", ", ".join(parts)))
+    return rows
 
 
 def _count(number: int, singular: str, plural: str) -> str:

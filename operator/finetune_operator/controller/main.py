@@ -174,7 +174,7 @@ def build(settings: OperatorSettings, api: Api, clock: Clock, metrics: OperatorM
         ),
         accounts=Accounts(metrics),
         history=history,
-        decide=partial(desired_state, planner=make_plan),
+        decide=partial(desired_state, planner=partial(make_plan, prices=settings.planner_prices)),
         render=RenderSource(settings),
         clock=clock,
     )

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from finetune_operator.api.constants import PROGRESS_PORT
 from finetune_operator.api.inspection import ProgressEndpoint
+from finetune_operator.api.prices import NO_PRICES, Prices
 from finetune_operator.controller.lease import LeaseSettings
 from finetune_operator.jobs.desired import RenderSettings
 
@@ -58,6 +59,8 @@ class OperatorSettings(BaseModel):
     """For one request to the API server."""
     lease_name: str = Field("finetune-operator", min_length=1)
     """The Lease by which replicas elect a leader."""
+    planner_prices: Prices = NO_PRICES
+    """What GPUs cost, as JSON: {"currency": "EUR", "perGpuHour": {"NVIDIA-L4": 0.8}}."""
     history_name: str = Field("finetune-operator-history", min_length=1)
     """The ConfigMap in the operator's namespace that keeps what finished jobs have measured."""
     lease_duration_seconds: float = Field(15.0, gt=0)
@@ -66,6 +69,11 @@ class OperatorSettings(BaseModel):
     """How long the leader tries to renew before it ends itself; below the duration."""
     lease_retry_seconds: float = Field(2.0, gt=0)
     """Between two tries; below the deadline."""
+
+    @field_validator("planner_prices", mode="before")
+    @classmethod
+    def _parse(cls, value: Any) -> Any:
+        return Prices.model_validate_json(value) if isinstance(value, str) else value
 
     @field_validator("watch_namespaces", "image_pull_secrets", mode="before")
     @classmethod

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from finetune_operator.api.durations import format_duration
 from finetune_operator.api.job import FineTuneJob
-from finetune_operator.api.plan import GIB, AttemptFile, Plan, PlanError, checkpoint_uri
+from finetune_operator.api.plan import GIB, AttemptFile, Plan, PlanError, Throughput, checkpoint_uri
 from finetune_operator.api.reasons import ConditionType, JobState, Reason
 from finetune_operator.api.status import PlanStatus
 from finetune_operator.jobs.attempts import Attempts, charged_failures, same_work
@@ -120,6 +121,20 @@ def planned(plan: Plan, reason: Reason = Reason.PLANNED) -> Finding:
     return Finding(ConditionType.PLANNED, "True", reason, text)
 
 
+def speed_status(throughput: Throughput | None) -> dict[str, Any]:
+    """Return the fields of status.plan about time and money, as texts; what is not known is absent."""
+    if throughput is None:
+        return {}
+    total, hours, cost = throughput.total_seconds, throughput.gpu_hours, throughput.cost
+    return {
+        "step_seconds": f"{throughput.step_seconds:.3g}",
+        "tokens_per_second": round(throughput.tokens_per_second),
+        "duration": None if total is None else format_duration(total),
+        "gpu_hours": None if hours is None else f"{hours:.3g}",
+        "cost": None if cost is None else f"{cost:.2f} {throughput.currency}".rstrip(),
+    }
+
+
 def plan_status(plan: Plan) -> PlanStatus:
     """Return the plan in short."""
     return PlanStatus(
@@ -135,6 +150,7 @@ def plan_status(plan: Plan) -> PlanStatus:
         trainable_parameters=plan.trainable_parameters,
         expected_gib=_gib(plan.memory.expected_bytes),
         upper_gib=_gib(plan.memory.upper_bytes),
+        **speed_status(plan.throughput),
         reasons=list(plan.reasons[:20]),
     )
 

@@ -63,11 +63,13 @@ def processor(memory_bytes: int, tflops: float) -> Gpu:
 
 
 def catalogue_inventory(products: tuple[str, ...] = ()) -> Inventory:
-    """Return an assumed inventory: eight nodes with eight GPUs of every NVIDIA type (or of `products`), well equipped with CPU, memory and disk.
+    """Return an assumed inventory: eight nodes with eight GPUs of every NVIDIA type but GeForce (or of `products`), well equipped.
 
     Used where nobody says what the cluster has, so that a plan says which GPUs to look for. Products that the catalogue lacks are left out.
     """
-    offered = [(gpu.product, gpu) for gpu in CATALOGUE if not gpu.product.startswith("AMD")]
+    offered = [
+        (gpu.product, gpu) for gpu in CATALOGUE if not gpu.product.startswith("AMD") and gpu.wiring is not Link.HOST
+    ]
     if products:
         offered = [(product, gpu_of(product)) for product in products if gpu_of(product) is not UNKNOWN]
     return Inventory(

@@ -15,6 +15,7 @@ from finetune_operator.api.compatibility import Method
 from finetune_operator.api.history import EMPTY_HISTORY, History
 from finetune_operator.api.inspection import InspectionReport
 from finetune_operator.api.plan import Plan, PlanError
+from finetune_operator.api.prices import NO_PRICES, Prices
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.memory.architecture import ALL_LINEAR, Architecture, architecture_of
@@ -34,7 +35,9 @@ from finetune_operator.planner.history import corrections_of
 from finetune_operator.planner.inventory import Inventory
 from finetune_operator.planner.limits import NO_LIMITS, Limits
 from finetune_operator.planner.pools import Pool, cpu_pools, gpu_pools
+from finetune_operator.planner.price_list import PriceList
 from finetune_operator.planner.search import Outcome, search
+from finetune_operator.planner.speed import throughput_of
 from finetune_operator.planner.task import Task
 
 STORED_BYTES_PER_PARAMETER = 2
@@ -48,6 +51,7 @@ def make_plan(
     *,
     history: History = EMPTY_HISTORY,
     limits: Limits = NO_LIMITS,
+    prices: Prices = NO_PRICES,
     config: Mapping[str, JsonValue] | None = None,
     rows: int = 0,
     assumptions: tuple[str, ...] = (),
@@ -60,6 +64,7 @@ def make_plan(
         inventory: What the cluster has.
         history: What finished jobs have measured; it corrects memory and time.
         limits: What the job's namespace may take: quotas and policy.
+        prices: What GPUs cost; without a table the catalogue's relative prices choose, and no money is shown.
         config: The model's config.json, where there is no inspection.
         rows: Usable rows, where there is no inspection and they are known; 0 leaves the steps open unless training.maxSteps is set.
         assumptions: What the caller assumed, to be shown with the plan.
@@ -70,6 +75,7 @@ def make_plan(
         inventory,
         history=history,
         limits=limits,
+        prices=prices,
         config=config,
         rows=rows,
         assumptions=assumptions,
@@ -123,6 +129,7 @@ def question_of(
     *,
     history: History = EMPTY_HISTORY,
     limits: Limits = NO_LIMITS,
+    prices: Prices = NO_PRICES,
     config: Mapping[str, JsonValue] | None = None,
     rows: int = 0,
     assumptions: tuple[str, ...] = (),
@@ -159,6 +166,8 @@ def question_of(
         weight_bytes=inspection.model.weight_bytes if inspection is not None else weight_bytes,
         corrections=corrections_of(history),
         limits=limits,
+        prices=PriceList(prices),
+        lengths=None if inspection is None else inspection.dataset.tokens,
     )
     pools, all_pools = _pools(spec, inventory, kept_free_bytes)
     unused = not_used(spec, inventory)
@@ -248,6 +257,7 @@ def _plan(task: Task, chosen: Candidate, reasons: tuple[str, ...], rows: int, as
         total_parameters=architecture.parameters + adapters,
         memory=chosen.memory,
         resources=chosen.resources,
+        throughput=throughput_of(task, chosen, total_steps(spec, rows)),
         prediction=chosen.prediction(task),
         reasons=reasons,
         assumptions=assumptions,

@@ -159,7 +159,11 @@ class _Search:
 
     def _score(self, layout: _Layout, split: Split) -> float:
         seconds = self._seconds(layout, split)
-        return seconds if self._is_fastest else seconds * split.processes * layout.pool.gpu.price
+        return (
+            seconds
+            if self._is_fastest
+            else seconds * split.processes * self._task.prices.weight(layout.pool.product, layout.pool.gpu)
+        )
 
     def _seconds(self, layout: _Layout, split: Split) -> float:
         key = (layout.pool.product, layout.per_pod, split)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from finetune_operator.api.history import EMPTY_HISTORY, RunKind
+from finetune_operator.api.inspection import TokenHistogram
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.memory.architecture import Architecture
 from finetune_operator.planner.candidates import Split
 from finetune_operator.planner.history import Corrections, corrections_of, kind_of
 from finetune_operator.planner.limits import NO_LIMITS, Limits
+from finetune_operator.planner.price_list import EMPTY_PRICE_LIST, PriceList
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,9 @@ class Task:
     corrections: Corrections = field(default_factory=lambda: corrections_of(EMPTY_HISTORY))
     """What history says of the formulas."""
     limits: Limits = NO_LIMITS
+    prices: PriceList = EMPTY_PRICE_LIST
+    lengths: TokenHistogram | None = None
+    """Of the data's rows; None where it was not inspected."""
 
     def kind(self, split: Split, gpu_product: str | None) -> RunKind:
         """Return what kind of run this is, for history."""
