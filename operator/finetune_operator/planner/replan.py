@@ -23,6 +23,7 @@ from finetune_operator.api.compatibility import Checkpointing, Strategy
 from finetune_operator.api.history import EMPTY_HISTORY, History
 from finetune_operator.api.inspection import InspectionReport
 from finetune_operator.api.plan import GIB, Phase, Plan, PlanError
+from finetune_operator.api.prices import NO_PRICES, Prices
 from finetune_operator.api.progress import TerminationMessage
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import FineTuneJobSpec
@@ -93,6 +94,7 @@ def replan(
     *,
     history: History = EMPTY_HISTORY,
     limits: Limits = NO_LIMITS,
+    prices: Prices = NO_PRICES,
     config: Mapping[str, JsonValue] | None = None,
     rows: int = 0,
 ) -> Plan | PlanError:
@@ -105,6 +107,7 @@ def replan(
         failures: Every attempt of this job whose GPU ran out of memory, the oldest first; at least one.
         history: As the first plan's.
         limits: As the first plan's.
+        prices: As the first plan's.
         config: As the first plan's.
         rows: As the first plan's.
 
@@ -129,6 +132,7 @@ def replan(
             inventory,
             history=history,
             limits=limits,
+            prices=prices,
             config=config,
             rows=rows,
             kept_free_bytes=kept_free,
