@@ -69,9 +69,10 @@ crds: setup ## Generate crds/ and the pages of docs/reference that come from cod
 	$(BIN)/python -m finetune_operator.jobs.reference docs/reference
 
 .PHONY: golden
-golden: setup ## Write the reviewed plans of tests/planner anew; read the difference before you commit it
+golden: setup ## Write the reviewed plans, the rendered children and the README's plan anew; read the difference before you commit it
 	$(BIN)/python tests/planner/test_golden.py
-	git diff --stat tests/planner/golden_plans.yaml
+	REGENERATE_GOLDEN=1 $(BIN)/pytest -q tests/jobs/test_children.py tests/cli/test_plan_command.py
+	git diff --stat
 
 .PHONY: requirements
 requirements: setup ## Compile the pinned requirement files again

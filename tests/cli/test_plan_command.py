@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -211,13 +212,17 @@ def test_an_inspection_is_shown_by_numbers_and_line_numbers_only() -> None:
 def test_the_readme_shows_what_the_command_prints(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Write the README's block anew with: make golden."""
     monkeypatch.setenv("COLUMNS", "200")
-    root = Path(__file__).parents[2]
-    block = (
-        (root / "README.md").read_text().partition("$ finetune plan -f examples/minimal.yaml\n")[2].partition("\n…")[0]
-    )
-    assert main(["plan", "-f", str(root / "examples" / "minimal.yaml")]) == 0
+    readme = Path(__file__).parents[2] / "README.md"
+    before, start, rest = readme.read_text().partition("$ finetune plan -f examples/minimal.yaml\n")
+    block, end, after = rest.partition("\n…")
+    assert main(["plan", "-f", str(readme.parent / "examples" / "minimal.yaml")]) == 0
     printed = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    if os.environ.get("REGENERATE_GOLDEN"):
+        memory_ends = next(number for number, line in enumerate(printed) if line.startswith("sum "))
+        block = "\n".join(line for line in printed[: memory_ends + 1] if not line.startswith("Steps"))
+        readme.write_text(before + start + block + end + after)
     assert block
     assert [line for line in block.splitlines() if line not in printed] == []
 
