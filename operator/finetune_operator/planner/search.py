@@ -285,10 +285,12 @@ def _is_wanted(layout: _Layout, best: dict[object, Candidate], types: set[str | 
 
 def _preference(spec: FineTuneJobSpec, candidate: Candidate) -> tuple[object, ...]:
     """Among equally good plans: not a tight one, the simplest strategy, the fewest processes and pods, no checkpointing, the least memory."""
-    split = candidate.split
+    split, order = candidate.split, SIMPLICITY
+    if prefers_sharding(spec.tuning.method, spec.resources.accelerator):
+        order = (Strategy.SINGLE, Strategy.FSDP, Strategy.ZERO2, Strategy.DDP)
     return (
         candidate.share_of_capacity > TIGHT,
-        strategy_order(spec).index(split.strategy),
+        order.index(split.strategy),
         split.processes,
         candidate.pods,
         split.checkpointing is Checkpointing.FULL,
@@ -297,10 +299,3 @@ def _preference(spec: FineTuneJobSpec, candidate: Candidate) -> tuple[object, ..
         candidate.pool.product or "",
         split.micro_batch,
     )
-
-
-def strategy_order(spec: FineTuneJobSpec) -> tuple[Strategy, ...]:
-    """Return the strategies from the preferred one on, for plans that are equally good."""
-    if prefers_sharding(spec.tuning.method, spec.resources.accelerator):
-        return (Strategy.SINGLE, Strategy.FSDP, Strategy.ZERO2, Strategy.DDP)
-    return SIMPLICITY
