@@ -107,9 +107,8 @@ class _Search:
                 ties.append(candidate)
             best.setdefault(candidate.pool.product, candidate)
             best.setdefault(_kind(candidate.pool, candidate.split), candidate)
-        rejected = tuple(self._rejected)
         if not ties:
-            return Outcome(None, (), rejected)
+            return Outcome(None, (), tuple(self._rejected))
         chosen = min(ties, key=lambda candidate: _preference(self._task.spec, candidate))
         taken = (chosen.pool.product, _kind(chosen.pool, chosen.split))
         types = [other for key, other in best.items() if not isinstance(key, tuple) and key not in taken]
@@ -117,7 +116,7 @@ class _Search:
             other for key, other in best.items() if isinstance(key, tuple) and key not in taken and other not in types
         ]
         others = sorted((types + kinds)[:ALTERNATIVES], key=lambda other: other.score)
-        return Outcome(chosen, tuple(others), rejected)
+        return Outcome(chosen, tuple(others), tuple(self._rejected))
 
     def fits(self) -> bool:
         return any(
@@ -130,12 +129,11 @@ class _Search:
         """Yield what fits and is as good as the best, then what `best` lacks; note in `_rejected` what does not fit."""
         heap = [(self._score(layout, layout.splits[0]), number, 0) for number, layout in enumerate(self._layouts)]
         heapq.heapify(heap)
-        types = {layout.pool.product for layout in self._layouts}
         limit = float("inf")
         while heap:
             score, number, position = heapq.heappop(heap)
             layout = self._layouts[number]
-            if score > limit and not _is_wanted(layout, best, types):
+            if score > limit and not _is_wanted(layout, best):
                 continue
             candidate = self._candidate(layout, layout.splits[position])
             if candidate.obstacle:
@@ -272,13 +270,11 @@ def _kind(pool: Pool, split: Split) -> tuple[object, ...]:
     return pool.product, split.processes, split.strategy
 
 
-def _is_wanted(layout: _Layout, best: dict[object, Candidate], types: set[str | None]) -> bool:
+def _is_wanted(layout: _Layout, best: dict[object, Candidate]) -> bool:
     """Whether it could still be shown as an alternative: the first of its type, or while there are few, of its count and strategy."""
     found = sum(1 for key in best if not isinstance(key, tuple))
-    if found > ALTERNATIVES:
-        return False
-    if layout.pool.product not in best:
-        return True
+    if found > ALTERNATIVES or layout.pool.product not in best:
+        return found <= ALTERNATIVES
     kinds = len(best) - found
     return kinds <= ALTERNATIVES and _kind(layout.pool, layout.splits[0]) not in best
 
