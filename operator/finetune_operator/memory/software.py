@@ -35,6 +35,9 @@ class Software:
     """Layers are computed again by torch's reentrant checkpoint (transformers < 5 unless told otherwise). Under FSDP 1 a frozen layer then
     keeps its input and that input's gradient until the end of backward: the hook that reshards it holds the autograd node
     (torch.distributed.fsdp._runtime_utils, _register_post_backward_reshard_only_hook; tests/memory/test_states_sharded.py)."""
+    padded_share: float = 0.0
+    """Share of the outputs of a joined projection that carry adapters, where their sum is copied into the whole width and kept (litgpt 0.4,
+    LoRAQKVLinear.zero_pad); 0 where nothing is padded."""
 
 
 OWN_SOFTWARE: Final = Software()

@@ -60,6 +60,10 @@ def _lora(tape: Tape, mode: LayerMode, value: Value, result: Value, outputs: int
     read = tape.cast(value, mode.trained) if casts else value
     low_rank = _low_rank(tape, mode, _dropped(tape, mode, read), outputs)
     scaled = tape.apply((low_rank,), low_rank.size, low_rank.width)
+    if share := mode.software.padded_share:
+        # litgpt's zero_pad: index_copy keeps what it copied.
+        kept = Size(token=round(share * scaled.size.token))
+        scaled = tape.apply((scaled,), scaled.size, scaled.width, also_saves=kept)
     return tape.cast(tape.add(result, scaled), width)
 
 
