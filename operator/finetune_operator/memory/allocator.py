@@ -68,13 +68,13 @@ def _passing_share(workload: Workload) -> float:
     return share + (SHARDED_SHARE if waits else 0)
 
 
-def margin_bytes(workload: Workload, held: int) -> int:
-    """Return how many bytes above `held` the peak may lie."""
+def margin_bytes(workload: Workload, held: int, *, holes: bool = True) -> int:
+    """Return how many bytes above `held` the peak may lie; `holes`: `held` includes what the allocator holds idle."""
     share = UPPER_MARGIN
     if workload.quantization is not Quantization.NONE:
         share += QUANTIZED_MARGIN
     if workload.shards > 1:
         share += SHARDED_MARGIN
-    if workload.varied_lengths:
+    if workload.varied_lengths and holes:
         share += VARIED_MARGIN
     return round(share * held)

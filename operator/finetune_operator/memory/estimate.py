@@ -58,21 +58,21 @@ def estimate(architecture: Architecture, workload: Workload) -> MemoryEstimate:
     return MemoryEstimate(
         expected_bytes=peak.total,
         upper_bytes=peak.total + _margin(workload, reserved),
-        allocated=_range(workload, allocated),
+        allocated=_range(workload, allocated, holes=False),
         reserved=_range(workload, reserved),
         phases=phases,
         peak_phase=peak.phase,
     )
 
 
-def _range(workload: Workload, held: int) -> MemoryRange:
-    return MemoryRange(expected_bytes=held, upper_bytes=held + _margin(workload, held))
+def _range(workload: Workload, held: int, *, holes: bool = True) -> MemoryRange:
+    return MemoryRange(expected_bytes=held, upper_bytes=held + _margin(workload, held, holes=holes))
 
 
-def _margin(workload: Workload, held: int) -> int:
+def _margin(workload: Workload, held: int, *, holes: bool = True) -> int:
     if workload.accelerator == "cpu":
         return round(CPU_MARGIN * held) + CPU_UPPER_CONSTANT
-    return margin_bytes(workload, held)
+    return margin_bytes(workload, held, holes=holes)
 
 
 def _allocated(components: Components, outside: int) -> int:
