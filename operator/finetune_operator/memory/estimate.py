@@ -40,11 +40,11 @@ def estimate(architecture: Architecture, workload: Workload) -> MemoryEstimate:
     Formula: max over {load, backward, end of backward, optimizer step, evaluation, save, generation} of the sum of components; see states,
     activations, loss.py, between_steps.py and runtime.py for each term with its source.
     """
-    states = states_of(architecture, workload)
+    states, found = states_of(architecture, workload), passes(architecture, workload)
     phases = (
         PhaseMemory(phase=Phase.LOAD, components=_load(architecture, workload, states)),
-        PhaseMemory(phase=Phase.BACKWARD, components=_backward(architecture, workload, states)),
-        PhaseMemory(phase=Phase.BACKWARD_END, components=_backward_end(architecture, workload, states)),
+        PhaseMemory(phase=Phase.BACKWARD, components=_backward(architecture, workload, states, found)),
+        PhaseMemory(phase=Phase.BACKWARD_END, components=_backward_end(architecture, workload, states, found)),
         PhaseMemory(phase=Phase.OPTIMIZER_STEP, components=_optimizer_step(workload, states)),
         *(
             PhaseMemory(phase=phase, components=_components(workload, **parts))
@@ -99,8 +99,7 @@ def _load(architecture: Architecture, workload: Workload, states: States) -> Com
     return _components(workload, weights=states.loaded_weights, temporaries=staged)
 
 
-def _backward(architecture: Architecture, workload: Workload, states: States) -> Components:
-    found = passes(architecture, workload)
+def _backward(architecture: Architecture, workload: Workload, states: States, found: Passes) -> Components:
     points = (*_in_loss(architecture, workload, states, found), *_in_last_layer(architecture, workload, states, found))
     highest = max(points, key=lambda components: sum(components.values()))
     if workload.accelerator == "cpu":
@@ -144,7 +143,7 @@ def _in_last_layer(
     last, tokens, pairs = found.segments[-1], workload.tokens, workload.pairs
     below, kept = found.below(last), last.profile.kept
     gradient = found.stream * tokens if last.recomputed else 0
-    head_gradient = found.head.weight_gradients
+    head_gradient = found.head.weight_gradients or _waiting_head_gradient(architecture, workload)
     yield _components(
         workload,
         weights=_weights(states, 2) + below.fixed + kept.fixed,
@@ -159,14 +158,16 @@ def _in_last_layer(
     )
 
 
-def _backward_end(architecture: Architecture, workload: Workload, states: States) -> Components:
+def _backward_end(architecture: Architecture, workload: Workload, states: States, found: Passes) -> Components:
     """All gradients exist, or nearly: before the embedding's and the first layer's do, that layer's activations are there instead."""
-    found = passes(architecture, workload)
     tokens, pairs = workload.tokens, workload.pairs
     embedding = _embedding_gradient(architecture, workload)
     beside = found.outside.of(tokens, pairs) - found.outside.fixed
-    # Embedding: the stream's gradient, and the embedding's own where it is added to a tied head's.
-    points = [found.stream * tokens + (embedding if architecture.tied_embeddings or workload.accumulation > 1 else 0)]
+    # Embedding: the stream's gradient and its own. A tied one is added to the head's as a third tensor: a real step with a tied weight of
+    # 195 MiB grew by three times that (torch 2.13).
+    waiting = _waiting_head_gradient(architecture, workload)
+    added = 2 * embedding if architecture.tied_embeddings else embedding if workload.accumulation > 1 else 0
+    points = [found.stream * tokens + added + waiting]
     if found.segments:
         first = found.segments[0]
         missing = 0
@@ -176,7 +177,7 @@ def _backward_end(architecture: Architecture, workload: Workload, states: States
                 late = architecture.layer_parameters + architecture.vocabulary * architecture.hidden
                 missing = states.gradients * late // architecture.parameters
         own_input = first.input_beside.of(tokens, pairs)
-        points.append(_most(first.profile.backward, tokens, pairs) + own_input - missing)
+        points.append(_most(first.profile.backward, tokens, pairs) + own_input + waiting - missing)
         if first.recomputed:
             points.append(_most(first.profile.forward, tokens, pairs) + own_input + found.stream * tokens - missing)
     gathered = states.root_weights + states.layer_weights if states.retained_inputs else 0
@@ -189,6 +190,13 @@ def _backward_end(architecture: Architecture, workload: Workload, states: States
         temporaries=max(0, *points) + states.retained_inputs,
         communication=states.buckets + states.root_reduction,
     )
+
+
+def _waiting_head_gradient(architecture: Architecture, workload: Workload) -> int:
+    """With accumulation a head's gradient is added to the one that exists at once, but a tied one waits for the embedding's."""
+    if not architecture.tied_embeddings or workload.accumulation == 1:
+        return 0
+    return _embedding_gradient(architecture, workload)
 
 
 def _embedding_gradient(architecture: Architecture, workload: Workload) -> int:

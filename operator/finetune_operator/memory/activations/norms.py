@@ -19,12 +19,16 @@ def norm(tape: Tape, mode: LayerMode, kind: NormKind, value: Value, rows: int = 
     trains = mode.trains_weights and weighted
     elements = value.size.token // value.width
     gradient = (elements // rows * mode.trained,) if trains and mode.keeps_gradients else ()
+    if kind is NormKind.LAYER_FLOAT32 and weighted:
+        return _written_out(tape, value, rows, gradient, trains=trains)
     if kind in (NormKind.LAYER, NormKind.LAYER_FLOAT32):
         # native_layer_norm; autocast runs it in float32.
-        read = tape.cast(value, FLOAT32) if mode.autocasts else value
-        return tape.apply(
+        widens = mode.autocasts or kind is NormKind.LAYER_FLOAT32
+        read = tape.cast(value, FLOAT32) if widens else value
+        out = tape.apply(
             (read,), read.size, read.width, saves=(read,), also_saves=Size(8 * rows), weight_gradients=gradient
         )
+        return tape.cast(out, value.width) if kind is NormKind.LAYER_FLOAT32 else out
     if mode.software.fused_norms:
         return tape.apply(
             (value,),
@@ -51,5 +55,23 @@ def norm(tape: Tape, mode: LayerMode, kind: NormKind, value: Value, rows: int = 
         saves=(normalised,) if trains else (),
         transient=normalised.size if trains else Size(),
         weight_gradients=gradient,
+    )
+    return tape.cast(scaled, value.width)
+
+
+def _written_out(tape: Tape, value: Value, rows: int, gradient: tuple[int, ...], *, trains: bool) -> Value:
+    """Record Cohere's LayerNorm: the centred value is made twice, once for the variance and once to be divided."""
+    wide, per_row = tape.cast(value, FLOAT32), Size(FLOAT32 * rows)
+    whole = wide.size
+    mean = tape.apply((wide,), per_row, FLOAT32, transient=per_row)
+    centred = tape.apply((wide, mean), whole, FLOAT32)
+    squares = tape.apply((centred,), whole, FLOAT32, saves=(centred,), transient=whole.times(2))
+    inverse = tape.apply(
+        (tape.apply((squares,), per_row, FLOAT32, transient=per_row),), per_row, FLOAT32, saves_output=True
+    )
+    again = tape.apply((wide, mean), whole, FLOAT32)
+    normalised = tape.apply((again, inverse), whole, FLOAT32, saves=(again, inverse), transient=whole)
+    scaled = tape.apply(
+        (normalised,), whole, FLOAT32, saves=(normalised,) if trains else (), transient=whole, weight_gradients=gradient
     )
     return tape.cast(scaled, value.width)
