@@ -73,9 +73,8 @@ class TracedLinear4bit(bitsandbytes.nn.Linear4bit):  # type: ignore[misc]
 
 
 def quantise_linears(model: Any, compute_dtype: torch.dtype) -> None:
-    """Replace every linear layer but the output head."""
-    kept = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    for parent in list(model.modules()):
+    """Replace every linear layer of the backbone; heads keep their type, as transformers leaves them."""
+    for parent in list(model.base_model.modules()):
         for name, child in list(parent.named_children()):
-            if type(child) is torch.nn.Linear and child is not kept:
+            if type(child) is torch.nn.Linear:
                 setattr(parent, name, TracedLinear4bit(child, compute_dtype))
