@@ -42,6 +42,7 @@ def _workload(row: Row, architecture: Architecture) -> Workload | str:
         repeats_keys=True,
         quantized_inputs_kept=workload.quantization is not Quantization.NONE,
         shifts_logits=True,
+        scaled_outputs=row.method == "adapter_v2",
         padded_share=_padded_share(row, architecture),
         frozen_gradients=workload.flat_parameters and not workload.trains_base,
     )

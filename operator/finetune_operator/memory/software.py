@@ -38,6 +38,8 @@ class Software:
     padded_share: float = 0.0
     """Share of the outputs of a joined projection that carry adapters, where their sum is copied into the whole width and kept (litgpt 0.4,
     LoRAQKVLinear.zero_pad); 0 where nothing is padded."""
+    scaled_outputs: bool = False
+    """Every linear's output is multiplied by a trained vector and so kept (litgpt/adapter_v2.py, adapter_scale)."""
 
 
 OWN_SOFTWARE: Final = Software()

@@ -11,6 +11,8 @@ from finetune_operator.memory.workload import Tuning
 def linear(tape: Tape, mode: LayerMode, value: Value, name: str, outputs: int) -> Value:
     """Record the linear module `name` with `outputs` output features, and the adapter that it carries."""
     result = product(tape, mode, value, outputs, trains=mode.trains_weights, quantized=mode.quantized)
+    if mode.software.scaled_outputs:
+        result = tape.apply((result,), result.size, result.width, saves=(result,))
     if mode.is_adapted(name):
         if mode.tuning is Tuning.DORA:
             return _dora(tape, mode, value, result, outputs)
