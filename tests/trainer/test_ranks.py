@@ -73,6 +73,19 @@ def test_two_ranks_have_the_losses_of_one_process_that_accumulates(
         assert one["local_moments"] <= 0.51 * one["whole_parameters"]
 
 
+def test_gradients_that_wait_for_other_micro_batches_are_sharded_too(
+    ranks: RankServer, make_attempt: Any, tmp_path: Path, reference_losses: dict[int, float]
+) -> None:
+    plan = tiny_plan(strategy=Strategy.FSDP, processes=2, micro_batch_size=1, gradient_accumulation=2, total_steps=4)
+    result = ranks.run(make_attempt(plan, **FULL), tmp_path / "run", probes=("shapes",))
+
+    assert result.statuses == (0, 0), result.log()
+    assert result.losses == pytest.approx(reference_losses, abs=1e-4)
+    one, other = result.probe("shapes", 0), result.probe("shapes", 1)
+    assert one["accumulated_gradients"] + other["accumulated_gradients"] == one["whole_parameters"]
+    assert one["accumulated_gradients"] <= 0.51 * one["whole_parameters"]
+
+
 @pytest.mark.parametrize("strategy", [Strategy.SINGLE, *DISTRIBUTED])
 def test_a_killed_run_goes_on_with_the_same_losses_bit_for_bit(
     strategy: Strategy, ranks: RankServer, make_attempt: Any, tmp_path: Path

@@ -55,6 +55,8 @@ def training_arguments(attempt: AttemptFile, staging: Path, *, loads_once: bool 
     }
     if plan.strategy is Strategy.FSDP:
         arguments |= {"fsdp": True, "fsdp_config": _fsdp_settings(loads_once)}
+        # Otherwise every rank holds the whole model's gradients between the micro-batches of a step: 2 bytes per parameter that sharding had saved.
+        arguments["accelerator_config"] = {"gradient_accumulation_kwargs": {"sync_each_batch": True}}
     if plan.strategy is Strategy.ZERO2:
         arguments["deepspeed"] = _deepspeed_settings(attempt)
     return arguments

@@ -36,6 +36,12 @@ class Shapes(TrainerCallback):
     def __init__(self, rank: int) -> None:
         self._rank = rank
         self._found: dict[str, Any] = {}
+        self._accumulated = 0
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, model: Any = None, **others: Any) -> None:
+        """Look at the gradients that wait for the step's other micro-batches."""
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        self._accumulated = sum(getattr(g, "_local_tensor", g).numel() for g in gradients)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **others: Any) -> None:
         """Look at parameters and gradients before the step."""
@@ -50,6 +56,7 @@ class Shapes(TrainerCallback):
             "whole_gradients": sum(g.numel() for g in gradients),
             "local_gradients": sum(getattr(g, "_local_tensor", g).numel() for g in gradients),
             "gradients": _digest([getattr(g, "_local_tensor", g) for g in gradients]),
+            "accumulated_gradients": self._accumulated,
             "dtypes": sorted({str(p.dtype) for p in model.parameters() if p.requires_grad}),
         }
 

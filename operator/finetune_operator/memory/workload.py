@@ -192,7 +192,8 @@ class Workload:
     upcasts_rest: bool = False
     """Weights that are not quantised become float32 (PEFT's prepare_model_for_kbit_training)."""
     syncs_every_batch: bool = False
-    """FSDP reduces gradients after every micro-batch; otherwise they stay whole on every process until the last one (accelerate's no_sync)."""
+    """FSDP reduces gradients after every micro-batch; otherwise they stay whole on every process until the last one (accelerate's no_sync).
+    The trainer of this project does."""
     reduce_bucket: int = 500_000_000
     """Elements of DeepSpeed's reduce_bucket_size; transformers' `auto` makes it hidden size squared."""
     loads_whole: bool = False
@@ -278,6 +279,7 @@ def workload_of(
         sequence_length=sequence_length,
         accumulation=accumulation,
         strategy=strategy,
+        syncs_every_batch=strategy is Strategy.FSDP,
         processes=processes,
         checkpointing=checkpointing,
         rank=adapter.rank,
