@@ -16,6 +16,7 @@ from testbed.operator_process import OperatorProcess, install_crd, pod_token, wa
 from testbed.processes import until
 
 from finetune_operator.api.constants import progress_path
+from finetune_operator.controller.limits import LIMITS_AGE_SECONDS
 
 SECRET_ANSWER = "the-answer-that-must-never-be-shown"
 NUMBERS = itertools.count(1)
@@ -183,12 +184,13 @@ def test_a_job_beyond_its_quota_is_told_the_numbers_and_starts_when_the_quota_ha
     cluster: ControlPlane, operator: OperatorProcess, name: str
 ) -> None:
     cluster.apply(*quota("8Gi"))
+    time.sleep(LIMITS_AGE_SECONDS)  # what earlier tests' jobs were planned with
     job = manifest(name, scheduling={"priorityClass": "bounded"})
     cluster.apply(job)
     inspect(cluster, operator, job)
 
     waiting = cluster.wait_for(
-        "ftj", name, lambda job: "quota" in str(job.get("status", {}).get("message")), patience=30
+        "ftj", name, lambda job: "ResourceQuota" in str(job.get("status", {}).get("message")), patience=30
     )
 
     assert "ResourceQuota bounded allows 8 GiB memory and it takes" in waiting["status"]["message"]
