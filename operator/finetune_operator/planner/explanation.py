@@ -40,7 +40,8 @@ def _figures(candidate: Candidate) -> str:
 
 
 def _seconds(seconds: float) -> str:
-    return f"{seconds:.2g} s" if seconds < 60 else format_duration(seconds)
+    """Two digits; a minute and a half is not one minute, so minutes begin at ten."""
+    return f"{seconds:.2g} s" if seconds < 99.5 else f"{seconds:.0f} s" if seconds < 600 else format_duration(seconds)
 
 
 def _binding(chosen: Candidate, rejected: tuple[Candidate, ...]) -> str:
