@@ -75,6 +75,12 @@ def test_the_picture_shows_every_phase_as_a_bar_that_is_as_long_as_its_share_of_
     assert "torch.cuda.max_memory_reserved" in printed
 
 
+def test_a_length_that_the_model_was_not_made_for_is_said_to_be(capsys: pytest.CaptureFixture[str]) -> None:
+    for length, is_said in ((512, False), (513, True)):
+        assert main(["estimate", "google-bert/bert-base-uncased", "--method", "full", "--length", str(length)]) == 0
+        assert ("more than the 512 positions" in " ".join(capsys.readouterr().out.split())) is is_said
+
+
 def test_what_fits_is_what_the_planner_would_take(capsys: pytest.CaptureFixture[str]) -> None:
     """The planner leaves 2 % of a GPU free (pools.GPU_RESERVE): so near below its memory the estimate must not say `fits`."""
     memory = MemoryEstimate.model_validate(answer(capsys, LLAMA)["memory"])

@@ -132,6 +132,8 @@ def run(options: argparse.Namespace) -> int:
 
     console = Console(highlight=False)
     counts = f"{architecture.parameters:,} parameters, {trained:,} trained"
+    if 0 < architecture.max_positions < options.length:
+        counts += f"; --length {options.length} is more than the {architecture.max_positions} positions that the model was made for"
     console.print(estimate_picture(memory, counts, capacity, width=console.width))
     return 0
 
