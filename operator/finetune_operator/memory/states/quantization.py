@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 from finetune_operator.memory.architecture import Architecture
 from finetune_operator.memory.blocks import Tensor
+from finetune_operator.memory.derived import derived
 from finetune_operator.memory.states.trainable import outer_tensors
 from finetune_operator.memory.workload import Quantization, Workload
 
@@ -64,6 +65,7 @@ def frozen_element_bytes(workload: Workload) -> int:
     return 4 if workload.upcasts_rest and workload.quantization is not Quantization.NONE else workload.numerics.base
 
 
+@derived()
 def base_weight_bytes(architecture: Architecture, workload: Workload) -> int:
     """Return the bytes of the whole model when nothing of it is trained: `base` bytes per weight, linear layers as they are quantised."""
     each = frozen_element_bytes(workload)
