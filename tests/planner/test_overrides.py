@@ -111,7 +111,7 @@ OVERRIDES = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.sampled_from(list(Method)), st.sampled_from([LLAMA_8B, "Qwen/Qwen2.5-32B"]), OVERRIDES)
 def test_every_setting_that_is_proposed_does_fit(method: Method, model: str, resources: dict[str, Any]) -> None:
     resources = {**resources, "gpuProduct": [A10G]}

@@ -142,7 +142,7 @@ def test_where_only_the_nodes_are_missing_it_waits_for_them() -> None:
     assert bad(answer_after(RanOut(plan), {"gpus": 8}, Inventory(), method="lora")).waits
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.sampled_from(list(Method)),
     st.sampled_from([SMALL, LLAMA_8B]),

@@ -33,7 +33,7 @@ def reasons_of(task: Task, chosen: Candidate, outcome: Outcome, pools: tuple[Poo
 
 
 def _figures(candidate: Candidate) -> str:
-    memory = f"{gib(candidate.memory.expected_bytes)} GiB expected, {gib(candidate.memory.upper_bytes)} at most"
+    memory = f"{gib(candidate.peak.expected_bytes)} GiB expected, {gib(candidate.peak.upper_bytes)} at most"
     if candidate.pool.product is None:
         return f"{memory} per process"
     return f"{memory} per GPU, about {_seconds(candidate.seconds)} per step"

@@ -273,7 +273,7 @@ def _plan(task: Task, chosen: Candidate, reasons: tuple[str, ...], rows: int, as
         total_steps=total_steps(spec, rows),
         trainable_parameters=trainable,
         total_parameters=architecture.parameters + adapters,
-        memory=chosen.memory,
+        memory=chosen.sized.memory,
         resources=chosen.resources,
         throughput=throughput_of(task, chosen, total_steps(spec, rows)),
         prediction=chosen.prediction(task),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from finetune_operator.api.compatibility import Checkpointing
 from finetune_operator.memory.activations.head import OutputHead, head_profile
@@ -12,6 +13,7 @@ from finetune_operator.memory.activations.size import NOTHING, Size, total
 from finetune_operator.memory.activations.tape import Profile
 from finetune_operator.memory.architecture import Architecture, Head
 from finetune_operator.memory.blocks import Block, Positions
+from finetune_operator.memory.derived import derived
 from finetune_operator.memory.workload import AttentionKernel, Goal, LossKind, Tuning, Workload
 
 INDICES = 8
@@ -47,8 +49,10 @@ class Passes:
     """What waits beside the layers' tensors: indices, rotary tables, masks, logits that the loop holds."""
     stream: int
     """Bytes per token of the residual stream, and so of its gradient."""
+    words: int
+    """Of the head's vocabulary; 0 where its outputs are labels."""
 
-    @property
+    @cached_property
     def kept(self) -> Size:
         """Everything that waits for the backward pass when the last layer has run forwards."""
         layers = total(segment.kept.times(segment.copies) for segment in self.segments)
@@ -59,6 +63,18 @@ class Passes:
         return self.kept.minus(segment.kept).plus(segment.input_beside)
 
 
+@derived(
+    without=(
+        "micro_batch",
+        "accumulation",
+        "processes",
+        "strategy",
+        "syncs_every_batch",
+        "loads_whole",
+        "efficient_loading",
+    ),
+    but=("has_padding_mask", "accumulates", "is_sharded"),
+)
 def passes(architecture: Architecture, workload: Workload) -> Passes:
     """Return the programmes of a micro-batch."""
     segments = _segments(architecture, workload)
@@ -67,6 +83,7 @@ def passes(architecture: Architecture, workload: Workload) -> Passes:
         head=_head(architecture, workload),
         outside=_outside(architecture, workload),
         stream=architecture.hidden * residual_bytes(workload),
+        words=architecture.vocabulary if has_words(architecture, workload) else 0,
     )
 
 
