@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from finetune_operator.api.compatibility import Checkpointing
 from finetune_operator.api.history import Prediction
 from finetune_operator.api.plan import MemoryEstimate, PodResources
-from finetune_operator.memory.estimate import footprint
-from finetune_operator.memory.footprint import Footprint
+from finetune_operator.memory.estimate import estimate
 from finetune_operator.memory.states import States, states_of
 from finetune_operator.memory.workload import Workload, workload_of
 from finetune_operator.planner.candidates import Split
-from finetune_operator.planner.history import UNCORRECTED, Correction, Peak, corrected
+from finetune_operator.planner.history import UNCORRECTED, Correction, corrected
 from finetune_operator.planner.pools import Pool
 from finetune_operator.planner.roofline.work import Work, work_of
 from finetune_operator.planner.task import Task
 
-Known = dict[Workload, Footprint]
+Known = dict[Workload, MemoryEstimate]
 """What the formulas said of workloads of one architecture: the search for a plan and those for remedies share it."""
 
 
@@ -26,16 +25,10 @@ class Sized:
     """A split with its memory."""
 
     workload: Workload
-    footprint: Footprint
-    """As the formulas have it."""
-    peak: Peak
-    """As history corrected it."""
+    formula_bytes: int
+    """The expected peak before history corrected it."""
+    memory: MemoryEstimate
     correction: Correction
-
-    @property
-    def memory(self) -> MemoryEstimate:
-        """Of one process, for the plan: its peak is corrected, phases and components stay the formulas'."""
-        return self.footprint.estimate().model_copy(update=self.peak._asdict())
 
 
 @dataclass(frozen=True)
@@ -57,9 +50,9 @@ class Candidate:
     """The nodes would take it; the obstacle is a quota or the namespace's policy."""
 
     @property
-    def peak(self) -> Peak:
+    def memory(self) -> MemoryEstimate:
         """Of one process."""
-        return self.sized.peak
+        return self.sized.memory
 
     @property
     def per_pod(self) -> int:
@@ -69,14 +62,14 @@ class Candidate:
     @property
     def share_of_capacity(self) -> float:
         """How much of what a plan may use it needs; above 1 it does not fit."""
-        return self.peak.upper_bytes / self.pool.usable_bytes
+        return self.memory.upper_bytes / self.pool.usable_bytes
 
     def prediction(self, task: Task) -> Prediction:
         """Return what the formulas alone say of it."""
         tokens = task.spec.training.global_batch_size * task.sequence_length
         return Prediction(
             kind=task.kind(self.split, self.pool.product),
-            expected_bytes=self.sized.footprint.expected_bytes,
+            expected_bytes=self.sized.formula_bytes,
             tokens_per_second=round(tokens / (self.seconds * self.speed_correction.factor), 2),
         )
 
@@ -130,10 +123,10 @@ class Estimates:
             workload, architecture = self.workload(split), self._task.architecture
             formula = self._known.get(workload)
             if formula is None:
-                formula = self._known[workload] = footprint(architecture, workload)
+                formula = self._known[workload] = estimate(architecture, workload)
             correction = self._correction(split)
-            peak = corrected(Peak(formula.expected_bytes, formula.upper_bytes), correction)
-            found = self._sized[split] = Sized(workload, formula, peak, correction)
+            memory = corrected(formula, correction)
+            found = self._sized[split] = Sized(workload, formula.expected_bytes, memory, correction)
         return found
 
     def states(self, split: Split) -> States:
