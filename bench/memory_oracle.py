@@ -1,7 +1,8 @@
 """How close the memory estimator comes to fake-tensor traces of generated configurations: `python bench/memory_oracle.py`.
 
 Prints JSON (fractions); `--table` prints a table for people, the largest errors first. `--family llama` keeps one family, `--per-family N`
-draws N cases of each, `--case NAME` shows one case with all its fields.
+draws N cases of each, `--case NAME` shows one case with all its fields. Traces take a minute per ten cases: `--traces FILE` writes each down
+when it is made and reads those that are there, so that an interrupted run goes on and a change of the closed form needs no trace.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ import logging
 import sys
 import warnings
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from tqdm import tqdm
 from traced.cases import draw_cases
-from traced.comparison import Comparison, as_json, compare, summary
+from traced.comparison import Comparison, as_json, compare, summary, traced_case
+from traced.store import TraceStore
 
 from finetune_operator.api.plan import PlanError
 
@@ -31,6 +35,8 @@ def main() -> None:
     parser.add_argument("--per-family", type=int, default=7)
     parser.add_argument("--family", action="append", help="only this family; may be given several times")
     parser.add_argument("--case", help="only the case of this name, such as llama-3")
+    parser.add_argument("--traces", type=Path, help="a file of traces to read and to add to")
+    parser.add_argument("--known", action="store_true", help="only what --traces has: trace nothing")
     parser.add_argument("--table", action="store_true", help="a table for people instead of JSON")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -40,15 +46,23 @@ def main() -> None:
         for case in draw_cases(options.seed, options.per_family)
         if (not options.family or case.config["model_type"] in options.family) and options.case in (None, case.name)
     ]
+    store = TraceStore(options.traces) if options.traces else None
     found: list[Comparison] = []
     unknown: dict[str, str] = {}
     failed: dict[str, str] = {}
-    for case in cases:
-        try:
-            result = compare(case)
-        except Exception as error:
-            failed[case.name] = f"{type(error).__name__}: {str(error)[:300]}"
-            continue
+    for case in tqdm(cases, desc="traced", file=sys.stderr, disable=options.known):
+        traced = store.get(case) if store else None
+        if traced is None:
+            if options.known:
+                continue
+            try:
+                traced = traced_case(case)
+            except Exception as error:
+                failed[case.name] = f"{type(error).__name__}: {str(error)[:300]}"
+                continue
+            if store:
+                store.add(case, traced)
+        result = compare(case, traced)
         if isinstance(result, PlanError):
             unknown[case.config["model_type"]] = result.message[:120]
         else:
@@ -57,6 +71,7 @@ def main() -> None:
     for each in found:
         by_family[each.case.config["model_type"]].append(each)
     report: dict[str, Any] = {
+        "drawn": len(cases),
         "all": summary(found) if found else {},
         "by_family": {family: summary(some) for family, some in by_family.items()},
         "unknown_to_the_closed_form": unknown,
@@ -79,9 +94,9 @@ def print_tables(report: dict[str, Any], comparisons: list[Comparison]) -> None:
             each.name,
             describe(each),
             f"{each.predicted / MIB:.1f}",
-            f"{each.traced / MIB:.1f}",
+            f"{each.traced.peak / MIB:.1f}",
             f"{100 * each.error:+.2f} %",
-            each.traced_phase,
+            each.traced.peak_phase,
             phases,
         )
     console.print(table)

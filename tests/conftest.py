@@ -8,6 +8,11 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import HealthCheck, settings
+
+# How fast examples are drawn and run says how busy the machine is, not whether the code is right: programs in bench/ measure speed.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 MISTAKES = yaml.safe_load((Path(__file__).parent / "bad_manifests.yaml").read_text())
 

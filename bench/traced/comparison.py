@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -12,8 +11,9 @@ from finetune_operator.api.plan import Component, Phase, PlanError
 from finetune_operator.memory.architecture import architecture_of
 from finetune_operator.memory.estimate import estimate
 from finetune_trainer.oracle.peak_tracker import TracedPhase
-from finetune_trainer.oracle.step import Trace, trace
+from finetune_trainer.oracle.step import trace
 from traced.cases import Case, setting_of
+from traced.store import TracedCase
 
 COUNTERPARTS: Final = {
     Phase.BACKWARD: (
@@ -32,68 +32,69 @@ NOT_ALLOCATED: Final = (Component.RUNTIME, Component.FRAGMENTATION)
 
 @dataclass(frozen=True)
 class Comparison:
-    """Bytes predicted and traced."""
+    """Bytes predicted, by phase of the closed form, and traced."""
 
-    name: str
     case: Case
-    predicted: int
-    traced: int
-    traced_phase: str
     predicted_phases: dict[str, int]
-    traced_phases: dict[str, int]
-    seconds: float
+    traced: TracedCase
+
+    @property
+    def name(self) -> str:
+        """The case's name, such as llama-3."""
+        return self.case.name
+
+    @property
+    def predicted(self) -> int:
+        """The highest phase."""
+        return max(self.predicted_phases.values())
 
     @property
     def error(self) -> float:
         """Signed, as a fraction of what was traced."""
-        return self.predicted / self.traced - 1
+        return self.predicted / self.traced.peak - 1
 
     def phase_errors(self) -> dict[str, float]:
         """Signed errors of the closed form's phases, as fractions of the traced peak."""
         return {
-            phase.value: (self.predicted_phases[phase.value] - traced) / self.traced
+            phase.value: (self.predicted_phases[phase.value] - traced) / self.traced.peak
             for phase, parts in COUNTERPARTS.items()
-            if (traced := max((self.traced_phases.get(part.value, 0) for part in parts), default=0))
+            if (traced := max((self.traced.phases.get(part.value, 0) for part in parts), default=0))
         }
 
 
-def compare(case: Case) -> Comparison | PlanError:
-    """Return both figures; a PlanError where the closed form does not know the architecture."""
+def traced_case(case: Case) -> TracedCase:
+    """Run the oracle: seconds on one core, whatever the widths."""
+    found = trace(case.config, setting_of(case.workload, case.config))
+    return TracedCase({phase.value: there.peak for phase, there in found.phases.items()})
+
+
+def predicted_phases(case: Case) -> dict[str, int] | PlanError:
+    """Return the closed form's bytes by phase; a PlanError where it does not know the architecture."""
     architecture = architecture_of(case.config)
     if isinstance(architecture, PlanError):
         return architecture
-    started = time.perf_counter()
-    traced = trace(case.config, setting_of(case.workload, case.config))
-    memory = estimate(architecture, case.workload)
-    predicted = {
+    return {
         phase.phase.value: sum(size for part, size in phase.components.items() if part not in NOT_ALLOCATED)
-        for phase in memory.phases
+        for phase in estimate(architecture, case.workload).phases
         if phase.phase in COUNTERPARTS
     }
-    return Comparison(
-        name=case.name,
-        case=case,
-        predicted=max(predicted.values()),
-        traced=traced.peak,
-        traced_phase=traced.peak_phase.value,
-        predicted_phases=predicted,
-        traced_phases=phase_bytes(traced),
-        seconds=time.perf_counter() - started,
-    )
 
 
-def phase_bytes(traced: Trace) -> dict[str, int]:
-    """Return the peak of each traced phase in bytes."""
-    return {phase.value: there.peak for phase, there in traced.phases.items()}
+def compare(case: Case, traced: TracedCase) -> Comparison | PlanError:
+    """Put the closed form beside a trace."""
+    predicted = predicted_phases(case)
+    return predicted if isinstance(predicted, PlanError) else Comparison(case, predicted, traced)
 
 
 def summary(comparisons: Iterable[Comparison]) -> dict[str, Any]:
     """Return counts, median and largest error; fractions."""
-    errors = [abs(each.error) for each in comparisons]
+    found = list(comparisons)
+    errors = [abs(each.error) for each in found]
     return {
         "cases": len(errors),
         "median_abs_error": statistics.median(errors),
         "max_abs_error": max(errors),
+        "worst": max(found, key=lambda each: abs(each.error)).name,
         "within_2_percent": sum(error <= 0.02 for error in errors) / len(errors),
     }
 
@@ -106,11 +107,10 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "config": comparison.case.config,
         "workload": workload,
         "predicted_bytes": comparison.predicted,
-        "traced_bytes": comparison.traced,
+        "traced_bytes": comparison.traced.peak,
         "error": round(comparison.error, 5),
-        "traced_phase": comparison.traced_phase,
+        "traced_phase": comparison.traced.peak_phase,
         "phase_errors": {name: round(value, 5) for name, value in comparison.phase_errors().items()},
-        "traced_phases": comparison.traced_phases,
+        "traced_phases": dict(comparison.traced.phases),
         "predicted_phases": comparison.predicted_phases,
-        "seconds": round(comparison.seconds, 2),
     }

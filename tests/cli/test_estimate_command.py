@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from finetune_operator.api.plan import Component, MemoryEstimate
 from finetune_operator.cli.estimate_command import add_arguments
 from finetune_operator.cli.main import main
-from finetune_operator.cli.memory_picture import COLOURS
+from finetune_operator.cli.memory_picture import COLOURS, ranges_table
 
 TINY = {
     "model_type": "llama",
@@ -74,6 +75,22 @@ def test_the_picture_shows_every_phase_as_a_bar_that_is_as_long_as_its_share_of_
     assert "torch.cuda.max_memory_reserved" in printed
 
 
+def test_a_length_that_the_model_was_not_made_for_is_said_to_be(capsys: pytest.CaptureFixture[str]) -> None:
+    for length, is_said in ((512, False), (513, True)):
+        assert main(["estimate", "google-bert/bert-base-uncased", "--method", "full", "--length", str(length)]) == 0
+        assert ("more than the 512 positions" in " ".join(capsys.readouterr().out.split())) is is_said
+
+
+def test_what_fits_is_what_the_planner_would_take(capsys: pytest.CaptureFixture[str]) -> None:
+    """The planner leaves 2 % of a GPU free (pools.GPU_RESERVE): so near below its memory the estimate must not say `fits`."""
+    memory = MemoryEstimate.model_validate(answer(capsys, LLAMA)["memory"])
+    console = Console(width=120)
+    for share, word in ((0.985, "does not fit"), (0.975, "fits")):
+        with console.capture() as captured:
+            console.print(ranges_table(memory, round(memory.upper_bytes / share)))
+        assert f"; {word}: " in captured.get()
+
+
 def test_a_gpu_that_is_too_small_is_said_to_be(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["estimate", LLAMA, "--method", "full", "--gpu", "Tesla-T4"]) == 0
     assert "does not fit" in capsys.readouterr().out
@@ -91,6 +108,9 @@ def test_every_component_has_a_colour_and_a_letter_of_its_own() -> None:
         ([LLAMA, "--gpu", "RTX-9999"], ("--gpu", "RTX-9999", "NVIDIA-L4")),
         ([LLAMA, "--targets", "c_attn"], ("--targets", "c_attn", "q_proj")),
         ([LLAMA, "--gpus", "8", "--strategy", "single"], ("--strategy", "--gpus is 8", "fsdp")),
+        ([LLAMA, "--gpus", "1", "--strategy", "fsdp"], ("--strategy", "fsdp", "--gpus is 1", "single")),
+        ([LLAMA, "--offload", "optimizer"], ("--offload", "single", "zero2")),
+        ([LLAMA, "--method", "freeze", "--trained-layers", "33"], ("--trained-layers", "33", "32 layers")),
         ([LLAMA, "--dropout", "1.5"], ("--dropout", "1.5")),
         ([LLAMA, "--method", "full", "--quantization", "nf4"], ("--quantization", "full", "qlora")),
     ],

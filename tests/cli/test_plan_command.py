@@ -5,59 +5,19 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from rich.console import Console, RenderableType
+from tests.cli.job_files import write_job, write_model
 
-from finetune_operator.api.history import EMPTY_HISTORY, History
 from finetune_operator.api.inspection import DatasetFacts, InspectionReport, ModelFacts, RowProblem, TokenHistogram
 from finetune_operator.api.plan import Plan, PlanError
 from finetune_operator.cli.main import main
 from finetune_operator.cli.tables import inspection_table, memory_comparison_table
-from finetune_operator.planner.history import FinishedRun, record
-
-MANIFEST = """
-apiVersion: finetune-operator.dev/v1alpha1
-kind: FineTuneJob
-metadata: {{name: tune}}
-spec:
-  model: {{uri: "{model}"}}
-  dataset: {{uri: "{dataset}"}}
-  tuning: {{method: {method}}}
-  resources: {resources}
-  output: {{uri: "s3://models/tune"}}
-"""
-
-TINY = {
-    "model_type": "llama",
-    "hidden_size": 64,
-    "intermediate_size": 160,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "vocab_size": 512,
-}
-
-
-def write_job(
-    folder: Path,
-    *,
-    model: str = "hf://meta-llama/Meta-Llama-3-8B",
-    dataset: str = "s3://data/rows.jsonl",
-    method: str = "lora",
-    resources: str = "{}",
-) -> str:
-    path = folder / "job.yaml"
-    path.write_text(MANIFEST.format(model=model, dataset=dataset, method=method, resources=resources))
-    return str(path)
-
-
-def write_model(folder: Path) -> str:
-    (folder / "model").mkdir()
-    (folder / "model" / "config.json").write_text(json.dumps(TINY))
-    return f"file://{folder / 'model'}"
 
 
 def test_a_plan_is_printed_as_a_table_that_says_what_was_assumed(
@@ -123,6 +83,8 @@ def test_a_job_that_does_not_fit_ends_with_3_and_a_remedy(tmp_path: Path, capsys
 @pytest.mark.parametrize(
     ("change", "words"),
     [
+        ({"model": "hf://Qwen/Qwen3-9B"}, ("hf://Qwen/Qwen3-9B", "did you mean", "Qwen/Qwen3-8B", "--inspection")),
+        ({"resources": "{gpuProduct: [AMD-Instinct-MI300X]}"}, ("resources.gpuProduct", "AMD")),
         ({"model": "hf://nobody/unheard-of"}, ("hf://nobody/unheard-of", "--inspection")),
         ({"model": "file:///does/not/exist"}, ("config.json", "cannot be read")),
         ({"resources": "{gpuProduct: [NVIDIA-GeForce-GTX-1080]}"}, ("resources.gpuProduct", "--inventory")),
@@ -139,7 +101,38 @@ def test_what_cannot_be_used_ends_with_2_and_names_it(
 
 def test_a_missing_manifest_ends_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "-f", "/does/not/exist.yaml"]) == 2
-    assert "/does/not/exist.yaml" in capsys.readouterr().err
+    assert capsys.readouterr().err == "finetune plan: /does/not/exist.yaml: cannot be read: No such file or directory\n"
+
+
+def test_a_gpu_type_that_is_too_small_is_refused_with_the_type_that_would_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = write_job(tmp_path, model="hf://meta-llama/Llama-3.1-70B", resources="{gpuProduct: [Tesla-T4]}")
+    assert main(["plan", "-f", job]) == 3
+    assert re.search(r"it needs \d+ × NVIDIA", capsys.readouterr().err)
+
+
+def test_a_reader_that_goes_away_is_no_failure_of_ours(tmp_path: Path) -> None:
+    """`finetune plan -o json | head -1`: no traceback, and the exit code of programs that a closed pipe has ended."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "finetune_operator.cli.main", "plan", "-f", write_job(tmp_path), "-o", "json"]
+    result = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, timeout=60, check=False)
+    os.close(writing)
+    assert (result.returncode, result.stderr) == (141, b"")
+
+
+def test_a_slow_plan_is_told_in_hours_and_a_long_sentence_hangs_below_its_own_begin(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    job = write_job(tmp_path, resources="{accelerator: cpu}")
+    assert main(["plan", "-f", job]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert re.search(r"about \d+h\d\dm per step, \d\.\d tokens/s", next(line for line in lines if "Speed" in line))
+    reasons = lines[lines.index(next(line for line in lines if line.startswith("Why"))) + 1 :]
+    assert all(line.startswith(("  - ", "    ")) for line in reasons if line.strip() and not line.startswith("Assumed"))
+    assert max(map(len, lines)) <= 80
 
 
 def test_an_inventory_that_is_none_ends_with_2_and_names_the_field(
@@ -225,89 +218,3 @@ def test_the_readme_shows_what_the_command_prints(
         readme.write_text(before + start + block + end + after)
     assert block
     assert [line for line in block.splitlines() if line not in printed] == []
-
-
-def kubectl_nodes(folder: Path, *, spec: dict[str, object] | None = None) -> str:
-    """Write what `kubectl get nodes -o json` prints of one GPU node."""
-    node = {
-        "metadata": {"name": "gpu-1", "labels": {"nvidia.com/gpu.product": "NVIDIA-L4"}},
-        "spec": spec or {},
-        "status": {"allocatable": {"cpu": "16", "memory": "64Gi", "nvidia.com/gpu": "1"}},
-    }
-    path = folder / "nodes.json"
-    path.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": [node]}))
-    return str(path)
-
-
-def test_the_nodes_of_a_cluster_are_taken_as_kubectl_prints_them(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    job = write_job(tmp_path, method="qlora")
-    assert main(["plan", "-f", job, "--inventory", kubectl_nodes(tmp_path), "-o", "json"]) == 0
-    assert json.loads(capsys.readouterr().out)["gpuProduct"] == "NVIDIA-L4"
-
-
-def test_nodes_that_a_job_may_not_use_are_named_with_the_reason(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    tainted = {"taints": [{"key": "team", "value": "vision", "effect": "NoSchedule"}]}
-    job = write_job(tmp_path, method="qlora")
-    assert main(["plan", "-f", job, "--inventory", kubectl_nodes(tmp_path, spec=tainted)]) == 3
-    assert "(gpu-1): taint team=vision:NoSchedule is not in pod.tolerations" in capsys.readouterr().err
-
-
-def history_of(plan: Plan) -> History:
-    assert plan.prediction is not None
-    history = EMPTY_HISTORY
-    for number in range(8):
-        peak = round(plan.prediction.expected_bytes * 1.2)
-        history = record(history, FinishedRun(str(number), f"2026-11-2{number}", plan.prediction, peak))
-    return history
-
-
-@pytest.mark.parametrize("as_config_map", [False, True])
-def test_a_history_corrects_the_plan(as_config_map: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    job = write_job(tmp_path, method="qlora", resources="{gpus: 1, microBatchSize: 1, gradientCheckpointing: full}")
-    arguments = ["plan", "-f", job, "--inventory", kubectl_nodes(tmp_path), "-o", "json"]
-    assert main(arguments) == 0
-    before = Plan.model_validate_json(capsys.readouterr().out)
-    text = history_of(before).model_dump_json(by_alias=True, exclude_none=True)
-    path = tmp_path / "history.json"
-    path.write_text(json.dumps({"kind": "ConfigMap", "data": {"history.json": text}}) if as_config_map else text)
-    assert main([*arguments, "--history", str(path)]) == 0
-    after = Plan.model_validate_json(capsys.readouterr().out)
-    assert after.memory.expected_bytes > 1.1 * before.memory.expected_bytes
-    assert any("learned from 8 finished jobs" in reason for reason in after.reasons)
-
-
-@pytest.mark.parametrize(
-    ("option", "content", "words"),
-    [
-        ("--history", '{"records": 3}', "is no History: records: "),
-        ("--history", '{"data": {"history.json": "{"}}', "data.history.json is no JSON"),
-        (
-            "--inventory",
-            '{"items": [{"status": {"allocatable": {"cpu": "many"}}}]}',
-            "its items are no Nodes: node : status",
-        ),
-    ],
-)
-def test_a_file_that_is_something_else_ends_with_2(
-    option: str, content: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "file.json"
-    path.write_text(content)
-    assert main(["plan", "-f", write_job(tmp_path), option, str(path)]) == 2
-    assert words in capsys.readouterr().err
-
-
-def test_prices_choose_the_gpu_and_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    prices = tmp_path / "prices.yaml"
-    prices.write_text("currency: EUR\nperGpuHour: {NVIDIA-L4: 0.01, NVIDIA-H100-80GB-HBM3: 99}\n")
-    assert main(["plan", "-f", write_job(tmp_path), "--prices", str(prices)]) == 0
-    printed = capsys.readouterr().out
-    assert "NVIDIA-L4" in printed.partition("Pods")[0]
-    assert "tokens/s" in printed
-    prices.write_text("perGpuHour: {NVIDIA-L4: -1}\n")
-    assert main(["plan", "-f", write_job(tmp_path), "--prices", str(prices)]) == 2
-    assert "perGpuHour" in capsys.readouterr().err

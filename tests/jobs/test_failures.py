@@ -164,7 +164,7 @@ def test_a_failure_that_nobody_explains_is_taken_as_it_is_after_ten_seconds() ->
     assert "deleted by an administrator" in world.status.attempts[0].message
 
 
-FINAL = {40: Reason.INVALID_SPEC, 41: Reason.INVALID_DATA, 45: Reason.GPU_OUT_OF_MEMORY, 46: Reason.DIVERGED}
+FINAL = {40: Reason.INVALID_SPEC, 41: Reason.INVALID_DATA, 46: Reason.DIVERGED}
 
 
 @pytest.mark.parametrize("code", FINAL)

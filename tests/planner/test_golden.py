@@ -12,9 +12,10 @@ import pytest
 import yaml
 
 from finetune_operator.api.plan import GIB, Plan, PlanError
+from finetune_operator.api.reasons import Reason
 from finetune_operator.planner.inventory import CpuNodes, Inventory
 from finetune_operator.planner.known_models import KNOWN_MODELS
-from finetune_operator.planner.plan import make_plan
+from finetune_operator.planner.plan import make_plan, question_of
 from finetune_operator.planner.testing import gpu_nodes, spec_of
 
 FILE = Path(__file__).with_name("golden_plans.yaml")
@@ -30,7 +31,14 @@ def answer_of(case: dict[str, Any]) -> Plan | PlanError:
         machine = {"cpu_millicores": 1000 * nodes["cpus"], "memory_bytes": nodes["memory"] * GIB}
         inventory = Inventory(cpu_nodes=(CpuNodes(nodes=nodes["nodes"], **machine),))
     spec = spec_of(job["model"], method=job["method"], training=job["training"], resources=job["resources"])
-    return make_plan(spec, None, inventory, config=job.get("config") or KNOWN_MODELS[job["model"]])
+    config = job.get("config") or KNOWN_MODELS[job["model"]]
+    if case.get("launchable", True):
+        return make_plan(spec, None, inventory, config=config)
+    refused = make_plan(spec, None, inventory, config=config)
+    assert isinstance(refused, PlanError), "the trainer can start it now: remove launchable"
+    assert refused.reason == Reason.UNSUPPORTED_COMBINATION
+    question = question_of(spec, None, inventory, config=config)
+    return question if isinstance(question, PlanError) else question.answer()
 
 
 def decision_of(case: dict[str, Any]) -> dict[str, Any]:

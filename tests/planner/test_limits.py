@@ -125,7 +125,7 @@ def test_memory_and_pods_are_bounded_too() -> None:
     assert "allows 1 pod and it takes 2 pods" in bad(answer(quota("pods", 1), **wish, pods=2)).message
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(0, 16),
     st.sampled_from((0, 1, 4, 64, 1024)),

@@ -9,6 +9,7 @@ import pytest
 from finetune_operator.api.compatibility import Checkpointing, Strategy
 from finetune_operator.api.reasons import Reason
 from finetune_operator.memory.architecture import Architecture, architecture_of
+from finetune_operator.memory.families import ENCODERS
 from finetune_operator.memory.workload import FLOAT32_MASTER, numerics_of
 from finetune_operator.planner.catalogue import catalogue_inventory
 from finetune_operator.planner.inventory import Inventory
@@ -89,6 +90,15 @@ def test_a_multimodal_model_is_refused_since_only_its_text_part_can_be_sized() -
     assert "multimodal" in error.message
 
 
+@pytest.mark.parametrize("model", ["google-bert/bert-base-uncased", "answerdotai/ModernBERT-base"])
+def test_an_encoder_is_refused_since_the_trainer_would_load_it_as_a_causal_language_model(model: str) -> None:
+    error = bad(plan_of(spec_of(model, method="full")))
+    assert error.reason == Reason.UNSUPPORTED_COMBINATION
+    assert "objective: sft" in error.message
+    assert model in error.message
+    assert "finetune estimate" in error.message
+
+
 def test_three_thousand_rows_with_batch_four_make_750_steps() -> None:
     spec = spec_of(training={"globalBatchSize": 4, "epochs": 1})
     plan = good(plan_of(spec, inspection=inspected(rows=3000)))
@@ -119,8 +129,10 @@ def test_short_rows_need_less_memory_than_the_longest_allowed() -> None:
     assert short.max_length == long.max_length == 2048
 
 
-def test_a_known_text_model_of_every_type_has_a_plan() -> None:
+def test_a_known_decoder_of_every_type_has_a_plan() -> None:
     assert all(isinstance(architecture_of(config), Architecture) for config in KNOWN_MODELS.values())
     text_only = {config["model_type"]: name for name, config in KNOWN_MODELS.items() if "text_config" not in config}
-    for name in text_only.values():
+    decoders = [name for model_type, name in text_only.items() if model_type not in ENCODERS]
+    assert len(decoders) > 30
+    for name in decoders:
         good(plan_of(spec_of(name, method="lora", resources={"gpus": 8})))

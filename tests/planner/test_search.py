@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_operator.api.compatibility import Method
@@ -82,7 +82,6 @@ def jobs(draw: st.DrawFn) -> FineTuneJobSpec:
     return spec_of(model, method=str(method), training=training, resources=resources)
 
 
-@settings(deadline=None)
 @given(jobs())
 def test_a_plan_keeps_the_global_batch_fits_and_is_always_the_same(spec: FineTuneJobSpec) -> None:
     inventory = catalogue_inventory((H100, A10G, T4, "NVIDIA-L40S"))

@@ -26,6 +26,12 @@ class DistNetworkError(RuntimeError):
     ("error", "code"),
     [
         (OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), ExitCode.GPU_OUT_OF_MEMORY),
+        (RuntimeError("NCCL error: Cuda failure 2 'out of memory'"), ExitCode.GPU_OUT_OF_MEMORY),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"),
+            ExitCode.GPU_OUT_OF_MEMORY,
+        ),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), ExitCode.KILLED),
         (DistNetworkError("The client socket has failed to connect"), ExitCode.PEER_LOST),
         (RuntimeError("[pair.cc:537] Read error [10.0.0.1]:1: Connection reset by peer"), ExitCode.PEER_LOST),
         (RuntimeError("NCCL communicator was aborted on rank 1."), ExitCode.PEER_LOST),

@@ -196,7 +196,7 @@ def test_sigterm_on_one_rank_saves_and_stops_all_at_the_same_step(
     ("probe", "code"),
     [
         ("poison:3", ExitCode.DIVERGED),
-        ("raise:0:2:memory", ExitCode.GPU_OUT_OF_MEMORY),
+        ("exhaust:0:2", ExitCode.GPU_OUT_OF_MEMORY),
         ("raise:0:2:bug", ExitCode.BUG),
     ],
 )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from finetune_operator.api.exit_codes import ExitCode
+from finetune_operator.api.progress import MemoryShortage
 from finetune_operator.api.reasons import Reason
 from finetune_trainer.rank_files import RankDeath, RankError
 
@@ -24,6 +25,7 @@ class Cause:
     message: str
     rank: int | None = None
     step: int | None = None
+    memory_shortage: MemoryShortage | None = None
 
 
 def first_cause(
@@ -58,7 +60,7 @@ def first_cause(
 
 
 def _of_error(error: RankError) -> Cause:
-    return Cause(error.exit_code, error.reason, error.message, error.rank, error.step)
+    return Cause(error.exit_code, error.reason, error.message, error.rank, error.step, error.memory_shortage)
 
 
 def _of_death(death: RankDeath, *, terminated: bool, host_out_of_memory: bool) -> Cause:

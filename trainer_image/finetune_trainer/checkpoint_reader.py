@@ -107,6 +107,8 @@ def _fetch(
             return manifest, problem
         reason = unsuitable(manifest.model_dump(by_alias=False), attempt.plan.strategy, attempt.plan.processes)
         if reason is not None and wanted is None:
+            if attempt.plan.replans:
+                return manifest, f"{reason}, because a GPU ran out of memory: it starts afresh"
             return manifest, TrainerFailure(
                 ExitCode.BAD_SPEC,
                 f"the checkpoint at {storage.uri} cannot be resumed: {reason}; set resources back, or start a new job",

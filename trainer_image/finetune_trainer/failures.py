@@ -27,6 +27,17 @@ LOST_PEER_TEXTS: Final = (
 )
 """What gloo and NCCL say in a RuntimeError when another rank is gone (seen with torch 2.13)."""
 
+GPU_MEMORY_TEXTS: Final = (
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "CUDA driver error: out of memory",
+    "Cuda failure 2 'out of memory'",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+"""What is said where no OutOfMemoryError is raised: by the runtime, the driver (expandable segments), NCCL, cuBLAS and cuDNN."""
+
+_HOST_MEMORY_TEXT: Final = "DefaultCPUAllocator: can't allocate memory"
 _LOST_PEER_TYPES: Final = ("DistBackendError", "DistNetworkError", "DistStoreError")
 _MESSAGE_LIMIT: Final = 600
 _NUMERIC_LIBRARIES: Final = ("/torch/", "/deepspeed/", "/bitsandbytes/")
@@ -65,13 +76,15 @@ def failure_of(error: BaseException) -> Failure:
         return Failure(code, getattr(error, "reason", None) or meaning_of(code).reason, str(error))
     names = {kind.__name__ for kind in type(error).__mro__}
     text = str(error)
-    if "OutOfMemoryError" in names:
+    if "OutOfMemoryError" in names or (
+        isinstance(error, RuntimeError) and any(known in text for known in GPU_MEMORY_TEXTS)
+    ):
         return _failure(ExitCode.GPU_OUT_OF_MEMORY, _first_sentences(text))
     if names.intersection(_LOST_PEER_TYPES) or (
         isinstance(error, RuntimeError | ConnectionError) and any(known in text for known in LOST_PEER_TEXTS)
     ):
         return _failure(ExitCode.PEER_LOST, f"another rank went away: {_first_sentences(text)}")
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _HOST_MEMORY_TEXT in text):
         return Failure(ExitCode.KILLED, Reason.HOST_OUT_OF_MEMORY, "the process could not get more host memory")
     return _failure(
         ExitCode.BUG,

@@ -222,6 +222,7 @@ def _conclude(
         rank=cause.rank,
         checkpoint_step=max(saved, default=None),
         peak_memory_bytes=max(peaks, default=None),
+        memory_shortage=cause.memory_shortage,
         log_uri=log_uri,
     )
     write_termination(message)

@@ -37,6 +37,14 @@ def device_memory(torch: Any) -> Memory:
     return Memory(torch.cuda.memory_allocated(), reserved, torch.cuda.max_memory_reserved() + outside)
 
 
+def held_memory(torch: Any) -> int:
+    """Return the bytes in use on this process's GPU, whoever uses them, or its resident set where there is no GPU."""
+    if not torch.cuda.is_available():
+        return resident_memory().allocated
+    free, total = torch.cuda.mem_get_info()
+    return int(total - free)
+
+
 def flops_per_token(total_parameters: int, trainable_parameters: int) -> float:
     """Return the matrix arithmetic of one trained token: forward 2, backward by inputs 2, backward by weights 2 where they are trained."""
     return 4.0 * total_parameters + 2.0 * trainable_parameters

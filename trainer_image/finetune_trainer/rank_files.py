@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from finetune_operator.api.exit_codes import ExitCode
+from finetune_operator.api.progress import MemoryShortage
 from finetune_operator.api.reasons import Reason
 
 _T = TypeVar("_T", bound=BaseModel)
@@ -45,6 +46,7 @@ class RankError(BaseModel):
     reason: Reason
     message: str
     step: int | None = None
+    memory_shortage: MemoryShortage | None = None
 
 
 class RankDeath(BaseModel):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from finetune_operator.api.plan import AttemptFile
+from finetune_operator.api.plan import AttemptFile, Phase
 from finetune_operator.api.run_events import CheckpointEvent, MemoryEvent, ResumeEvent, StepEvent
 from finetune_trainer.attempt import Place
 from finetune_trainer.events import EventLog
@@ -72,6 +72,7 @@ class Telemetry:
         self._pace: float | None = None
         self._trained = Trained()
         self._rejected = 0
+        self.phase = Phase.LOAD
         self.metrics.set("total_steps", attempt.plan.total_steps)
         self._write_state()
 

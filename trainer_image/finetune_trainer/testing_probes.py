@@ -135,10 +135,25 @@ class Poison(TrainerCallback):
                 next(p for p in model.parameters() if p.requires_grad).fill_(float("nan"))
 
 
+class Exhaust(TrainerCallback):
+    """`exhaust:<rank>:<step>`: lets one rank's GPU run out of memory in the optimizer step."""
+
+    def __init__(self, rank: int, target: str, step: str) -> None:
+        self._is_target = rank == int(target)
+        self._step = int(step)
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        """Raise what torch's allocator raises."""
+        if self._is_target and state.global_step + 1 == self._step:
+            raise torch.OutOfMemoryError(
+                "CUDA out of memory. Tried to allocate 1.50 GiB. GPU 0 has a total capacity of 79 GiB"
+            )
+
+
 class Raise(TrainerCallback):
     """`raise:<rank>:<step>:<kind>`: raises an error of a kind on one rank."""
 
-    kinds: Final = {"memory": torch.OutOfMemoryError("CUDA out of memory."), "bug": ValueError("the row: SECRET")}
+    kinds: Final = {"bug": ValueError("the row: SECRET")}
 
     def __init__(self, rank: int, target: str, step: str, kind: str) -> None:
         self._is_target = rank == int(target)
@@ -156,6 +171,7 @@ _PROBES: Final[dict[str, Callable[..., TrainerCallback]]] = {
     "KILL": lambda rank, *rest: Signal(rank, "KILL", *rest),
     "TERM": lambda rank, *rest: Signal(rank, "TERM", *rest),
     "poison": Poison,
+    "exhaust": Exhaust,
     "raise": Raise,
 }
 

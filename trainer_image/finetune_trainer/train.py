@@ -16,12 +16,13 @@ from finetune_operator.api.compatibility import Method
 from finetune_operator.api.durations import parse_interval
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.plan import AttemptFile
+from finetune_operator.api.progress import MemoryShortage
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.run_events import ResumeEvent
 from finetune_trainer.arguments import needs_cpu_backend, training_arguments
 from finetune_trainer.attempt import Place, Workplace, read_attempt
 from finetune_trainer.collective import Collective
-from finetune_trainer.failures import TrainerFailure, calls_of, failure_of
+from finetune_trainer.failures import Failure, TrainerFailure, calls_of, failure_of
 from finetune_trainer.inputs import check_inputs, fetch_model, go_offline
 from finetune_trainer.rank_files import RankError
 from finetune_trainer.stopping import Stop
@@ -68,6 +69,7 @@ def run_rank(plan_path: Path, *, observers: Sequence[Any] = ()) -> int:
                     reason=failure.reason,
                     message=failure.message,
                     step=telemetry.step if telemetry else None,
+                    memory_shortage=_shortage(error, failure, telemetry),
                 )
             )
         if not isinstance(error, TrainerFailure):
@@ -77,6 +79,17 @@ def run_rank(plan_path: Path, *, observers: Sequence[Any] = ()) -> int:
             telemetry.close()
         return int(failure.exit_code)
     return int(ExitCode.OK)
+
+
+def _shortage(error: BaseException, failure: Failure, telemetry: Telemetry | None) -> MemoryShortage | None:
+    if failure.exit_code is not ExitCode.GPU_OUT_OF_MEMORY or telemetry is None:
+        return None
+    import torch
+
+    from finetune_trainer.measure import device_memory, held_memory
+    from finetune_trainer.memory_shortage import shortage_of
+
+    return shortage_of(error, telemetry.phase, device_memory(torch), held_memory(torch))
 
 
 class _Rank:
@@ -155,6 +168,7 @@ class _Rank:
         from finetune_trainer.checkpoint_writer import CheckpointWriter
         from finetune_trainer.job_trainer import JobContext, JobTrainer
         from finetune_trainer.modeling import lora_config, restore_float_masters
+        from finetune_trainer.phase_of_step import PhaseOfStep
         from finetune_trainer.step_boundary import SaveSchedule, StepBoundary
 
         attempt, place, telemetry = self._attempt, self._place, self._telemetry
@@ -199,7 +213,7 @@ class _Rank:
             train_dataset=rows,
             processing_class=tokenizer,
             peft_config=lora_config(attempt),
-            callbacks=[boundary, *self._observers],
+            callbacks=[boundary, PhaseOfStep(telemetry), *self._observers],
         )
         if attempt.spec.tuning.method is not Method.FULL:
             restore_float_masters(trainer.model, attempt.spec.training.precision)

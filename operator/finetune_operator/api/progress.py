@@ -7,6 +7,7 @@ from typing import Final
 from pydantic import Field
 
 from finetune_operator.api.model import ReadModel
+from finetune_operator.api.plan import Phase
 from finetune_operator.api.reasons import Reason
 
 METRIC_STEP: Final = "step"
@@ -50,6 +51,18 @@ class ProgressReport(ReadModel):
     trainer_status: TrainerStatus
 
 
+class MemoryShortage(ReadModel):
+    """What a process held when it could not get more GPU memory; all in bytes."""
+
+    held_bytes: int = Field(
+        description="What it held of the GPU: the allocator's reserved bytes, CUDA context, NCCL, and what others hold there."
+    )
+    allocated_bytes: int = Field(description="Live tensors of it.")
+    reserved_bytes: int = Field(description="What torch's caching allocator held of it.")
+    requested_bytes: int = Field(0, description="What it could not get; 0 when the error does not say.")
+    phase: Phase | None = Field(None, description="Where in the step it was.")
+
+
 class TerminationMessage(ReadModel):
     """The one JSON line in /dev/termination-log: how a container ended and why. At most 4,096 bytes."""
 
@@ -64,6 +77,7 @@ class TerminationMessage(ReadModel):
     peak_memory_bytes: int | None = Field(
         None, description="Highest measured peak of this pod's ranks: GPU memory, or resident set on CPU."
     )
+    memory_shortage: MemoryShortage | None = Field(None, description="GPUOutOfMemory: what was held and requested.")
     log_uri: str | None = Field(None, description="Where the last 200 log lines of each rank are.")
     result_uri: str | None = Field(None, description="publish: the folder of the finished model.")
 

@@ -152,7 +152,8 @@ REASON_MEANINGS: Final = MappingProxyType(
             "ask for a larger quota, or do what the message proposes; it is tried again",
         ),
         Reason.UNSUPPORTED_COMBINATION: ReasonMeaning(
-            "these settings do not work together", "change one of the fields that the message names"
+            "these settings do not work together, or not with this kind of model",
+            "change one of the fields that the message names",
         ),
         Reason.UNKNOWN_ARCHITECTURE: ReasonMeaning(
             "the estimator does not know the model's architecture",

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from finetune_operator.api.model import ReadModel
-from finetune_operator.api.progress import Metric
+from finetune_operator.api.progress import MemoryShortage, Metric
 from finetune_operator.api.reasons import ConditionType, JobState, Reason
 
 
@@ -86,6 +86,9 @@ class AttemptStatus(ReadModel):
     completion_time: str | None = Field(None, json_schema_extra={"format": "date-time"}, description="When it ended.")
     last_step: int | None = Field(None, description="Last step that was finished.")
     log_uri: str | None = Field(None, description="Where its last log lines are.")
+    memory_shortage: MemoryShortage | None = Field(
+        None, description="GPUOutOfMemory: what the GPU's process held and requested; the next plan keeps that free."
+    )
 
 
 class ProgressStatus(ReadModel):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import sys
 from enum import StrEnum
@@ -16,7 +15,7 @@ from finetune_operator.api.compatibility import Checkpointing, Strategy
 from finetune_operator.api.plan import PlanError
 from finetune_operator.cli.exit_codes import BAD_INPUT
 from finetune_operator.cli.manifest_file import UnreadableManifest
-from finetune_operator.cli.model_config import config_in_folder, known_config
+from finetune_operator.cli.model_config import config_in_folder, known_config, similar_names
 from finetune_operator.memory.architecture import ALL_LINEAR, Architecture, architecture_of
 from finetune_operator.memory.estimate import estimate
 from finetune_operator.memory.states import trainable_parameters
@@ -133,6 +132,8 @@ def run(options: argparse.Namespace) -> int:
 
     console = Console(highlight=False)
     counts = f"{architecture.parameters:,} parameters, {trained:,} trained"
+    if 0 < architecture.max_positions < options.length:
+        counts += f"; --length {options.length} is more than the {architecture.max_positions} positions that the model was made for"
     console.print(estimate_picture(memory, counts, capacity, width=console.width))
     return 0
 
@@ -147,11 +148,9 @@ def _architecture(model: str) -> Architecture:
     folder = Path(model.removeprefix("file://"))
     config: dict[str, JsonValue] | None = known_config(name)
     if config is None and not folder.is_dir():
-        near = difflib.get_close_matches(name, KNOWN_MODELS, n=3, cutoff=0.5)
-        advice = f"did you mean {' or '.join(near)}? Or give" if near else "give"
         raise UnreadableManifest(
             f"model: {model} is no folder and none of the {len(KNOWN_MODELS)} models whose numbers are shipped; "
-            f"{advice} a folder with the model's config.json"
+            f"{similar_names(name)}give a folder with the model's config.json"
         )
     answer = architecture_of(config if config is not None else config_in_folder(folder))
     if isinstance(answer, PlanError):
@@ -179,7 +178,20 @@ def _workload(options: argparse.Namespace, architecture: Architecture) -> Worklo
     strategy = Strategy(options.strategy or (Strategy.SINGLE if options.gpus == 1 else Strategy.FSDP))
     if strategy is Strategy.SINGLE and options.gpus > 1:
         raise UnreadableManifest(f"--strategy: single is for one process and --gpus is {options.gpus}; use fsdp or ddp")
-    targets = tuple(name.strip() for name in options.targets.split(","))
+    offload = Offload(options.offload)
+    if offload is not Offload.NONE and strategy not in (Strategy.FSDP, Strategy.ZERO1, Strategy.ZERO2, Strategy.ZERO3):
+        raise UnreadableManifest(
+            f"--offload: {strategy} moves nothing to the host; use --strategy zero2, zero3 or fsdp with --gpus, or --offload none"
+        )
+    if options.gpus == 1 and strategy is not Strategy.SINGLE:
+        raise UnreadableManifest(
+            f"--strategy: {strategy} is for several processes and --gpus is 1; use single, or --gpus 2"
+        )
+    if options.method == Tuning.FREEZE and options.trained_layers > architecture.layers:
+        raise UnreadableManifest(
+            f"--trained-layers: {options.trained_layers} is more than the model's {architecture.layers} layers; use fewer, or --method full"
+        )
+    targets = tuple(name.strip() for name in options.targets.split(",") if name.strip()) or (ALL_LINEAR,)
     unknown = [name for name in targets if name != ALL_LINEAR and name not in architecture.linear_names()]
     if unknown:
         raise UnreadableManifest(
@@ -215,7 +227,7 @@ def _workload(options: argparse.Namespace, architecture: Architecture) -> Worklo
         attention=AttentionKernel(options.attention),
         packing=options.packing,
         goal=Goal(options.objective),
-        offload=Offload(options.offload),
+        offload=offload,
         trained_layers=options.trained_layers if tuning is Tuning.FREEZE else 0,
         trained_fraction=options.trained_fraction if tuning is Tuning.SPECTRUM else 0.0,
     )

@@ -7,6 +7,7 @@ Each module offers `add_arguments(parser)` and `run(options) -> int`. Reading on
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from types import MappingProxyType
 from typing import Final
 
 from finetune_operator import __version__
+from finetune_operator.cli.exit_codes import CLOSED_PIPE
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name == called:
             import_module(command.module).add_arguments(subparser)
     options = parser.parse_args(given)
-    exit_code: int = import_module(COMMANDS[options.command].module).run(options)
+    try:
+        exit_code: int = import_module(COMMANDS[options.command].module).run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # `finetune … | head`: the reader has enough. Python would flush once more at its end, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CLOSED_PIPE
     return exit_code
 
 

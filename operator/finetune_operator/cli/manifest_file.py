@@ -17,6 +17,13 @@ class UnreadableManifest(Exception):
     """The manifest cannot be used; the text says why and what to do."""
 
 
+def reason_of(error: Exception) -> str:
+    """Return why a file cannot be read, without the number and the path that Python puts around it."""
+    if isinstance(error, UnicodeDecodeError):
+        return "it is no text in UTF-8"
+    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+
+
 def add_filename(parser: argparse.ArgumentParser) -> None:
     """Declare the option that names the manifest."""
     parser.add_argument(
@@ -33,7 +40,7 @@ def read_job(filename: str) -> FineTuneJob:
     try:
         text = sys.stdin.read() if filename == "-" else Path(filename).read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise UnreadableManifest(f"{filename}: cannot be read: {error}") from error
+        raise UnreadableManifest(f"{filename}: cannot be read: {reason_of(error)}") from error
     try:
         documents = [document for document in yaml.safe_load_all(text) if document is not None]
     except yaml.YAMLError as error:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Final
 
+from rich.columns import Columns
 from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from finetune_operator.api.plan import GIB, Component, MemoryEstimate, PhaseMemory
 from finetune_operator.cli.tables import phases_table
-from finetune_operator.planner.pools import gib
+from finetune_operator.planner.pools import GPU_RESERVE, gib
 
 COLOURS: Final = {
     Component.WEIGHTS: "white on blue",
@@ -49,10 +51,8 @@ def phase_bars(memory: MemoryEstimate, capacity: int | None, *, width: int) -> R
     scale = max(memory.upper_bytes, capacity or 0)
     lines = [_bar_line(memory, phase, capacity, cells, scale, longest) for phase in memory.phases]
     used = {component for phase in memory.phases for component, size in phase.components.items() if size}
-    legend = Text(" " * (longest + 2))
-    for component in Component:
-        if component in used:
-            legend.append(f" {_letter(component)} ", COLOURS[component]).append(f" {component.value}  ")
+    names = [Text.assemble((f" {_letter(c)} ", COLOURS[c]), f" {c.value}") for c in Component if c in used]
+    legend = Padding(Columns(names, padding=(0, 2)), (0, 0, 0, longest + 2))
     marks = f"│ at most {gib(memory.upper_bytes)} GiB" + (f"   ┃ GPU {gib(capacity)} GiB" if capacity else "")
     return Group(*lines, Text(), legend, Text(" " * (longest + 2) + marks))
 
@@ -73,7 +73,7 @@ def _bar_line(
     for size, mark in ((memory.upper_bytes, "│"), (capacity, "┃")):
         if size is not None and (place := round(cells * size / scale)) >= filled:
             rest[place - filled] = mark
-    line.append("".join(rest)).append(f" {gib(phase.total)} GiB")
+    line.append("".join(rest)).append(f" {gib(phase.total):>6} GiB")
     return line
 
 
@@ -90,11 +90,12 @@ def ranges_table(memory: MemoryEstimate, capacity: int | None) -> Table:
     verdict = ""
     if capacity is not None:
         share = 100 * device.upper_bytes / capacity
-        verdict = f"{'fits' if device.upper_bytes <= capacity else 'does not fit'}: at most {share:.0f} % of the GPU"
+        fits = device.upper_bytes <= capacity * (1 - GPU_RESERVE)
+        verdict = f"; {'fits' if fits else 'does not fit'}: {share:.0f} % of the GPU"
     rows = (
         ("allocated", memory.allocated, "torch.cuda.max_memory_allocated"),
         ("reserved", memory.reserved, "torch.cuda.max_memory_reserved"),
-        ("device", device, "nvidia-smi" + (f"; {verdict}" if verdict else "")),
+        ("device", device, f"nvidia-smi{verdict}"),
     )
     for name, found, shown_by in rows:
         table.add_row(name, f"{found.expected_bytes / GIB:.2f}", f"{found.upper_bytes / GIB:.2f}", shown_by)

@@ -17,7 +17,7 @@ from finetune_operator.api.prices import NO_PRICES, Prices
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.cli.exit_codes import BAD_INPUT, NO_PLAN
 from finetune_operator.cli.manifest_file import UnreadableManifest, add_filename, read_job, with_absolute_locations
-from finetune_operator.cli.model_config import config_in_folder, known_config
+from finetune_operator.cli.model_config import config_in_folder, known_config, similar_names
 from finetune_operator.cli.plan_inputs import read_file, read_history, read_inventory
 from finetune_operator.planner.catalogue import CATALOGUE, UNKNOWN, catalogue_inventory, gpu_of
 from finetune_operator.planner.inventory import CpuNodes, Inventory
@@ -124,8 +124,9 @@ def _model_config(uri: str) -> tuple[dict[str, JsonValue], str]:
     if known is not None:
         return known, f"model: the numbers of {name} that finetune-operator ships; revisions may differ"
     raise UnreadableManifest(
-        f"model.uri: {uri} was not inspected and is none of the {len(KNOWN_MODELS)} models whose numbers are shipped; give --inspection FILE "
-        "(ConfigMap <job>-inspection of an earlier job), or model.uri: file://FOLDER with the model's config.json"
+        f"model.uri: {uri} was not inspected and is none of the {len(KNOWN_MODELS)} models whose numbers are shipped; "
+        f"{similar_names(name)}give --inspection FILE (ConfigMap <job>-inspection of an earlier job), "
+        "or model.uri: file://FOLDER with the model's config.json"
     )
 
 
@@ -154,5 +155,15 @@ def _assumed_inventory(spec: FineTuneJobSpec) -> tuple[Inventory, tuple[str, ...
             f"resources.gpuProduct: the catalogue lacks {', '.join(unknown)}, so its memory is unknown; give --inventory FILE with such nodes, "
             f"or name one of {', '.join(gpu.product for gpu in CATALOGUE)}"
         )
+    without_libraries = [product for product in products if gpu_of(product).product.startswith("AMD")]
+    if without_libraries:
+        raise UnreadableManifest(
+            f"resources.gpuProduct: {', '.join(without_libraries)}: the trainer image has no libraries for AMD GPUs; name NVIDIA types"
+        )
+    # A job that names products is planned for those alone; the others are there to be proposed where it does not fit.
+    usual = catalogue_inventory().gpu_nodes
+    named = tuple(nodes for nodes in catalogue_inventory(products).gpu_nodes if products and nodes not in usual)
     which = " or ".join(products) if products else "each NVIDIA type but GeForce that the catalogue knows"
-    return catalogue_inventory(products), (f"nodes: no inventory given; eight nodes with eight GPUs of {which}",)
+    return Inventory(gpu_nodes=(*usual, *named)), (
+        f"nodes: no inventory given; eight nodes with eight GPUs of {which}",
+    )

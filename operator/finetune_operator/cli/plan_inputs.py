@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from finetune_operator.api.history import History
 from finetune_operator.api.pods import Pod
-from finetune_operator.cli.manifest_file import UnreadableManifest
+from finetune_operator.cli.manifest_file import UnreadableManifest, reason_of
 from finetune_operator.planner.inventory import Inventory
 from finetune_operator.planner.nodes import node_inventory
 
@@ -40,7 +40,9 @@ def read_inventory(path: Path, pod: Pod) -> Inventory:
     if not isinstance(nodes, list):
         return _validated(path, Inventory, content)
     try:
-        return node_inventory([node for node in nodes if isinstance(node, dict)], pod)
+        if not all(isinstance(node, dict) and isinstance(node.get("metadata"), dict) for node in nodes):
+            raise ValueError("one has no metadata")
+        return node_inventory(nodes, pod)
     except (ValueError, TypeError, AttributeError) as error:
         raise UnreadableManifest(
             f"{path}: its items are no Nodes: {error}; write what kubectl get nodes -o json prints"
@@ -60,15 +62,21 @@ def read_history(path: Path) -> History:
             content = json.loads(data[_HISTORY_FILE])
         except (ValueError, TypeError) as error:
             raise UnreadableManifest(f"{path}: data.{_HISTORY_FILE} is no JSON: {error}") from error
+    if not isinstance(content, dict) or "records" not in content:
+        # A History ignores fields that it does not know, since its writer may be newer: any other file would read as an empty one.
+        raise _unreadable(path, History, ValueError("it has no records"))
     return _validated(path, History, content)
 
 
 def _content(path: Path, kind: type[BaseModel]) -> Any:
     try:
         text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UnreadableManifest(f"{path}: cannot be read: {reason_of(error)}") from error
+    try:
         # JSON first: it is what programs write, and PyYAML takes 100 times as long for it.
         return json.loads(text) if text.lstrip().startswith("{") else yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, ValueError, yaml.YAMLError) as error:
+    except (ValueError, yaml.YAMLError) as error:
         raise _unreadable(path, kind, error) from error
 
 

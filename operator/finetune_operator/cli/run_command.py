@@ -29,7 +29,7 @@ from finetune_operator.cli.run_report import RunRecord
 from finetune_operator.cli.tables import inspection_table, memory_comparison_table, plan_table
 from finetune_operator.cli.trainer_process import Ending, TrainerProcess
 from finetune_operator.jobs.retry import GiveUp, next_after_failure
-from finetune_operator.planner.plan import make_plan
+from finetune_operator.planner.replan import RanOut, next_plan
 
 
 class RunFailed(Exception):
@@ -128,12 +128,15 @@ class LocalRun:
     def _make_plan(self) -> tuple[InspectionReport, Plan]:
         inspection = self._inspect()
         self._console.print(inspection_table(inspection))
-        plan = make_plan(self._job.spec, inspection, inventory_of_this_machine(self._folder))
+        return inspection, self._planned(inspection)
+
+    def _planned(self, inspection: InspectionReport, failure: RanOut | None = None) -> Plan:
+        plan = next_plan(self._job.spec, inspection, inventory_of_this_machine(self._folder), failure=failure)
         if isinstance(plan, PlanError):
             raise RunFailed(f"{plan.reason}: {plan.message}", NO_PLAN)
         self._plan = plan
         self._console.print(plan_table(plan))
-        return inspection, plan
+        return plan
 
     def _train(self) -> Path:
         """Run attempts until one succeeds, and return the path of its plan file."""
@@ -155,6 +158,8 @@ class LocalRun:
             )
             if verdict.inspect_again:
                 inspection, plan = self._make_plan()
+            if verdict.replan:
+                plan = self._planned(inspection, RanOut(plan, ending.message.memory_shortage))
 
     def _write_attempt(self, number: int, inspection: InspectionReport, plan: Plan) -> Path:
         metadata = self._job.metadata

@@ -38,10 +38,9 @@ def _plan_rows(plan: Plan) -> list[tuple[str, str]]:
         devices = f"CPU, {_count(plan.processes, 'process', 'processes')}"
     resources = plan.resources
     asks = [f"{resources.cpu_millicores / 1000:g} CPU", f"{gib(resources.memory_bytes)} GiB memory"]
-    asks += [
-        f"{gib(resources.shared_memory_bytes)} of it /dev/shm",
-        f"{gib(resources.ephemeral_storage_bytes)} GiB disk",
-    ]
+    asks.append(f"{gib(resources.shared_memory_bytes)} of it /dev/shm")
+    if resources.ephemeral_storage_bytes:
+        asks.append(f"{gib(resources.ephemeral_storage_bytes)} GiB disk")
     if resources.gpus:
         asks.insert(0, _count(resources.gpus, "GPU", "GPUs"))
     share = 100 * plan.trainable_parameters / plan.total_parameters
@@ -65,7 +64,9 @@ def _speed_rows(throughput: Throughput | None) -> list[tuple[str, str]]:
     """Speed, duration and money, each estimated; what is not known is left out."""
     if throughput is None:
         return []
-    rows = [("Speed", f"about {throughput.step_seconds:.3g} s per step, {throughput.tokens_per_second:,.0f} tokens/s")]
+    rate = throughput.tokens_per_second
+    shown_rate = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+    rows = [("Speed", f"about {_step_time(throughput.step_seconds)} per step, {shown_rate} tokens/s")]
     if throughput.total_seconds is not None:
         parts = [f"about {format_duration(throughput.total_seconds)}"]
         if throughput.gpu_hours is not None:
@@ -74,6 +75,10 @@ def _speed_rows(throughput: Throughput | None) -> list[tuple[str, str]]:
             parts.append(f"{throughput.cost:,.2f} {throughput.currency}".rstrip())
         rows.append(("Duration", ", ".join(parts)))
     return rows
+
+
+def _step_time(seconds: float) -> str:
+    return f"{seconds:.3g} s" if seconds < 1000 else format_duration(seconds)
 
 
 def _count(number: int, singular: str, plural: str) -> str:
@@ -115,7 +120,14 @@ def phases_table(memory: MemoryEstimate, title: str = "") -> Table:
 def _sentences(title: str, sentences: tuple[str, ...]) -> list[RenderableType]:
     if not sentences:
         return []
-    return [Text(), Text(title, style="italic"), *(Text(f"  {sentence}") for sentence in sentences)]
+    return [Text(), Text(title, style="italic"), *(_hanging(sentence) for sentence in sentences)]
+
+
+def _hanging(sentence: str) -> Table:
+    """A sentence whose further lines stand below its own begin, not below its title's."""
+    table = Table.grid(padding=0)
+    table.add_row("  - ", Text(sentence))
+    return table
 
 
 def inspection_table(inspection: InspectionReport) -> RenderableType:

@@ -14,7 +14,8 @@ from finetune_operator.planner.quotas import namespace_limits
 
 logger = logging.getLogger(__name__)
 
-LIMITS_AGE_SECONDS: Final = 15.0
+LIMITS_AGE_SECONDS: Final = 2.0
+"""A plan made on a quota that was lowered since is refused at its pods, which the job then shows; short, so that this is rare."""
 _NAMESPACES_KEPT: Final = 256
 
 
@@ -26,7 +27,7 @@ class _Read:
 
 
 class LimitsReader:
-    """Reads a namespace's quotas at most every 15 s: a hundred jobs that are planned at once cost two calls."""
+    """Reads a namespace's quotas at most every 2 s: a hundred jobs that are planned at once cost two calls."""
 
     def __init__(self, api: Api, clock: Clock, *, maximum_age_seconds: float = LIMITS_AGE_SECONDS) -> None:
         self._api = api

@@ -46,7 +46,7 @@ from finetune_operator.controller.settings import InvalidSettings, OperatorSetti
 from finetune_operator.controller.worker import relist, resync, work
 from finetune_operator.controller.workqueue import WorkQueue
 from finetune_operator.jobs.desired import desired_state
-from finetune_operator.planner.plan import make_plan
+from finetune_operator.planner.replan import next_plan
 
 logger = logging.getLogger(__name__)
 
@@ -174,7 +174,7 @@ def build(settings: OperatorSettings, api: Api, clock: Clock, metrics: OperatorM
         ),
         accounts=Accounts(metrics),
         history=history,
-        decide=partial(desired_state, planner=partial(make_plan, prices=settings.planner_prices)),
+        decide=partial(desired_state, planner=partial(next_plan, prices=settings.planner_prices)),
         render=RenderSource(settings),
         clock=clock,
     )

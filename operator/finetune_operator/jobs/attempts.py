@@ -117,7 +117,11 @@ def seconds_until_next(attempts: Attempts, now: datetime) -> float:
     """Return how long the next attempt must still wait after the newest one's failure."""
     short = 0
     for record in reversed(attempts.records):
-        if record.result != "Failed" or record.reason is Reason.REPLANNED or _life(record) >= SHORT_LIFE_SECONDS:
+        if (
+            record.result != "Failed"
+            or record.reason in _FOLLOWED_BY_ANOTHER_PLAN
+            or _life(record) >= SHORT_LIFE_SECONDS
+        ):
             break
         short += 1
     latest = attempts.latest
@@ -211,6 +215,7 @@ def _record(
                 "completion_time": text_of(condition.last_transition_time or now),
                 "last_step": max(seen, default=cause.step),
                 "log_uri": cause.log_uri,
+                "memory_shortage": cause.memory_shortage,
             }
         )
     return base.model_copy(update={"result": "Suspended" if child.suspended else "Running"})
@@ -226,6 +231,9 @@ def _life(record: AttemptStatus) -> float:
         return 0.0
     return seconds_since(moment_of(record.start_time), moment_of(record.completion_time))
 
+
+_FOLLOWED_BY_ANOTHER_PLAN: Final = frozenset({Reason.REPLANNED, Reason.GPU_OUT_OF_MEMORY})
+"""It may succeed at once; and replans come to an end by themselves."""
 
 _ALWAYS_RETRIED: Final = frozenset({Reason.DISRUPTED})
 """A pod that was taken away may even have ended with code 0."""

@@ -13,6 +13,7 @@ from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.status import FineTuneJobStatus
 from finetune_operator.planner.inventory import Inventory
 from finetune_operator.planner.limits import Limits
+from finetune_operator.planner.replan import RanOut
 
 
 class Planner(Protocol):
@@ -26,8 +27,9 @@ class Planner(Protocol):
         *,
         history: History,
         limits: Limits,
+        failure: RanOut | None = None,
     ) -> Plan | PlanError:
-        """Return the plan, or why there is none."""
+        """Return the plan, or why there is none; after a `failure` one that takes less GPU memory, with the same global batch."""
         ...
 
 

@@ -13,7 +13,8 @@ from typing import Final
 from finetune_operator.api.exit_codes import EXIT_MEANINGS, ExitCode, ExitMeaning
 from finetune_operator.api.reasons import REASON_MEANINGS, ConditionType, JobState
 from finetune_operator.jobs.conditions import REASONS_OF
-from finetune_operator.jobs.retry import Cause, GiveUp, judge
+from finetune_operator.jobs.retry import Cause, GiveUp, Retry, judge
+from finetune_operator.planner.replan import MOST_REPLANS
 
 _GENERATED: Final = "<!-- Generated: python -m finetune_operator.jobs.reference docs/reference -->"
 
@@ -97,7 +98,7 @@ def exit_codes_page() -> str:
             "- A pod that Kubernetes took away (condition DisruptionTarget) is `Disrupted`: tried again, not charged, unless its code is 40 to 47.",
             "- Charged attempts count against `run.retries`; the others are followed by another attempt in any case.",
             "- The first failure is followed at once. Several in a row that fail within two minutes are followed after 10, 20, 40 … 300 s.",
-            "- `GPUOutOfMemory` ends the job for now; a replan with the measured memory comes with a later version.",
+            f"- After `GPUOutOfMemory` the job is planned anew with what was measured, up to {MOST_REPLANS} times; it ends when no plan is smaller.",
             "- In the inspect and publish pods 40 and 41 are final, and every other code is tried again without end.",
             "",
         )
@@ -108,8 +109,11 @@ def _after(code: ExitCode, row: ExitMeaning) -> str:
     if code is ExitCode.OK:
         return "the next stage"
     cause = Cause(row.reason, "", int(code), retry=row.retry, charged=row.charged)
-    if isinstance(judge(cause, charged=0, retries=1), GiveUp):
+    verdict = judge(cause, charged=0, retries=1)
+    if isinstance(verdict, GiveUp):
         return "the job ends"
+    if isinstance(verdict, Retry) and verdict.replan:
+        return "planned anew, tried again, not charged"
     return "tried again, charged" if row.charged else "tried again, not charged"
 
 

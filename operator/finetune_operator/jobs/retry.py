@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from finetune_operator.api.exit_codes import meaning_of
-from finetune_operator.api.progress import TerminationMessage
+from finetune_operator.api.progress import MemoryShortage, TerminationMessage
 from finetune_operator.api.reasons import REASON_MEANINGS, Reason
 
 FIRST_DELAY_SECONDS: Final = 10.0
@@ -30,6 +30,7 @@ class Cause:
     """It counts against `run.retries`."""
     step: int | None = None
     log_uri: str | None = None
+    memory_shortage: MemoryShortage | None = None
 
     @property
     def sentence(self) -> str:
@@ -43,6 +44,8 @@ class Retry:
 
     inspect_again: bool = False
     """Model or data changed: they are inspected and planned anew first."""
+    replan: bool = False
+    """A GPU ran out of memory: the next plan takes less, or there is none and the job fails."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ def cause_of_message(message: TerminationMessage) -> Cause:
         charged=meaning.charged,
         step=message.step,
         log_uri=message.log_uri,
+        memory_shortage=message.memory_shortage,
     )
 
 
@@ -76,12 +80,7 @@ def next_after_failure(failures: Sequence[TerminationMessage], retries: int) -> 
 def judge(cause: Cause, *, charged: int, retries: int) -> Retry | GiveUp:
     """Return what follows an attempt that ended by `cause`; `charged` failures count in all, this one included."""
     if cause.reason is Reason.GPU_OUT_OF_MEMORY:
-        # Where a replan with the measured peak will step in; the same plan again would only fail at the same step.
-        remedy = (
-            "lower resources.microBatchSize or training.maxLength, set resources.gradientCheckpointing: full, or ask for more or larger GPUs; "
-            "then delete the job and create it anew"
-        )
-        return GiveUp(cause.reason, f"{cause.sentence} Remedy: {remedy}")
+        return Retry(replan=True)  # the same plan again would only fail at the same step
     if not cause.retry:
         return GiveUp(cause.reason, f"{cause.sentence} Remedy: {REASON_MEANINGS[cause.reason].remedy}")
     if cause.charged and charged > retries:

@@ -25,6 +25,7 @@ from finetune_operator.jobs.inspection import (
 from finetune_operator.jobs.names import rendezvous_host
 from finetune_operator.jobs.observed import Observed
 from finetune_operator.jobs.stage import MOVING, Stage, failed, stalled
+from finetune_operator.planner.replan import RanOut
 
 CAPACITY_SECONDS: Final = 60.0
 """Until it is planned again where the cluster lacks nodes; they come without an event for the job."""
@@ -48,7 +49,8 @@ def prepare(
 ) -> Prepared | Stage:
     """Return the file of attempt `number`, or the stage that comes before there can be one.
 
-    A retry takes the plan of the attempt before, so that it computes the same losses; after a change of the inputs or of the spec it is planned anew.
+    A retry takes the plan of the attempt before, so that it computes the same losses; after a change of the inputs or of the spec it is planned
+    anew, and after a GPU ran out of memory so that it takes less.
     """
     existing = observed.attempts.get(number)
     if existing is not None and same_work(job.spec, existing.spec):
@@ -57,6 +59,8 @@ def prepare(
     previous = observed.attempts[max(observed.attempts)] if observed.attempts else None
     replan = attempts.latest is not None and attempts.latest.reason in (Reason.INPUTS_CHANGED, Reason.REPLANNED)
     if previous is not None and not replan and same_work(job.spec, previous.spec):
+        if attempts.latest is not None and attempts.latest.reason is Reason.GPU_OUT_OF_MEMORY:
+            return _smaller(job, observed, settings, planner, attempts, number, previous)
         made = _file(job, settings, attempts, observed, number, previous)
         return Prepared(made, (inspected(job, made.inspection), planned(made.plan)))
     report = usable_report(job, observed, attempts)
@@ -112,7 +116,8 @@ def create(job: FineTuneJob, prepared: Prepared, settings: RenderSettings) -> St
 
 
 def planned(plan: Plan, reason: Reason = Reason.PLANNED) -> Finding:
-    """Return what the condition says of a plan."""
+    """Return what the condition says of a plan; a plan after an out-of-memory is always `Replanned`."""
+    reason = Reason.REPLANNED if plan.replans else reason
     on = f"{plan.gpus} × {plan.gpu_product}" if plan.accelerator == "gpu" else f"{plan.processes} CPU processes"
     text = (
         f"{on}, {plan.pods} pod{'s' if plan.pods > 1 else ''}, {plan.strategy}, micro-batch {plan.micro_batch_size} × "
@@ -178,6 +183,38 @@ def _file(
             "progress": settings.progress,
         }
     )
+
+
+def _smaller(
+    job: FineTuneJob,
+    observed: Observed,
+    settings: RenderSettings,
+    planner: Planner,
+    attempts: Attempts,
+    number: int,
+    previous: AttemptFile,
+) -> Prepared | Stage:
+    """Return the attempt after one whose GPU ran out of memory, or the stage without a plan for it: the end, unless nodes can come."""
+    shortage = attempts.latest.memory_shortage if attempts.latest else None
+    plan = planner(
+        job.spec,
+        previous.inspection,
+        observed.inventory,
+        history=observed.history,
+        limits=observed.limits,
+        failure=RanOut(previous.plan, shortage),
+    )
+    if isinstance(plan, PlanError):
+        if plan.waits:
+            return _without_plan(plan)
+        return failed(
+            Reason.GPU_OUT_OF_MEMORY,
+            plan.message,
+            Finding(ConditionType.PLANNED, "False", Reason.DOES_NOT_FIT, plan.message),
+        )
+    base = previous.model_copy(update={"plan": plan})
+    made = _file(job, settings, attempts, observed, number, base)
+    return Prepared(made, (inspected(job, made.inspection), planned(plan)))
 
 
 def _without_plan(error: PlanError) -> Stage:

@@ -6,11 +6,9 @@ Three figures people read, each at its peak: `allocated` (torch.cuda.max_memory_
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
 from finetune_operator.api.compatibility import Checkpointing, Strategy
-from finetune_operator.api.plan import Component
 from finetune_operator.memory.workload import LossKind, Quantization, Workload
 
 LASTING_SHARE: Final = 0.01
@@ -49,20 +47,12 @@ SHARDED_MARGIN: Final = 0.08
 """Added to it for FSDP2 and ZeRO: gathered layers come and go."""
 
 
-def fragmentation_bytes(workload: Workload, components: Mapping[Component, int]) -> int:
-    """Return what the caching allocator holds beyond the live bytes of `components`."""
-    kept = components.get(Component.ACTIVATIONS, 0) + components.get(Component.LOGITS, 0)
-    # Without activations the temporaries are the optimizer's, which are the same in every step.
-    passing = kept + components.get(Component.TEMPORARIES, 0) if kept else 0
-    lasting = sum(components.values()) - passing
-    return round(LASTING_SHARE * lasting + _passing_share(workload) * passing)
-
-
-def _passing_share(workload: Workload) -> float:
+def passing_share(workload: Workload) -> float:
+    """Return the holes among activations, logits and temporaries, as a share of their bytes."""
     share = VARIED_SHARE if workload.varied_lengths else PASSING_SHARE
     if workload.checkpointing is not Checkpointing.NONE and not workload.varied_lengths:
         share += RECOMPUTED_SHARE
-        if workload.loss in (LossKind.FULL_LOGITS, LossKind.FUSED_LOGITS, LossKind.HELD_CHUNKS):
+        if workload.loss in (LossKind.FULL_LOGITS, LossKind.FUSED_LOGITS):
             share += WHOLE_LOGITS_SHARE
     waits = workload.shards > 1 and (workload.strategy is not Strategy.FSDP or workload.flat_parameters)
     return share + (SHARDED_SHARE if waits else 0)

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Final
 
 from finetune_operator.api.compatibility import Strategy
 from finetune_operator.api.plan import Phase
 from finetune_operator.memory.architecture import Architecture
 from finetune_operator.memory.blocks import Block
+from finetune_operator.memory.footprint import Held
 from finetune_operator.memory.states import States
 from finetune_operator.memory.workload import Goal, LossKind, Workload
 
 TILE_LOGITS: Final = 4096 * 32768
 """TRL 1.16's chunked head: tokens × words of one tile (trl/kernels/chunked_logprob.py, trl/trainer/utils.py)."""
 
-Parts = Mapping[str, int]
-"""Bytes by component."""
-
 
 def phases_between_steps(
     architecture: Architecture, workload: Workload, states: States
-) -> Iterator[tuple[Phase, Parts]]:
-    """Yield the phases that this workload has beside load and training step, with their bytes by component."""
+) -> Iterator[tuple[Phase, Held]]:
+    """Yield the phases that this workload has beside load and training step, with what they hold."""
     if workload.evaluation_batch:
         yield Phase.EVALUATION, _evaluation(architecture, workload, states)
     if workload.shards > 1 and workload.strategy in (Strategy.FSDP, Strategy.ZERO3):
@@ -31,7 +29,7 @@ def phases_between_steps(
         yield Phase.GENERATION, _generation(architecture, workload, states)
 
 
-def _evaluation(architecture: Architecture, workload: Workload, states: States) -> Parts:
+def _evaluation(architecture: Architecture, workload: Workload, states: States) -> Held:
     """A forward pass without gradients: the stream, the widest layer's tensors, and the logits of the whole batch with their float32 copy.
 
     The model's own loss makes 8 bytes beside each compute-type logit: the copy and its log-softmax. Fused losses make none of them.
@@ -39,7 +37,7 @@ def _evaluation(architecture: Architecture, workload: Workload, states: States) 
     tokens = workload.evaluation_batch * workload.sequence_length
     compute, vocabulary = workload.numerics.compute, architecture.vocabulary
     match workload.loss:
-        case LossKind.FULL_LOGITS | LossKind.HELD_CHUNKS:
+        case LossKind.FULL_LOGITS:
             logits = (compute + 8) * vocabulary * tokens
         case LossKind.FUSED_LOGITS:
             logits = 2 * compute * vocabulary * tokens
@@ -48,14 +46,14 @@ def _evaluation(architecture: Architecture, workload: Workload, states: States) 
         case LossKind.LIGER:
             # Chunks of as many tokens as make the logits about as large as the hidden states (liger-kernel, fused_linear_cross_entropy.py).
             logits = (compute + 4) * tokens * architecture.hidden
-    return {
-        "weights": states.resident_weights + states.root_weights + 2 * states.layer_weights,
-        "optimizer": states.optimizer,
-        "activations": tokens * max(_live(architecture, block, compute) for block in architecture.blocks),
-        "logits": logits,
-        "temporaries": max(states.dequantised_weights, states.adapter_temporaries),
-        "communication": states.buckets,
-    }
+    return Held(
+        weights=states.resident_weights + states.root_weights + 2 * states.layer_weights,
+        optimizer=states.optimizer,
+        activations=tokens * max(_live(architecture, block, compute) for block in architecture.blocks),
+        logits=logits,
+        temporaries=max(states.dequantised_weights, states.adapter_temporaries),
+        communication=states.buckets,
+    )
 
 
 def _live(architecture: Architecture, block: Block, compute: int) -> int:
@@ -66,7 +64,7 @@ def _live(architecture: Architecture, block: Block, compute: int) -> int:
     return compute * (2 * architecture.hidden + widest) + 4 * architecture.hidden
 
 
-def _save(architecture: Architecture, workload: Workload, states: States) -> Parts:
+def _save(architecture: Architecture, workload: Workload, states: States) -> Held:
     """Weights are gathered on the GPU before they go to the host.
 
     FSDP 2: one tensor at a time (export.py; DTensor.full_tensor holds what was gathered and the tensor made of it). FSDP 1: one unit at a
@@ -80,28 +78,27 @@ def _save(architecture: Architecture, workload: Workload, states: States) -> Par
         gathered = max(states.root_weights, states.layer_weights) * max(1, trained // numerics.compute)
     else:
         gathered = 2 * trained * architecture.largest_tensor
-    return {"weights": states.resident_weights, "optimizer": states.optimizer, "temporaries": gathered}
+    return Held(weights=states.resident_weights, optimizer=states.optimizer, temporaries=gathered)
 
 
-def _generation(architecture: Architecture, workload: Workload, states: States) -> Parts:
+def _generation(architecture: Architecture, workload: Workload, states: States) -> Held:
     """Sampling with the training model: keys and values of every token and layer, the last token's logits.
 
     Sharded models are gathered whole for it (TRL 1.16, unwrap_model_for_generation). A colocated engine has `generation_bytes` instead, which
     it holds during training as well, unless it sleeps.
     """
     compute = workload.numerics.compute
-    held = {"weights": states.resident_weights, "optimizer": states.optimizer}
+    held = Held(weights=states.resident_weights, optimizer=states.optimizer)
     if workload.generation_bytes:
-        return {**held, "activations": workload.generation_bytes}
+        return held._replace(activations=workload.generation_bytes)
     per_token = sum(
         block.copies * (block.attention.key_width + block.attention.value_width) for block in architecture.blocks
     )
     logits = (compute + 8) * architecture.vocabulary * workload.sequences
     whole = compute * architecture.parameters if workload.strategy in (Strategy.FSDP, Strategy.ZERO3) else 0
-    return {
-        **held,
-        "weights": states.resident_weights + (whole if workload.shards > 1 else 0),
-        "activations": compute * per_token * workload.tokens,
-        "logits": logits,
-        "temporaries": max(states.dequantised_weights, states.adapter_temporaries),
-    }
+    return held._replace(
+        weights=states.resident_weights + (whole if workload.shards > 1 else 0),
+        activations=compute * per_token * workload.tokens,
+        logits=logits,
+        temporaries=max(states.dequantised_weights, states.adapter_temporaries),
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import Literal
 
 from finetune_operator.api.compatibility import Checkpointing, Method, Strategy, loads_once
@@ -107,8 +108,6 @@ class LossKind(StrEnum):
     """A fused cross-entropy kernel on whole float32 logits and their shifted copy, which the gradient overwrites: 8 bytes per logit."""
     LIGER = "liger"
     """Liger's fused linear cross-entropy: chunks of the logits."""
-    HELD_CHUNKS = "held-chunks"
-    """litgpt: logits and loss 128 tokens at a time, but all chunks stay, in float32: 8 bytes per logit."""
 
 
 @dataclass(frozen=True)
@@ -183,8 +182,6 @@ class Workload:
     context_parallel: int = 1
     trained_layers: int = 0
     """Of tuning freeze."""
-    bare_layers: int = 0
-    """First layers without an adapter of a frozen model: no backward pass reaches them."""
     trained_fraction: float = 0.0
     """Of tuning spectrum."""
     trained_embeddings: bool = False
@@ -211,17 +208,17 @@ class Workload:
     precomputed_reference: bool = False
     """DPO: the reference's log-probabilities were computed before training, so that it needs no copy of the model."""
 
-    @property
+    @cached_property
     def sequences(self) -> int:
         """Sequences of one micro-batch that pass through the model together; pairs count twice."""
         return self.micro_batch * (2 if self.goal in (Goal.DPO, Goal.REWARD) else 1)
 
-    @property
+    @cached_property
     def tokens(self) -> int:
         """Tokens of one micro-batch on one process, padding included."""
         return -(-self.sequences * self.sequence_length // self.context_parallel)
 
-    @property
+    @cached_property
     def pairs(self) -> int:
         """Pairs of tokens of the same sequence: what scores and masks of attention grow with."""
         return self.tokens * self.sequence_length
@@ -241,12 +238,22 @@ class Workload:
         """Whether batches bring a mask that fused attention has to apply."""
         return self.sequences > 1 and not self.packing and self.attention is not AttentionKernel.FLASH
 
-    @property
+    @cached_property
     def shards(self) -> int:
         """Over how many processes FSDP and ZeRO spread their states; those of one tensor-parallel group hold different parts already."""
         if self.strategy in (Strategy.SINGLE, Strategy.DDP):
             return 1
         return max(1, self.processes // self.tensor_parallel)
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether FSDP or ZeRO spread states over several processes."""
+        return self.shards > 1
+
+    @property
+    def accumulates(self) -> bool:
+        """Whether gradients of earlier micro-batches of the step exist."""
+        return self.accumulation > 1
 
     @property
     def autocasts(self) -> bool:

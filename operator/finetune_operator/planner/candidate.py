@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from finetune_operator.api.compatibility import Checkpointing
 from finetune_operator.api.history import Prediction
 from finetune_operator.api.plan import MemoryEstimate, PodResources
-from finetune_operator.memory.estimate import estimate
+from finetune_operator.memory.estimate import footprint
+from finetune_operator.memory.footprint import Footprint
 from finetune_operator.memory.states import States, states_of
 from finetune_operator.memory.workload import Workload, workload_of
 from finetune_operator.planner.candidates import Split
-from finetune_operator.planner.history import UNCORRECTED, Correction, corrected
+from finetune_operator.planner.history import UNCORRECTED, Correction, Peak, corrected
 from finetune_operator.planner.pools import Pool
 from finetune_operator.planner.roofline.work import Work, work_of
 from finetune_operator.planner.task import Task
 
-Known = dict[Workload, MemoryEstimate]
+Known = dict[Workload, Footprint]
 """What the formulas said of workloads of one architecture: the search for a plan and those for remedies share it."""
 
 
@@ -25,10 +26,16 @@ class Sized:
     """A split with its memory."""
 
     workload: Workload
-    formula_bytes: int
-    """The expected peak before history corrected it."""
-    memory: MemoryEstimate
+    footprint: Footprint
+    """As the formulas have it."""
+    peak: Peak
+    """As history corrected it."""
     correction: Correction
+
+    @property
+    def memory(self) -> MemoryEstimate:
+        """Of one process, for the plan: its peak is corrected, phases and components stay the formulas'."""
+        return self.footprint.estimate().model_copy(update=self.peak._asdict())
 
 
 @dataclass(frozen=True)
@@ -50,9 +57,9 @@ class Candidate:
     """The nodes would take it; the obstacle is a quota or the namespace's policy."""
 
     @property
-    def memory(self) -> MemoryEstimate:
+    def peak(self) -> Peak:
         """Of one process."""
-        return self.sized.memory
+        return self.sized.peak
 
     @property
     def per_pod(self) -> int:
@@ -62,14 +69,14 @@ class Candidate:
     @property
     def share_of_capacity(self) -> float:
         """How much of what a plan may use it needs; above 1 it does not fit."""
-        return self.memory.upper_bytes / self.pool.usable_bytes
+        return self.peak.upper_bytes / self.pool.usable_bytes
 
     def prediction(self, task: Task) -> Prediction:
         """Return what the formulas alone say of it."""
         tokens = task.spec.training.global_batch_size * task.sequence_length
         return Prediction(
             kind=task.kind(self.split, self.pool.product),
-            expected_bytes=self.sized.formula_bytes,
+            expected_bytes=self.sized.footprint.expected_bytes,
             tokens_per_second=round(tokens / (self.seconds * self.speed_correction.factor), 2),
         )
 
@@ -123,10 +130,10 @@ class Estimates:
             workload, architecture = self.workload(split), self._task.architecture
             formula = self._known.get(workload)
             if formula is None:
-                formula = self._known[workload] = estimate(architecture, workload)
+                formula = self._known[workload] = footprint(architecture, workload)
             correction = self._correction(split)
-            memory = corrected(formula, correction)
-            found = self._sized[split] = Sized(workload, formula.expected_bytes, memory, correction)
+            peak = corrected(Peak(formula.expected_bytes, formula.upper_bytes), correction)
+            found = self._sized[split] = Sized(workload, formula, peak, correction)
         return found
 
     def states(self, split: Split) -> States:

@@ -33,14 +33,15 @@ def reasons_of(task: Task, chosen: Candidate, outcome: Outcome, pools: tuple[Poo
 
 
 def _figures(candidate: Candidate) -> str:
-    memory = f"{gib(candidate.memory.expected_bytes)} GiB expected, {gib(candidate.memory.upper_bytes)} at most"
+    memory = f"{gib(candidate.peak.expected_bytes)} GiB expected, {gib(candidate.peak.upper_bytes)} at most"
     if candidate.pool.product is None:
         return f"{memory} per process"
     return f"{memory} per GPU, about {_seconds(candidate.seconds)} per step"
 
 
 def _seconds(seconds: float) -> str:
-    return f"{seconds:.2g} s" if seconds < 60 else format_duration(seconds)
+    """Two digits; a minute and a half is not one minute, so minutes begin at ten."""
+    return f"{seconds:.2g} s" if seconds < 99.5 else f"{seconds:.0f} s" if seconds < 600 else format_duration(seconds)
 
 
 def _binding(chosen: Candidate, rejected: tuple[Candidate, ...]) -> str:

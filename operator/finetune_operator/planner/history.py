@@ -17,7 +17,6 @@ from typing import Final, NamedTuple, TypeGuard
 
 from finetune_operator.api.compatibility import Checkpointing, Strategy
 from finetune_operator.api.history import History, KindRecord, MeasuredRun, Prediction, RunKind
-from finetune_operator.api.plan import MemoryEstimate
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.memory.architecture import Architecture
 
@@ -174,17 +173,23 @@ def throughput_correction(history: History, kind: RunKind) -> Correction:
     return corrections_of(history).throughput(kind)
 
 
-def corrected(memory: MemoryEstimate, correction: Correction) -> MemoryEstimate:
-    """Return the estimate with its peak corrected; phases and components stay the formulas'.
+class Peak(NamedTuple):
+    """The highest memory of one process."""
+
+    expected_bytes: int
+    upper_bytes: int
+
+
+def corrected(peak: Peak, correction: Correction) -> Peak:
+    """Return the formulas' peak as history corrects it.
 
     upper never sinks below the formulas' expected peak, nor below the highest credible measurement of the kind (up to the factor's bound).
     """
     if correction == UNCORRECTED:
-        return memory
-    expected = round(memory.expected_bytes * correction.factor)
-    floor = memory.expected_bytes * max(1.0, MEMORY_FACTOR.hold(correction.highest))
-    upper = max(round(memory.upper_bytes * correction.factor), ceil(floor), expected)
-    return memory.model_copy(update={"expected_bytes": expected, "upper_bytes": upper})
+        return peak
+    expected = round(peak.expected_bytes * correction.factor)
+    floor = peak.expected_bytes * max(1.0, MEMORY_FACTOR.hold(correction.highest))
+    return Peak(expected, max(round(peak.upper_bytes * correction.factor), ceil(floor), expected))
 
 
 Key = tuple[object, ...]

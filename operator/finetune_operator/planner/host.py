@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from finetune_operator.api.compatibility import Strategy
-from finetune_operator.api.plan import GIB, MemoryEstimate, PodResources
+from finetune_operator.api.plan import GIB, PodResources
 from finetune_operator.memory.architecture import Architecture
 from finetune_operator.memory.runtime import MIB
 from finetune_operator.memory.states import States, host_load_bytes
@@ -44,7 +44,7 @@ def pod_resources(
     architecture: Architecture,
     workload: Workload,
     states: States,
-    memory: MemoryEstimate,
+    upper_bytes: int,
     *,
     processes_per_pod: int,
     weight_bytes: int,
@@ -58,7 +58,7 @@ def pod_resources(
         architecture: The model.
         workload: One process's share of a step.
         states: What a process keeps.
-        memory: Of one process; on CPU nodes it is what the pod's processes take.
+        upper_bytes: Of one process; on CPU nodes it is what the pod's processes take.
         processes_per_pod: Ranks in the pod.
         weight_bytes: The model as it is downloaded.
         node_millicores: CPU of one node.
@@ -79,7 +79,7 @@ def pod_resources(
             GPU_CPU_MILLICORES * processes_per_pod, node_millicores * processes_per_pod * 9 // (10 * processes_per_node)
         )
     else:
-        held = processes_per_pod * memory.upper_bytes
+        held = processes_per_pod * upper_bytes
         # Half of the node: the operator, object store and monitoring of small clusters live there as well.
         per_core = min(CPU_MILLICORES_MOST, node_millicores // (2 * processes_per_node))
         cpu = processes_per_pod * max(CPU_MILLICORES_LEAST, per_core - per_core % 50)

@@ -17,13 +17,14 @@ class GpuNodes(ReadModel):
 
     product: str = Field(description="Node label nvidia.com/gpu.product, such as NVIDIA-H100-80GB-HBM3.")
     memory_bytes: int = Field(
-        description="Of one GPU: label nvidia.com/gpu.memory (MiB) × 2^20, else the catalogue's; of a shared GPU its fair share."
+        gt=0,
+        description="Of one GPU: label nvidia.com/gpu.memory (MiB) × 2^20, else the catalogue's; of a shared GPU its fair share.",
     )
-    gpus_per_node: int = Field(description="Allocatable, of one node.")
-    nodes: int = Field(description="How many such nodes are ready and schedulable.")
-    cpu_millicores: int = Field(description="Allocatable, of one node.")
-    host_memory_bytes: int = Field(description="Allocatable, of one node.")
-    ephemeral_storage_bytes: int = Field(0, description="Allocatable, of one node; 0 when the node does not say.")
+    gpus_per_node: int = Field(ge=1, description="Allocatable, of one node.")
+    nodes: int = Field(ge=0, description="How many such nodes are ready and schedulable.")
+    cpu_millicores: int = Field(ge=0, description="Allocatable, of one node.")
+    host_memory_bytes: int = Field(ge=0, description="Allocatable, of one node.")
+    ephemeral_storage_bytes: int = Field(0, ge=0, description="Allocatable, of one node; 0 when the node does not say.")
     shared: bool = Field(
         False, description="GPUs are time-sliced or partitioned (MIG): refused for several-GPU training."
     )
@@ -36,10 +37,10 @@ class GpuNodes(ReadModel):
 class CpuNodes(ReadModel):
     """Equal nodes, seen as CPU machines."""
 
-    nodes: int
-    cpu_millicores: int = Field(description="Allocatable, of one node.")
-    memory_bytes: int = Field(description="Allocatable, of one node.")
-    ephemeral_storage_bytes: int = Field(0, description="Allocatable, of one node; 0 when the node does not say.")
+    nodes: int = Field(ge=0)
+    cpu_millicores: int = Field(ge=0, description="Allocatable, of one node.")
+    memory_bytes: int = Field(ge=0, description="Allocatable, of one node.")
+    ephemeral_storage_bytes: int = Field(0, ge=0, description="Allocatable, of one node; 0 when the node does not say.")
 
 
 class LeftOut(ReadModel):

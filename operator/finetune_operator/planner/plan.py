@@ -18,7 +18,7 @@ from finetune_operator.api.plan import Plan, PlanError
 from finetune_operator.api.prices import NO_PRICES, Prices
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import FineTuneJobSpec
-from finetune_operator.memory.architecture import ALL_LINEAR, Architecture, architecture_of
+from finetune_operator.memory.architecture import ALL_LINEAR, Architecture, Head, architecture_of
 from finetune_operator.memory.states import trainable_parameters
 from finetune_operator.planner.candidate import Candidate, Known
 from finetune_operator.planner.candidates import check_micro_batch, forbidden_strategy, process_counts
@@ -80,7 +80,9 @@ def make_plan(
         rows=rows,
         assumptions=assumptions,
     )
-    return question if isinstance(question, PlanError) else question.answer()
+    if isinstance(question, PlanError):
+        return question
+    return _not_launched(question.task) or question.answer()
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,8 @@ def question_of(
     kept_free_bytes: int = 0,
 ) -> Question | PlanError:
     """Return what is to be planned, or why that needs no search to be refused; arguments as `make_plan`'s.
+
+    Models that the estimator knows and the trainer cannot start yet (encoders) are questions as well: `make_plan` refuses them afterwards.
 
     `kept_free_bytes` of every GPU are not used, beyond the usual reserve: what an earlier attempt lacked.
     """
@@ -201,6 +205,20 @@ def _multimodal(spec: FineTuneJobSpec) -> PlanError:
     )
 
 
+def _not_launched(task: Task) -> PlanError | None:
+    """Return why the trainer cannot start the job, although its memory is known: transformers would load an encoder as a causal language model."""
+    if task.architecture.head is Head.CAUSAL_LM:
+        return None
+    return PlanError(
+        reason=Reason.UNSUPPORTED_COMBINATION,
+        message=(
+            f"objective: {task.spec.objective} teaches a model to write the next token, and {task.spec.model.uri} "
+            f"({task.architecture.model_type}) is an encoder; set model.uri to a decoder-only model. "
+            "finetune estimate tells the memory of an encoder all the same"
+        ),
+    )
+
+
 def _check_targets(spec: FineTuneJobSpec, architecture: Architecture) -> PlanError | None:
     targets = tuple(spec.tuning.adapter.targets)
     if spec.tuning.method is Method.FULL or targets == (ALL_LINEAR,):
@@ -255,7 +273,7 @@ def _plan(task: Task, chosen: Candidate, reasons: tuple[str, ...], rows: int, as
         total_steps=total_steps(spec, rows),
         trainable_parameters=trainable,
         total_parameters=architecture.parameters + adapters,
-        memory=chosen.memory,
+        memory=chosen.sized.memory,
         resources=chosen.resources,
         throughput=throughput_of(task, chosen, total_steps(spec, rows)),
         prediction=chosen.prediction(task),

@@ -109,7 +109,7 @@ def _other_settings(attempt: _Attempt) -> Iterator[str]:
     for change in changes:
         text = change()
         # A pair of overrides need not be given up where one of them is enough.
-        if text is not None and not (found and " with " in text):
+        if text is not None and not (found and " and " in text):
             yield text
             found += 1
             if found == CHANGES_PROPOSED:
@@ -137,7 +137,7 @@ def _gives_up(attempt: _Attempt, *fields: str) -> str | None:
         "strategy": f"resources.strategy: {split.strategy}",
         "pods": f"resources.pods: {planned.pods}",
     }
-    return " with ".join(values[field] for field in fields)
+    return " and ".join(values[field] for field in fields)
 
 
 def _largest_micro_batch(attempt: _Attempt, planned: Candidate, fields: tuple[str, ...]) -> int:

@@ -6,15 +6,14 @@ GPUs. The global batch stays, and with it the loss curve; what the user has set 
 well: a checkpoint is resumed only by the strategy that wrote it, so such a plan starts afresh. Offload is not among the steps: the trainer
 does not start it.
 
-Pure, and not yet wired: `jobs.retry.judge` gives up on `GpuOutOfMemory` where it will return a replan. All that `replan` wants is there: spec and
-inspection in the attempt's file, and of every such attempt its plan with its termination message (`ran_out`).
+What was learned travels in the plan itself (`replans`, `keptFreeBytes`), so that neither status nor old attempts are needed for the next one.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from pydantic import JsonValue
@@ -22,23 +21,21 @@ from pydantic import JsonValue
 from finetune_operator.api.compatibility import Checkpointing, Strategy
 from finetune_operator.api.history import EMPTY_HISTORY, History
 from finetune_operator.api.inspection import InspectionReport
-from finetune_operator.api.plan import GIB, Phase, Plan, PlanError
+from finetune_operator.api.plan import Phase, Plan, PlanError
 from finetune_operator.api.prices import NO_PRICES, Prices
-from finetune_operator.api.progress import TerminationMessage
+from finetune_operator.api.progress import MemoryShortage
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.planner.candidates import DEFAULT_MOST_GPUS, divisors
 from finetune_operator.planner.inventory import Inventory
 from finetune_operator.planner.limits import NO_LIMITS, Limits
-from finetune_operator.planner.plan import question_of
+from finetune_operator.planner.plan import make_plan, question_of
 from finetune_operator.planner.pools import GPU_RESERVE, gib
 
 MOST_REPLANS: Final = 3
 LEAST_REDUCTION: Final = 0.05
 """Of a GPU's memory, times the number of the replan: the allocation that failed is only the first of those that would have been missing."""
 
-_TRIED: Final = re.compile(r"Tried to allocate (\d+(?:\.\d+)?) ([KMG])iB")
-_UNITS: Final = {"K": 2**10, "M": 2**20, "G": GIB}
 _SHARDING: Final = (Strategy.DDP, Strategy.ZERO2, Strategy.FSDP)
 """From whole copies on; a strategy later in the row spreads more."""
 
@@ -48,12 +45,13 @@ class RanOut:
     """A plan whose GPU had too little memory, and what was measured then."""
 
     plan: Plan
-    peak_bytes: int | None = None
-    """What the process held before the allocation that failed (device memory)."""
-    requested_bytes: int = 0
-    """What it could not get."""
-    phase: Phase | None = None
-    """Where in the step it was, if that is known."""
+    shortage: MemoryShortage | None = None
+    """None when the process could not say."""
+
+    @property
+    def phase(self) -> Phase | None:
+        """Where in the step it was, if that is known."""
+        return self.shortage.phase if self.shortage else None
 
     @property
     def capacity_bytes(self) -> int:
@@ -63,7 +61,20 @@ class RanOut:
     @property
     def needed_bytes(self) -> int:
         """What was needed at least: more than there was, whatever the measurement says."""
-        return max((self.peak_bytes or 0) + self.requested_bytes, self.capacity_bytes)
+        told = self.shortage.held_bytes + self.shortage.requested_bytes if self.shortage else 0
+        return max(told, self.capacity_bytes)
+
+    @property
+    def number(self) -> int:
+        """Which out-of-memory of the job this is, from 1."""
+        return self.plan.replans + 1
+
+    @property
+    def kept_free_bytes(self) -> int:
+        """What the next plan leaves unused on every GPU beyond the usual reserve: the most that any attempt of the job has missed."""
+        # By the bound that plans keep to, whatever the phase: the reserve of 2 % was part of what did not suffice.
+        missed = max(0, self.needed_bytes - self.plan.memory.upper_bytes)
+        return max(self.plan.kept_free_bytes, missed + round(LEAST_REDUCTION * self.number * self.capacity_bytes))
 
     @property
     def predicted_bytes(self) -> int:
@@ -79,18 +90,27 @@ class RanOut:
         return max(0, self.needed_bytes - self.predicted_bytes)
 
 
-def ran_out(plan: Plan, message: TerminationMessage, phase: Phase | None = None) -> RanOut:
-    """Return what an attempt that ended by `GpuOutOfMemory` tells; torch's message names the request."""
-    found = _TRIED.search(message.message)
-    requested = round(float(found[1]) * _UNITS[found[2]]) if found else 0
-    return RanOut(plan, message.peak_memory_bytes, requested, phase)
+def next_plan(
+    spec: FineTuneJobSpec,
+    inspection: InspectionReport | None,
+    inventory: Inventory,
+    *,
+    failure: RanOut | None = None,
+    history: History = EMPTY_HISTORY,
+    limits: Limits = NO_LIMITS,
+    prices: Prices = NO_PRICES,
+) -> Plan | PlanError:
+    """Return a job's plan: the first one, or after a `failure` one that takes less."""
+    if failure is None:
+        return make_plan(spec, inspection, inventory, history=history, limits=limits, prices=prices)
+    return replan(spec, inspection, inventory, failure, history=history, limits=limits, prices=prices)
 
 
 def replan(
     spec: FineTuneJobSpec,
     inspection: InspectionReport | None,
     inventory: Inventory,
-    failures: Sequence[RanOut],
+    failure: RanOut,
     *,
     history: History = EMPTY_HISTORY,
     limits: Limits = NO_LIMITS,
@@ -104,7 +124,7 @@ def replan(
         spec: What the user wants; what it sets is never changed.
         inspection: What was learned about model and data.
         inventory: What the cluster has now.
-        failures: Every attempt of this job whose GPU ran out of memory, the oldest first; at least one.
+        failure: The newest attempt, whose GPU ran out of memory.
         history: As the first plan's.
         limits: As the first plan's.
         prices: As the first plan's.
@@ -113,47 +133,46 @@ def replan(
 
     Returns:
         A plan with the same global batch that leaves free on every GPU what the formulas have missed: on the same GPU type its `upper` lies below
-        the failed plan's by at least the shortfall. A PlanError after three replans, or where nothing smaller is possible or allowed.
+        the failed plan's by at least the shortfall. A PlanError after three replans, or where nothing smaller is possible or allowed; another one
+        where the job could not be planned at all now (nodes are missing, a quota).
     """
-    last, number = failures[-1], len(failures)
+    last = failure
     if last.plan.accelerator != "gpu":
         return _refused(
             last,
             "the job has no GPU; a pod that ran out of host memory needs larger nodes or more pods: resources.pods",
         )
-    if number > MOST_REPLANS:
+    if last.number > MOST_REPLANS:
         return _refused(last, f"it is the plan of replan {MOST_REPLANS} of {MOST_REPLANS}; {_ADVICE}")
-    kept_free = max(_kept_free(failure, count) for count, failure in enumerate(failures, 1))
+    ask = partial(
+        question_of,
+        inspection=inspection,
+        inventory=inventory,
+        history=history,
+        limits=limits,
+        prices=prices,
+        config=config,
+        rows=rows,
+    )
+    if isinstance(now := ask(spec), PlanError):
+        return now
     for resources in _steps(spec, last.plan):
         changed = spec.model_copy(update={"resources": spec.resources.model_copy(update=resources)})
-        question = question_of(
-            changed,
-            inspection,
-            inventory,
-            history=history,
-            limits=limits,
-            prices=prices,
-            config=config,
-            rows=rows,
-            kept_free_bytes=kept_free,
-        )
+        question = ask(changed, kept_free_bytes=last.kept_free_bytes)
         plan = None if isinstance(question, PlanError) else question.plan(question.search({}))
         if plan is not None and _has_room(plan, last):
-            why = f"replan {number} of {MOST_REPLANS}: {_situation(last)}; changed: {_difference(last.plan, plan)}"
-            return plan.model_copy(update={"reasons": (why, *plan.reasons)})
-    return _refused(last, f"no plan with the same global batch leaves {gib(kept_free)} GiB more free; {_ADVICE}")
+            why = f"replan {last.number} of {MOST_REPLANS}: {_situation(last)}; changed: {_difference(last.plan, plan)}"
+            learned = {"replans": last.number, "kept_free_bytes": last.kept_free_bytes}
+            return plan.model_copy(update={**learned, "reasons": (why, *plan.reasons)})
+    return _refused(
+        last, f"no plan with the same global batch leaves {gib(last.kept_free_bytes)} GiB more free; {_ADVICE}"
+    )
 
 
 _ADVICE: Final = (
     "allow more or larger GPUs (resources.maxGPUs, resources.gpuProduct), remove overrides under resources, lower training.maxLength, or use a "
     "smaller tuning.method; then delete the job and create it anew"
 )
-
-
-def _kept_free(failure: RanOut, number: int) -> int:
-    # By the bound that plans keep to, whatever the phase: the reserve of 2 % was part of what did not suffice.
-    missed = failure.needed_bytes - failure.plan.memory.upper_bytes
-    return max(0, missed) + round(LEAST_REDUCTION * number * failure.capacity_bytes)
 
 
 def _has_room(plan: Plan, failed: RanOut) -> bool:

@@ -187,7 +187,7 @@ class _Search:
     def _candidate(self, layout: _Layout, split: Split) -> Candidate:
         pool, sized = layout.pool, self._estimates.of(split)
         placement = self._placement(layout, split, sized)
-        resources, obstacle, upper = placement.resources, placement.obstacle, sized.memory.upper_bytes
+        resources, obstacle, upper = placement.resources, placement.obstacle, sized.peak.upper_bytes
         if pool.product is not None and upper > pool.usable_bytes:
             obstacle = f"GPU memory: needs up to {gib(upper)} of {gib(pool.usable_bytes)} GiB usable"
         refused, limits = "", self._task.limits
@@ -222,7 +222,7 @@ class _Search:
                     self._task.architecture,
                     sized.workload,
                     self._estimates.states(split),
-                    sized.memory,
+                    sized.peak.upper_bytes,
                     processes_per_pod=per_pod,
                     weight_bytes=self._task.weight_bytes,
                     node_millicores=pool.millicores,
@@ -290,7 +290,7 @@ def _preference(spec: FineTuneJobSpec, candidate: Candidate) -> tuple[object, ..
         split.processes,
         candidate.pods,
         split.checkpointing is Checkpointing.FULL,
-        candidate.memory.upper_bytes,
+        candidate.peak.upper_bytes,
         candidate.score,
         candidate.pool.product or "",
         split.micro_batch,

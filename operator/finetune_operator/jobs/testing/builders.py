@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -24,7 +25,7 @@ from finetune_operator.api.inspection import (
 )
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.plan import GIB, MemoryEstimate, MemoryRange, Phase, Plan, PlanError, PodResources
-from finetune_operator.api.progress import TerminationMessage
+from finetune_operator.api.progress import MemoryShortage, TerminationMessage
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.status import FineTuneJobStatus
@@ -33,6 +34,7 @@ from finetune_operator.jobs.observed import ComponentName, PodReport
 from finetune_operator.jobs.times import text_of
 from finetune_operator.planner.inventory import Inventory
 from finetune_operator.planner.limits import Limits
+from finetune_operator.planner.replan import RanOut
 
 START: Final = datetime(2026, 1, 1, 12, tzinfo=UTC)
 SETTINGS: Final = RenderSettings(
@@ -147,11 +149,18 @@ def make_prediction(expected_bytes: int = GIB, tokens_per_second: float = 1000.0
     return Prediction(kind=kind, expected_bytes=expected_bytes, tokens_per_second=tokens_per_second)
 
 
+def halved(failure: RanOut) -> Plan:
+    """Return the plan of a failed attempt with micro-batches of half the size."""
+    half = {"micro_batch_size": failure.plan.micro_batch_size // 2}
+    return failure.plan.model_copy(update={**half, "replans": failure.number})
+
+
 @dataclass(frozen=True)
 class FixedPlanner:
-    """A planner with one answer."""
+    """A planner with one answer, and one after a GPU ran out of memory."""
 
     answer: Plan | PlanError = field(default_factory=make_plan)
+    after_failure: Callable[[RanOut], Plan | PlanError] = halved
 
     def __call__(
         self,
@@ -161,9 +170,10 @@ class FixedPlanner:
         *,
         history: History,
         limits: Limits,
+        failure: RanOut | None = None,
     ) -> Plan | PlanError:
         """Return the answer."""
-        return self.answer
+        return self.answer if failure is None else self.after_failure(failure)
 
 
 def make_pod(component: ComponentName = "train", attempt: int | None = 1, index: int = 0, **parts: Any) -> PodReport:
@@ -184,6 +194,7 @@ def ended_pod(
     *,
     reason: Reason | None = None,
     message: str = "what happened.",
+    shortage: MemoryShortage | None = None,
     silent: bool = False,
     finished: datetime = START,
     step: int | None = None,
@@ -198,6 +209,7 @@ def ended_pod(
         message=message,
         step=step,
         peak_memory_bytes=peak,
+        memory_shortage=shortage,
         result_uri=result_uri,
     )
     values: dict[str, Any] = {

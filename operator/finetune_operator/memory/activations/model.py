@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from finetune_operator.api.compatibility import Checkpointing
 from finetune_operator.memory.activations.head import OutputHead, head_profile
@@ -12,7 +13,7 @@ from finetune_operator.memory.activations.size import NOTHING, Size, total
 from finetune_operator.memory.activations.tape import Profile
 from finetune_operator.memory.architecture import Architecture, Head
 from finetune_operator.memory.blocks import Block, Positions
-from finetune_operator.memory.loss import head_calls
+from finetune_operator.memory.derived import derived
 from finetune_operator.memory.workload import AttentionKernel, Goal, LossKind, Tuning, Workload
 
 INDICES = 8
@@ -48,10 +49,10 @@ class Passes:
     """What waits beside the layers' tensors: indices, rotary tables, masks, logits that the loop holds."""
     stream: int
     """Bytes per token of the residual stream, and so of its gradient."""
-    earlier: Size
-    """What is left of the micro-batch before while this one runs forwards."""
+    words: int
+    """Of the head's vocabulary; 0 where its outputs are labels."""
 
-    @property
+    @cached_property
     def kept(self) -> Size:
         """Everything that waits for the backward pass when the last layer has run forwards."""
         layers = total(segment.kept.times(segment.copies) for segment in self.segments)
@@ -62,22 +63,28 @@ class Passes:
         return self.kept.minus(segment.kept).plus(segment.input_beside)
 
 
+@derived(
+    without=(
+        "micro_batch",
+        "accumulation",
+        "processes",
+        "strategy",
+        "syncs_every_batch",
+        "loads_whole",
+        "efficient_loading",
+    ),
+    but=("has_padding_mask", "accumulates", "is_sharded"),
+)
 def passes(architecture: Architecture, workload: Workload) -> Passes:
     """Return the programmes of a micro-batch."""
-    segments, head = _segments(architecture, workload), _head(architecture, workload)
+    segments = _segments(architecture, workload)
     return Passes(
         segments=segments,
-        head=head,
+        head=_head(architecture, workload),
         outside=_outside(architecture, workload),
         stream=architecture.hidden * residual_bytes(workload),
-        earlier=_held(segments, head) if workload.software.keeps_graph else NOTHING,
+        words=architecture.vocabulary if has_words(architecture, workload) else 0,
     )
-
-
-def _held(segments: tuple[Segment, ...], head: Profile) -> Size:
-    """What the nodes of a graph hold when they have run backwards; layers that are computed again have a graph of their own, which is gone."""
-    layers = (segment.profile.held.times(segment.copies) for segment in segments if not segment.recomputed)
-    return total((*layers, head.held))
 
 
 def _segments(architecture: Architecture, workload: Workload) -> tuple[Segment, ...]:
@@ -98,11 +105,9 @@ def _segments(architecture: Architecture, workload: Workload) -> tuple[Segment, 
 
 def _frozen_layers(architecture: Architecture, workload: Workload) -> int:
     """Layers below the first trained one: autograd does not reach them."""
-    if workload.trained_embeddings:
+    if workload.tuning is not Tuning.FREEZE or workload.trained_embeddings:
         return 0
-    if workload.tuning is Tuning.FREEZE:
-        return max(0, architecture.layers - workload.trained_layers)
-    return workload.bare_layers
+    return max(0, architecture.layers - workload.trained_layers)
 
 
 def _input_differentiable(workload: Workload) -> bool:
@@ -154,8 +159,7 @@ def _head(architecture: Architecture, workload: Workload) -> Profile:
 
 def head_mode(mode: LayerMode) -> LayerMode:
     """The head's gradient stays whole until the root unit is reduced, whatever the sharding."""
-    quantized = mode.quantized and mode.software.quantizes_head
-    return replace(mode, keeps_gradients=True, quantized=quantized, tuning=Tuning.FULL)
+    return replace(mode, keeps_gradients=True, quantized=False, tuning=Tuning.FULL)
 
 
 def _trains_head(workload: Workload) -> bool:
@@ -189,7 +193,6 @@ def output_head(architecture: Architecture, workload: Workload) -> OutputHead:
         widens=architecture.head is not Head.MASKED_LM or architecture.model_type == "modernbert",
         scaled=words and architecture.logits_scaled,
         capped=words and architecture.logits_capped,
-        calls=head_calls(workload),
     )
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from finetune_operator.api.compatibility import Checkpointing, Strategy
 from finetune_operator.memory.architecture import Architecture
+from finetune_operator.memory.derived import derived
 from finetune_operator.memory.states.load import loaded_weights
 from finetune_operator.memory.states.optimizers import OptimizerMemory, optimizer_memory
 from finetune_operator.memory.states.quantization import (
@@ -58,39 +59,18 @@ def states_of(architecture: Architecture, workload: Workload) -> States:
     )
 
 
+@derived()
 def _model(architecture: Architecture, workload: Workload) -> _Model:
-    key = (
-        workload.tuning,
-        workload.rank,
-        workload.targets,
-        workload.trained_layers,
-        workload.trained_fraction,
-        workload.trained_embeddings,
-        workload.trained_parameters,
-        workload.numerics,
-        workload.quantization,
-        workload.upcasts_rest,
-        workload.optimizer,
-        workload.goal,
-        workload.precomputed_reference,
-        workload.tensor_parallel,
-        workload.flat_parameters and workload.software.frozen_gradients,
-        workload.software.quantizes_head,
+    tensors = trained_tensors(architecture, workload)
+    optimizer = optimizer_memory(tensors, workload)
+    return _Model(
+        whole=_whole(architecture, workload, tensors, optimizer),
+        trainable=total(tensors),
+        pageable=optimizer.pageable,
+        step_of_largest=optimizer.step_of_largest,
+        dequantised=dequantised_bytes(architecture, workload),
+        norm_of_adapted=_norm_of_adapted(architecture, workload),
     )
-    found: _Model | None = architecture.derived.get(key)
-    if found is None:
-        tensors = trained_tensors(architecture, workload)
-        optimizer = optimizer_memory(tensors, workload)
-        found = _Model(
-            whole=_whole(architecture, workload, tensors, optimizer),
-            trainable=total(tensors),
-            pageable=optimizer.pageable,
-            step_of_largest=optimizer.step_of_largest,
-            dequantised=dequantised_bytes(architecture, workload),
-            norm_of_adapted=_norm_of_adapted(architecture, workload),
-        )
-        architecture.derived[key] = found
-    return found
 
 
 def _whole(

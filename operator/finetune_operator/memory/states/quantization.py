@@ -7,7 +7,8 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from finetune_operator.memory.architecture import Architecture
-from finetune_operator.memory.blocks import Tensor, TensorClass
+from finetune_operator.memory.blocks import Tensor
+from finetune_operator.memory.derived import derived
 from finetune_operator.memory.states.trainable import outer_tensors
 from finetune_operator.memory.workload import Quantization, Workload
 
@@ -64,6 +65,7 @@ def frozen_element_bytes(workload: Workload) -> int:
     return 4 if workload.upcasts_rest and workload.quantization is not Quantization.NONE else workload.numerics.base
 
 
+@derived()
 def base_weight_bytes(architecture: Architecture, workload: Workload) -> int:
     """Return the bytes of the whole model when nothing of it is trained: `base` bytes per weight, linear layers as they are quantised."""
     each = frozen_element_bytes(workload)
@@ -72,21 +74,12 @@ def base_weight_bytes(architecture: Architecture, workload: Workload) -> int:
     )
     if workload.quantization is Quantization.NONE:
         return (architecture.parameters - head) * each
-    quantised_head = _quantised_head(architecture, workload)
-    rest = architecture.parameters - head - architecture.quantisable_parameters - sum(t.total for t in quantised_head)
+    rest = architecture.parameters - head - architecture.quantisable_parameters
     linear = sum(
         block.copies * quantised_bytes((t for t in block.tensors if t.quantisable), workload.quantization)
         for block in architecture.blocks
     )
-    return linear + quantised_bytes(quantised_head, workload.quantization) + rest * each
-
-
-def _quantised_head(architecture: Architecture, workload: Workload) -> tuple[Tensor, ...]:
-    """The head's weight, where the program quantises it as well; never one that is the embedding too."""
-    if not workload.software.quantizes_head:
-        return ()
-    outer = outer_tensors(architecture, workload)
-    return tuple(tensor for tensor in outer if tensor.kind is TensorClass.HEAD and len(tensor.shape) > 1)
+    return linear + rest * each
 
 
 def frozen_layer_bytes(architecture: Architecture, workload: Workload) -> int:

@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 from finetune_operator.memory.architecture import EMBEDDING_NAME, Architecture, Head
 from finetune_operator.memory.blocks import Block, Tensor, TensorClass
+from finetune_operator.memory.derived import derived
 from finetune_operator.memory.workload import Goal, Tuning, Workload
 
 
@@ -173,6 +174,7 @@ def total(tensors: Iterable[Trained]) -> int:
     return sum(tensor.rows * tensor.columns * tensor.copies for tensor in tensors)
 
 
+@derived()
 def trainable_parameters(architecture: Architecture, workload: Workload) -> int:
     """Return how many parameters are trained. Llama-3-8B, LoRA with rank 16 on all linear layers: 41,943,040."""
     return total(trained_tensors(architecture, workload))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from finetune_operator.memory.architecture import Architecture
+from finetune_operator.memory.derived import derived
 from finetune_operator.memory.workload import Tuning, Workload
 
 INPUT_PASSES: Final = 1
@@ -29,6 +30,7 @@ class AdapterCost:
 NO_ADAPTERS: Final = AdapterCost(0.0, 0.0, 0.0)
 
 
+@derived()
 def adapter_cost(architecture: Architecture, workload: Workload) -> AdapterCost:
     """Return what the adapters of `workload` add to one forward pass."""
     if not workload.has_adapters:

@@ -6,11 +6,11 @@ node type of a cluster.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from finetune_operator.api.compatibility import Checkpointing, Strategy
 from finetune_operator.memory.architecture import Architecture
+from finetune_operator.memory.derived import derived
 from finetune_operator.memory.states import base_weight_bytes, trainable_parameters
 from finetune_operator.memory.workload import LossKind, Quantization, Tuning, Workload
 from finetune_operator.planner.roofline.adapters import adapter_cost
@@ -36,8 +36,7 @@ TENSOR_PARALLEL_REDUCTIONS: Final = 2
 """Per layer and pass: behind attention and behind the MLP (Megatron-LM, arXiv 1909.08053), each of twice the tensor's bytes."""
 
 
-@dataclass(frozen=True)
-class Work:
+class Work(NamedTuple):
     """One process's share of a step: floating-point operations, bytes and kernels of one micro-batch, unless named otherwise."""
 
     tokens: int
@@ -142,6 +141,7 @@ def work_of(architecture: Architecture, workload: Workload, style: KernelStyle =
     )
 
 
+@derived(but=("sequence_length", "autocasts"))
 def _sum_of_layers(architecture: Architecture, workload: Workload, style: KernelStyle) -> LayerCost:
     costs = [(layer_cost(block, architecture, workload, style), block.copies) for block in architecture.blocks]
     return LayerCost(
