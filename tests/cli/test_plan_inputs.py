@@ -12,6 +12,7 @@ from finetune_operator.api.history import EMPTY_HISTORY, History
 from finetune_operator.api.plan import Plan
 from finetune_operator.cli.main import main
 from finetune_operator.planner.history import FinishedRun, record
+from finetune_operator.planner.testing import inspected
 
 
 def kubectl_nodes(folder: Path, *, spec: dict[str, object] | None = None) -> str:
@@ -37,7 +38,7 @@ def test_the_nodes_of_a_cluster_are_taken_as_kubectl_prints_them(
 def test_nodes_that_a_job_may_not_use_are_named_with_the_reason(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tainted = {"taints": [{"key": "team", "value": "vision", "effect": "NoSchedule"}]}
+    tainted: dict[str, object] = {"taints": [{"key": "team", "value": "vision", "effect": "NoSchedule"}]}
     job = write_job(tmp_path, method="qlora")
     assert main(["plan", "-f", job, "--inventory", kubectl_nodes(tmp_path, spec=tainted)]) == 3
     assert "(gpu-1): taint team=vision:NoSchedule is not in pod.tolerations" in capsys.readouterr().err
@@ -50,6 +51,18 @@ def history_of(plan: Plan) -> History:
         peak = round(plan.prediction.expected_bytes * 1.2)
         history = record(history, FinishedRun(str(number), f"2026-11-2{number}", plan.prediction, peak))
     return history
+
+
+@pytest.mark.parametrize("as_config_map", [False, True])
+def test_an_inspection_says_how_many_steps_there_are(
+    as_config_map: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = inspected(rows=650).model_dump_json(by_alias=True)
+    path = tmp_path / "inspection.json"
+    path.write_text(json.dumps({"kind": "ConfigMap", "data": {"inspection.json": text}}) if as_config_map else text)
+    assert main(["plan", "-f", write_job(tmp_path), "--inspection", str(path), "-o", "json"]) == 0
+    plan = Plan.model_validate_json(capsys.readouterr().out)
+    assert (plan.rows, plan.steps_per_epoch) == (650, 11)
 
 
 @pytest.mark.parametrize("as_config_map", [False, True])

@@ -11,14 +11,13 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from finetune_operator.api.history import EMPTY_HISTORY
-from finetune_operator.api.inspection import InspectionReport
 from finetune_operator.api.plan import GIB, PlanError
 from finetune_operator.api.prices import NO_PRICES, Prices
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.cli.exit_codes import BAD_INPUT, NO_PLAN
 from finetune_operator.cli.manifest_file import UnreadableManifest, add_filename, read_job, with_absolute_locations
 from finetune_operator.cli.model_config import config_in_folder, known_config, similar_names
-from finetune_operator.cli.plan_inputs import read_file, read_history, read_inventory
+from finetune_operator.cli.plan_inputs import read_file, read_history, read_inspection, read_inventory
 from finetune_operator.planner.catalogue import CATALOGUE, UNKNOWN, catalogue_inventory, gpu_of
 from finetune_operator.planner.inventory import CpuNodes, Inventory
 from finetune_operator.planner.known_models import KNOWN_MODELS
@@ -32,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--inspection",
         type=Path,
         metavar="FILE",
-        help="an inspection report (JSON); without one, data is not looked at",
+        help="an inspection report, or ConfigMap <job>-inspection as kubectl get -o json prints it; without one, data is not looked at",
     )
     parser.add_argument(
         "--inventory",
@@ -63,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         job = read_job(options.filename)
         spec = with_absolute_locations(job.spec, Path.cwd())
-        inspection = read_file(options.inspection, InspectionReport) if options.inspection else None
+        inspection = read_inspection(options.inspection) if options.inspection else None
         given = read_inventory(options.inventory, spec.pod) if options.inventory else None
         history = read_history(options.history) if options.history else EMPTY_HISTORY
         prices = read_file(options.prices, Prices) if options.prices else NO_PRICES
@@ -125,7 +124,7 @@ def _model_config(uri: str) -> tuple[dict[str, JsonValue], str]:
         return known, f"model: the numbers of {name} that finetune-operator ships; revisions may differ"
     raise UnreadableManifest(
         f"model.uri: {uri} was not inspected and is none of the {len(KNOWN_MODELS)} models whose numbers are shipped; "
-        f"{similar_names(name)}give --inspection FILE (ConfigMap <job>-inspection of an earlier job), "
+        f"{similar_names(name)}give --inspection FILE (kubectl get configmap <job>-inspection -o json, of an earlier job), "
         "or model.uri: file://FOLDER with the model's config.json"
     )
 

@@ -9,7 +9,9 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from finetune_operator.api.constants import INSPECTION_FILE
 from finetune_operator.api.history import History
+from finetune_operator.api.inspection import InspectionReport
 from finetune_operator.api.pods import Pod
 from finetune_operator.cli.manifest_file import UnreadableManifest, reason_of
 from finetune_operator.planner.inventory import Inventory
@@ -55,17 +57,32 @@ def read_history(path: Path) -> History:
     Raises:
         UnreadableManifest: the file is missing, or holds neither.
     """
-    content = _content(path, History)
-    data = content.get("data") if isinstance(content, dict) else None
-    if isinstance(data, dict) and _HISTORY_FILE in data:
-        try:
-            content = json.loads(data[_HISTORY_FILE])
-        except (ValueError, TypeError) as error:
-            raise UnreadableManifest(f"{path}: data.{_HISTORY_FILE} is no JSON: {error}") from error
+    content = _out_of_config_map(path, _content(path, History), _HISTORY_FILE)
     if not isinstance(content, dict) or "records" not in content:
         # A History ignores fields that it does not know, since its writer may be newer: any other file would read as an empty one.
         raise _unreadable(path, History, ValueError("it has no records"))
     return _validated(path, History, content)
+
+
+def read_inspection(path: Path) -> InspectionReport:
+    """Read an inspection report, or the ConfigMap in which the operator keeps it.
+
+    Raises:
+        UnreadableManifest: the file is missing, or holds neither.
+    """
+    content = _out_of_config_map(path, _content(path, InspectionReport), INSPECTION_FILE)
+    return _validated(path, InspectionReport, content)
+
+
+def _out_of_config_map(path: Path, content: Any, key: str) -> Any:
+    """What stands under `key` of a ConfigMap; anything else as it is."""
+    data = content.get("data") if isinstance(content, dict) else None
+    if not isinstance(data, dict) or key not in data:
+        return content
+    try:
+        return json.loads(data[key])
+    except (ValueError, TypeError) as error:
+        raise UnreadableManifest(f"{path}: data.{key} is no JSON: {error}") from error
 
 
 def _content(path: Path, kind: type[BaseModel]) -> Any:

@@ -12,11 +12,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
+from finetune_operator.api.history import EMPTY_HISTORY, History
 from finetune_operator.api.inspection import InspectionReport, InspectionRequest, inspection_key
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.plan import AttemptFile, Plan, PlanError, checkpoint_uri
@@ -25,10 +27,12 @@ from finetune_operator.api.run_events import CheckpointEvent, ResumeEvent, RunEv
 from finetune_operator.cli.exit_codes import BAD_INPUT, NO_PLAN
 from finetune_operator.cli.local_machine import inventory_of_this_machine
 from finetune_operator.cli.manifest_file import UnreadableManifest, add_filename, read_job, with_absolute_locations
+from finetune_operator.cli.run_history import finished_run, history_in, remember
 from finetune_operator.cli.run_report import RunRecord
 from finetune_operator.cli.tables import inspection_table, memory_comparison_table, plan_table
 from finetune_operator.cli.trainer_process import Ending, TrainerProcess
 from finetune_operator.jobs.retry import GiveUp, next_after_failure
+from finetune_operator.planner.history import FinishedRun
 from finetune_operator.planner.replan import RanOut, next_plan
 
 
@@ -50,6 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where runs keep logs, plans and caches (default: .finetune)",
     )
     parser.add_argument(
+        "--history",
+        type=Path,
+        metavar="FILE",
+        help="what finished runs have measured: corrects the plan, and is added to (default: history.json in --folder)",
+    )
+    parser.add_argument(
         "--report", type=Path, help="write the JSON report here (default: report.json in the run's folder)"
     )
 
@@ -59,11 +69,13 @@ def run(options: argparse.Namespace) -> int:
     console = Console(highlight=False)
     try:
         job = read_job(options.filename)
+        history_path = options.history or options.folder / "history.json"
+        history = history_in(history_path)
     except UnreadableManifest as error:
         print(f"finetune run: {error}", file=sys.stderr)
         return BAD_INPUT
     job = job.model_copy(update={"spec": with_absolute_locations(job.spec, Path.cwd())})
-    local_run = LocalRun(job, options.folder, console)
+    local_run = LocalRun(job, options.folder, console, history)
     try:
         local_run.run()
     except RunFailed as failure:
@@ -73,15 +85,21 @@ def run(options: argparse.Namespace) -> int:
         report = local_run.write_report(options.report)
     if report is not None:
         console.print(f"Report: {report}", soft_wrap=True)
+    if (finished := local_run.finished()) is not None:
+        try:
+            remember(history_path, finished)
+        except (UnreadableManifest, OSError) as error:
+            console.print(f"[yellow]This run is not remembered for later plans: {error}[/yellow]")
     return 0
 
 
 class LocalRun:
     """One job on this machine, from inspection to publication."""
 
-    def __init__(self, job: FineTuneJob, folder: Path, console: Console) -> None:
+    def __init__(self, job: FineTuneJob, folder: Path, console: Console, history: History = EMPTY_HISTORY) -> None:
         self._job = job
         self._console = console
+        self._history = history
         self._uid = hashlib.sha256(
             job.model_dump_json(include={"metadata": {"name"}, "spec": True}).encode()
         ).hexdigest()
@@ -102,6 +120,13 @@ class LocalRun:
         peaks = self._record.peak_bytes_by_rank()
         if self._plan is not None:
             self._console.print(memory_comparison_table(self._plan, peaks))
+
+    def finished(self) -> FinishedRun | None:
+        """Return what the run has measured, for later plans; None when there was no plan, or it was not predicted."""
+        if self._plan is None or self._plan.prediction is None:
+            return None
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return finished_run(self._uid, now, self._plan.prediction, self._record.last_attempt())
 
     def write_report(self, path: Path | None) -> Path | None:
         """Write what is known as JSON and return its path; None when there was no plan."""
@@ -131,7 +156,8 @@ class LocalRun:
         return inspection, self._planned(inspection)
 
     def _planned(self, inspection: InspectionReport, failure: RanOut | None = None) -> Plan:
-        plan = next_plan(self._job.spec, inspection, inventory_of_this_machine(self._folder), failure=failure)
+        inventory = inventory_of_this_machine(self._folder)
+        plan = next_plan(self._job.spec, inspection, inventory, failure=failure, history=self._history)
         if isinstance(plan, PlanError):
             raise RunFailed(f"{plan.reason}: {plan.message}", NO_PLAN)
         self._plan = plan

@@ -48,6 +48,12 @@ class RunRecord:
             peaks[event.rank] = max(event.bytes, peaks.get(event.rank, 0))
         return peaks
 
+    def last_attempt(self) -> list[RunEvent]:
+        """Return the steps and peaks of the newest attempt; an earlier one may have run under another plan."""
+        measured: list[StepEvent | MemoryEvent] = [*self.steps, *self.memory]
+        newest = max((event.attempt for event in measured), default=0)
+        return [event for event in measured if event.attempt == newest]
+
     def final_losses(self) -> list[StepEvent]:
         """Return one event per step: where a resumed attempt made a step again, its second time."""
         return [event for _, event in sorted({event.step: event for event in self.steps}.items())]
