@@ -20,6 +20,7 @@ STACKS: Final[tuple[Stack, ...]] = (
     fms.STACK,
     fsdp_qlora.STACK,
     litgpt.STACK,
+    litgpt.FORERUNNER,
     peft_comparison.STACK,
     torchtune.STACK,
     legacy_trainer.STACK,

@@ -2,17 +2,23 @@
 
 Facts, with where they were read:
 
-- The output head is never tied to the embedding (litgpt/scripts/convert_hf_checkpoint.py copies the weight), and is quantised as well.
+- The output head is never tied to the embedding (litgpt/scripts/convert_hf_checkpoint.py copies the weight).
 - finetune/lora.py calls the model with lm_head_chunk_size=128 and holds the list of logits, which Lightning's precision plugin makes float32
-  (fabric/plugins/precision/half.py, bitsandbytes.py: convert_output), beside their log-softmax: 8 bytes per logit, as a fused kernel on
-  shifted float32 logits. finetune/full.py makes whole logits.
+  (fabric/plugins/precision/half.py, bitsandbytes.py: convert_output), beside their log-softmax: 8 bytes per logit. While the model runs
+  again, the list of the micro-batch before is still there: 10. finetune/full.py makes whole logits.
+- `loss` names the last micro-batch's graph until the next one's loss exists. Its nodes hold what they keep as attributes: the inputs of
+  frozen 4-bit linears in bitsandbytes 0.41 and 0.42 (pyproject.toml; autograd/_functions.py, MatMul4Bit: ctx.tensors). Where the longest
+  sample is run first and only once (2023), no batch as long follows it.
+- Lightning 2.3, fabric/plugins/precision/bitsandbytes.py: every torch.nn.Linear is quantised, the head too, from half precision, so that a
+  bfloat16 product first makes a half-precision and then a bfloat16 copy of the weight, once per chunk of logits.
 - model.py: query, key and value come from one linear, of which SDPA keeps views; GELU is one kernel, and there is no residual dropout.
 - lora.py: adapters on query and value alone are copied into the width of all three, and the copy keeps its source (traced with litgpt 0.4.2:
   44.3 h bytes per layer and token of Llama 2 with query and value, 4 h of them this copy). Dropout 0.05 before adapters by default;
   torch.optim.AdamW (foreach), with bitsandbytes its PagedAdamW.
 - model.py: keys and values are expanded to every query head before SDPA, which gets no mask in training; softcapped attention (Gemma 2)
   is written out.
-- bitsandbytes 0.41 and 0.42 (pyproject.toml) keep the inputs of frozen 4-bit linears.
+- adapter.py: from the third layer on, queries attend to a prefix of ten learned tokens as well; adapter_v2.py: every linear's output is
+  multiplied by a vector, and norms are trained.
 - Several GPUs: FSDP 1 with one unit per block that mixes frozen and trained weights, activation checkpointing, and no_sync while gradients
   accumulate (finetune/lora.py): gradients of everything, unsharded.
 """
@@ -25,10 +31,12 @@ from typing import Final
 from accuracy.rows import Row
 from accuracy.stacks.stack import Stack, read
 from finetune_operator.memory.architecture import Architecture
-from finetune_operator.memory.blocks import Block
+from finetune_operator.memory.blocks import Block, NormKind
 from finetune_operator.memory.workload import AttentionKernel, LossKind, Optimizer, Quantization, Tuning, Workload
 
 DROPOUT: Final = 0.05
+ADAPTER_START: Final = 2
+"""adapter.py, Config.adapter_start_layer: layers below have no prefix."""
 JOINED: Final = "attn"
 """What litgpt calls the linear of query, key and value; with grouped heads it copies them apart, as separate linears do."""
 
@@ -37,18 +45,26 @@ def _workload(row: Row, architecture: Architecture) -> Workload | str:
     workload = read(row, architecture)
     if isinstance(workload, str):
         return workload
+    is_adapter = row.method in ("adapter", "adapter_v2")
+    quantized = workload.quantization is not Quantization.NONE
     software = replace(
         workload.software,
         repeats_keys=True,
-        quantized_inputs_kept=workload.quantization is not Quantization.NONE,
-        shifts_logits=True,
+        quantized_inputs_kept=quantized,
+        quantizes_head=quantized,
+        widens_in_half=quantized,
+        keeps_graph=not row.text("seq_kind").lower().startswith("max (longest"),
         scaled_outputs=row.method == "adapter_v2",
+        trained_norms=row.method == "adapter_v2",
+        attends_prefix=is_adapter,
         padded_share=_padded_share(row, architecture),
         frozen_gradients=workload.flat_parameters and not workload.trains_base,
     )
     return replace(
         workload,
-        loss=LossKind.FULL_LOGITS if workload.trains_base else LossKind.FUSED_LOGITS,
+        targets=() if is_adapter else workload.targets,
+        bare_layers=ADAPTER_START if row.method == "adapter" else 0,
+        loss=LossKind.FULL_LOGITS if workload.trains_base else LossKind.HELD_CHUNKS,
         dropout=DROPOUT if workload.tuning is Tuning.LORA else 0.0,
         optimizer=Optimizer.ADAMW_FOREACH if workload.optimizer is Optimizer.ADAMW else workload.optimizer,
         attention=AttentionKernel.EAGER if architecture.model_type == "gemma2" else workload.attention,
@@ -94,4 +110,16 @@ def _block(block: Block) -> Block:
     return replace(block, attention=attention, feed_forward=feed_forward, tensors=tensors, residual_dropout=0.0)
 
 
-STACK: Final = Stack(name="litgpt", pattern=r"lit-?gpt", workload=_workload, ties_embeddings=False, layout=_layout)
+def _layout_of_forerunner(architecture: Architecture) -> Architecture:
+    """The same, and RMSNorm multiplies its weight in float32, as Gemma's does (rmsnorm.py of 2023)."""
+    found = _layout(architecture)
+    blocks = tuple(
+        replace(block, norm=NormKind.RMS_FLOAT32) if block.norm is NormKind.RMS else block for block in found.blocks
+    )
+    return replace(found, blocks=blocks)
+
+
+STACK: Final = Stack(name="litgpt", pattern=r"litgpt", workload=_workload, ties_embeddings=False, layout=_layout)
+FORERUNNER: Final = Stack(
+    name="lit-gpt", pattern=r"lit-gpt", workload=_workload, ties_embeddings=False, layout=_layout_of_forerunner
+)

@@ -37,7 +37,7 @@ def _evaluation(architecture: Architecture, workload: Workload, states: States) 
     tokens = workload.evaluation_batch * workload.sequence_length
     compute, vocabulary = workload.numerics.compute, architecture.vocabulary
     match workload.loss:
-        case LossKind.FULL_LOGITS:
+        case LossKind.FULL_LOGITS | LossKind.HELD_CHUNKS:
             logits = (compute + 8) * vocabulary * tokens
         case LossKind.FUSED_LOGITS:
             logits = 2 * compute * vocabulary * tokens

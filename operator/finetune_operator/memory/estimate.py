@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from finetune_operator.api.plan import MemoryEstimate, Phase
 from finetune_operator.memory.activations.model import Passes, passes
-from finetune_operator.memory.activations.size import Size
+from finetune_operator.memory.activations.size import NOTHING, Size
 from finetune_operator.memory.architecture import Architecture
 from finetune_operator.memory.between_steps import phases_between_steps
 from finetune_operator.memory.footprint import Footprint, Held, footprint_of
@@ -68,12 +68,12 @@ def _in_loss(architecture: Architecture, workload: Workload, states: States, fou
     """All layers' activations beside last norm, head and loss: forwards, and backwards."""
     kept, tokens = found.kept, workload.tokens
     tile = tile_bytes(found.words, architecture.hidden, workload) if found.words else 0
-    for points in (found.head.forward, found.head.backward):
+    for points, earlier in ((found.head.forward, found.earlier), (found.head.backward, NOTHING)):
         yield Held(
             weights=_weights(states, 1) + kept.fixed,
             gradients=states.accumulated_gradients,
             optimizer=states.optimizer,
-            activations=kept.of(tokens, workload.pairs) - kept.fixed,
+            activations=kept.of(tokens, workload.pairs) - kept.fixed + earlier.of(tokens, workload.pairs),
             logits=_most(points, tokens, tile),
             communication=states.buckets,
         )

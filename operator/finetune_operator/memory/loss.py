@@ -1,4 +1,4 @@
-"""Bytes of the tiles in which heads make logits: TRL 1.16's chunked head, and Liger's."""
+"""Bytes of the tiles in which heads make logits: TRL 1.16's chunked head, Liger's and litgpt's."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ from typing import Final
 
 from finetune_operator.memory.workload import LossKind, Workload
 
+FLOAT32: Final = 4
+
 TILE_TOKENS: Final = 4096
 """trl/kernels/chunked_logprob.py: TOKEN_CHUNK_SIZE."""
 TILE_WORDS: Final = 32768
 """trl/trainer/utils.py: _CHUNKED_LOGPROB_CHUNK_SIZE."""
+
+HELD_CHUNK_TOKENS: Final = 128
+"""litgpt, finetune/lora.py: lm_head_chunk_size, of every sequence of the batch."""
 
 TORCH_TILE_BYTES: Final = 29
 """Without Triton the backward of a tile is written in torch: seven float32 values and a boolean per logit at its highest point (_backward_tile)."""
@@ -19,6 +24,8 @@ def tile_bytes(vocabulary: int, hidden: int, workload: Workload) -> int:
     """Return the bytes of one tile of logits, and of the head's slice where it must be cast; 0 where the logits are whole."""
     if workload.loss is LossKind.LIGER:
         return liger_chunk_tokens(vocabulary, hidden, workload.tokens) * vocabulary * workload.numerics.compute
+    if workload.loss is LossKind.HELD_CHUNKS:
+        return FLOAT32 * vocabulary * workload.sequences * min(workload.sequence_length, HELD_CHUNK_TOKENS)
     if workload.loss is not LossKind.CHUNKED:
         return 0
     compute = workload.numerics.compute
@@ -41,3 +48,8 @@ def liger_chunk_tokens(vocabulary: int, hidden: int, tokens: int) -> int:
     rounds = -(-vocabulary // hidden)
     share = -(-tokens // rounds)
     return min(tokens, 1 << (share - 1).bit_length()) if share > 1 else 1
+
+
+def head_calls(workload: Workload) -> int:
+    """Return how often the output layer is called for a batch where the whole logits are made of chunks; 1 where it is called once."""
+    return -(-workload.sequence_length // HELD_CHUNK_TOKENS) if workload.loss is LossKind.HELD_CHUNKS else 1

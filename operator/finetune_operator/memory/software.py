@@ -21,7 +21,17 @@ class Software:
     """Norm weights are float32 in a bfloat16 model, so that outputs of frozen linears and the residual stream are float32 (TRL 0.11 with
     bitsandbytes)."""
     quantized_inputs_kept: bool = False
-    """Frozen 4-bit linears keep their input for the backward pass, needlessly (bitsandbytes < 0.43.2, pull request 1270)."""
+    """Frozen 4-bit linears keep their input, needlessly and as an attribute of the autograd node, which torch frees with the graph only
+    (bitsandbytes < 0.43.2, MatMul4Bit: ctx.tensors; pull request 1270)."""
+    quantizes_head: bool = False
+    """The output head is a 4-bit linear as well, widened whole for every chunk of logits (Lightning's BitsandbytesPrecision replaces every
+    torch.nn.Linear)."""
+    widens_in_half: bool = False
+    """4-bit weights were quantised from float16, so that they are widened to that and then cast: a second copy for a moment (Lightning's
+    BitsandbytesPrecision.quantize)."""
+    keeps_graph: bool = False
+    """The training loop's variables `loss` and `logits` keep the graph of one micro-batch, and what its nodes hold, until those of the next
+    are made (litgpt). False as well where no batch follows another of full length."""
     holds_logits: bool = False
     """The model's output, logits included, stays alive during the backward pass."""
     shifts_logits: bool = False
@@ -38,6 +48,10 @@ class Software:
     padded_share: float = 0.0
     """Share of the outputs of a joined projection that carry adapters, where their sum is copied into the whole width and kept (litgpt 0.4,
     LoRAQKVLinear.zero_pad); 0 where nothing is padded."""
+    trained_norms: bool = False
+    """Norms are trained beside adapters, so that they keep what their weight multiplies (litgpt/adapter_v2.py, adapter_filter)."""
+    attends_prefix: bool = False
+    """Queries attend to a learned prefix as well, in an attention of its own whose output is scaled and added (litgpt/adapter.py)."""
     scaled_outputs: bool = False
     """Every linear's output is multiplied by a trained vector and so kept (litgpt/adapter_v2.py, adapter_scale)."""
 

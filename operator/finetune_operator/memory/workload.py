@@ -108,6 +108,8 @@ class LossKind(StrEnum):
     """A fused cross-entropy kernel on whole float32 logits and their shifted copy, which the gradient overwrites: 8 bytes per logit."""
     LIGER = "liger"
     """Liger's fused linear cross-entropy: chunks of the logits."""
+    HELD_CHUNKS = "held-chunks"
+    """litgpt: logits and loss 128 tokens at a time, but all chunks stay, in float32: 8 bytes per logit."""
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,8 @@ class Workload:
     context_parallel: int = 1
     trained_layers: int = 0
     """Of tuning freeze."""
+    bare_layers: int = 0
+    """First layers without an adapter of a frozen model: no backward pass reaches them."""
     trained_fraction: float = 0.0
     """Of tuning spectrum."""
     trained_embeddings: bool = False

@@ -29,8 +29,20 @@ def attention(tape: Tape, mode: LayerMode, block: Block, value: Value) -> Value:
         if part.positions is Positions.ROTARY:
             query, key = rotated(tape, query, part.rotary_share), rotated(tape, key, part.rotary_share)
     mixed = attend(tape, mode, part, query, key, values)
+    if mode.software.attends_prefix:
+        mixed = tape.add(mixed, _from_prefix(tape, part, query))
     hidden = value.size.token // value.width
     return linear(tape, mode, mixed, part.output, hidden)
+
+
+def _from_prefix(tape: Tape, part: Attention, query: Value) -> Value:
+    """Record the attention over a learned prefix, which is too short to count, and the product with its gate."""
+    out = Size(part.output_width * query.width)
+    statistics = Size(STATISTICS * part.heads)
+    read = tape.apply(
+        (query,), out, query.width, saves=(query,), saves_output=True, also_saves=statistics, weight_gradients=(0,)
+    )
+    return tape.apply((read,), out, query.width, saves=(read,), weight_gradients=(0,))
 
 
 def _from_latent(tape: Tape, mode: LayerMode, block: Block, latent: Latent, value: Value) -> tuple[Value, Value, Value]:

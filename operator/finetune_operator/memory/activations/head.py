@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-from finetune_operator.memory.activations.linear import product
+from finetune_operator.memory.activations.linear import product, scaled_output
 from finetune_operator.memory.activations.mode import LayerMode
 from finetune_operator.memory.activations.norms import norm
 from finetune_operator.memory.activations.size import NOTHING, Size
@@ -42,6 +42,8 @@ class OutputHead:
     """The loss casts logits to float32; BERT and its kind compute it in the compute type."""
     scaled: bool = False
     capped: bool = False
+    calls: int = 1
+    """Parts of the tokens that the output layer is called for, one after another."""
 
 
 @lru_cache(maxsize=512)
@@ -60,19 +62,15 @@ def head_profile(head: OutputHead, mode: LayerMode, loss: LossKind) -> Profile:
             end = _chunked(tape, mode, head, stream)
         case LossKind.LIGER:
             end = _liger(tape, mode, head, stream)
+        case LossKind.HELD_CHUNKS:
+            end = _held_chunks(tape, mode, head, stream)
         case _:
             end = _whole(tape, mode, head, stream, loss)
     return tape.profile(end)
 
 
 def _whole(tape: Tape, mode: LayerMode, head: OutputHead, stream: Value, loss: LossKind) -> Value:
-    logits = product(tape, mode, stream, head.vocabulary, trains=mode.trains_weights)
-    if head.scaled:
-        logits = tape.apply((logits,), logits.size, logits.width)
-    if head.capped:
-        logits = tape.apply((logits,), logits.size, logits.width)
-        logits = tape.apply((logits,), logits.size, logits.width, saves_output=True)
-        logits = tape.apply((logits,), logits.size, logits.width)
+    logits = _logits(tape, mode, head, stream)
     software = mode.software
     if software.keeps_compute_logits or not (head.widens or mode.autocasts):
         soft = tape.apply((logits,), logits.size, logits.width, saves_output=True, forward_transient=logits.size)
@@ -87,6 +85,48 @@ def _whole(tape: Tape, mode: LayerMode, head: OutputHead, stream: Value, loss: L
         return tape.apply((wide,), TARGETS, 8, saves=(wide,), transient=handed_out, forward_transient=held)
     soft = tape.apply((wide,), wide.size, FLOAT32, saves_output=True, forward_transient=held.plus(wide.size))
     return tape.apply((soft,), TARGETS, 8, saves=(soft,))
+
+
+def _logits(tape: Tape, mode: LayerMode, head: OutputHead, stream: Value) -> Value:
+    logits = product(
+        tape, mode, stream, head.vocabulary, trains=mode.trains_weights, quantized=mode.quantized, calls=head.calls
+    )
+    if mode.software.scaled_outputs:
+        logits = scaled_output(tape, mode, logits)
+    if head.scaled:
+        logits = tape.apply((logits,), logits.size, logits.width)
+    if head.capped:
+        logits = tape.apply((logits,), logits.size, logits.width)
+        logits = tape.apply((logits,), logits.size, logits.width, saves_output=True)
+        logits = tape.apply((logits,), logits.size, logits.width)
+    return logits
+
+
+def _held_chunks(tape: Tape, mode: LayerMode, head: OutputHead, stream: Value) -> Value:
+    """Record litgpt's loss: a list of chunks in the compute type, the same in float32 (Fabric's convert_output), a log-softmax of each.
+
+    The loop holds the float32 list. Backwards each chunk's gradient takes the place of its log-softmax, and its narrow copy that of the
+    gradient. With `keeps_graph` the caller counts the list of the micro-batch before to every point of the forward pass; it is gone when
+    the model has returned this one.
+    """
+    logits = _logits(tape, mode, head, stream)
+    wide = Size(logits.size.token // logits.width * FLOAT32)
+    as_float = tape.apply(
+        (logits,),
+        wide,
+        FLOAT32,
+        forward_transient=logits.size,
+        transient=TILE.minus(logits.size),
+    )
+    return tape.apply(
+        (as_float,),
+        TARGETS,
+        8,
+        holds=(as_float,),
+        also_saves=wide,
+        transient=TILE.times(2).minus(wide),
+        forward_transient=NOTHING.minus(wide) if mode.software.keeps_graph else NOTHING,
+    )
 
 
 def _chunked(tape: Tape, mode: LayerMode, head: OutputHead, stream: Value) -> Value:

@@ -7,12 +7,15 @@ from finetune_operator.memory.activations.size import NOTHING, Size
 from finetune_operator.memory.activations.tape import Tape, Value
 from finetune_operator.memory.workload import Tuning
 
+HALF = 2
+"""Bytes per element of float16."""
+
 
 def linear(tape: Tape, mode: LayerMode, value: Value, name: str, outputs: int) -> Value:
     """Record the linear module `name` with `outputs` output features, and the adapter that it carries."""
     result = product(tape, mode, value, outputs, trains=mode.trains_weights, quantized=mode.quantized)
     if mode.software.scaled_outputs:
-        result = tape.apply((result,), result.size, result.width, saves=(result,))
+        result = scaled_output(tape, mode, result)
     if mode.is_adapted(name):
         if mode.tuning is Tuning.DORA:
             return _dora(tape, mode, value, result, outputs)
@@ -20,19 +23,35 @@ def linear(tape: Tape, mode: LayerMode, value: Value, name: str, outputs: int) -
     return result
 
 
+def scaled_output(tape: Tape, mode: LayerMode, result: Value) -> Value:
+    """Record the product of a linear's output with a trained vector: the first trained weight that the layer's input meets."""
+    gradient = _features(result) * mode.trained if mode.keeps_gradients else 0
+    return tape.apply((result,), result.size, result.width, saves=(result,), weight_gradients=(gradient,))
+
+
 def _features(value: Value) -> int:
     return value.size.token // value.width
 
 
-def product(tape: Tape, mode: LayerMode, value: Value, outputs: int, *, trains: bool, quantized: bool = False) -> Value:
-    """Record x·Wᵀ. A trained weight keeps x; autocast casts x for every reader, and a trained weight once per forward pass."""
+def product(
+    tape: Tape, mode: LayerMode, value: Value, outputs: int, *, trains: bool, quantized: bool = False, calls: int = 1
+) -> Value:
+    """Record x·Wᵀ. A trained weight keeps x; autocast casts x for every reader, and a trained weight once per forward pass.
+
+    Frozen float32 weights are cast at every call, since autocast's cache takes only weights that need a gradient (torch,
+    autocast_mode.cpp, cached_cast), and every call keeps its cast for the gradient of x. `calls`: parts of the tokens, one after another.
+    """
     read = tape.cast(value, mode.compute) if mode.autocasts else value
     weights = _features(value) * outputs
     size = Size(outputs * read.width)
     if not trains:
-        widened = Size(fixed=weights * mode.compute) if quantized else NOTHING
-        kept = (read,) if quantized and mode.software.quantized_inputs_kept else ()
-        return tape.apply((read,), size, read.width, saves=kept, transient=widened, forward_transient=widened)
+        widened = Size(fixed=weights * (mode.compute + HALF * mode.software.widens_in_half)) if quantized else NOTHING
+        held = (read,) if quantized and mode.software.quantized_inputs_kept else ()
+        casts = mode.autocasts and mode.base > mode.compute and not quantized
+        own_cast = Size(fixed=calls * weights * mode.compute) if casts else NOTHING
+        return tape.apply(
+            (read,), size, read.width, holds=held, also_saves=own_cast, transient=widened, forward_transient=widened
+        )
     gradient = weights * mode.trained if mode.keeps_gradients else 0
     if not mode.autocasts:
         return tape.apply((read,), size, read.width, saves=(read,), weight_gradients=(gradient,))

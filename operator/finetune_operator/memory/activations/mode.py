@@ -80,6 +80,8 @@ def residual_bytes(workload: Workload) -> int:
     """Bytes per element of the residual stream: float32 where a float32 embedding starts it and autocast leaves it so, or where norms do."""
     if workload.software.float32_norms:
         return FLOAT32
-    if workload.trains_base and workload.autocasts:
-        return workload.numerics.trained
-    return workload.numerics.compute
+    numerics = workload.numerics
+    if not workload.autocasts:
+        return numerics.compute
+    embedding = FLOAT32 if workload.upcasts_rest and workload.quantization is not Quantization.NONE else numerics.base
+    return max(numerics.compute, numerics.trained if workload.trains_base else embedding)

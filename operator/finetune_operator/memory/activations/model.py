@@ -14,6 +14,7 @@ from finetune_operator.memory.activations.tape import Profile
 from finetune_operator.memory.architecture import Architecture, Head
 from finetune_operator.memory.blocks import Block, Positions
 from finetune_operator.memory.derived import derived
+from finetune_operator.memory.loss import head_calls
 from finetune_operator.memory.workload import AttentionKernel, Goal, LossKind, Tuning, Workload
 
 INDICES = 8
@@ -51,6 +52,8 @@ class Passes:
     """Bytes per token of the residual stream, and so of its gradient."""
     words: int
     """Of the head's vocabulary; 0 where its outputs are labels."""
+    earlier: Size
+    """What is left of the micro-batch before while this one runs forwards."""
 
     @cached_property
     def kept(self) -> Size:
@@ -77,14 +80,21 @@ class Passes:
 )
 def passes(architecture: Architecture, workload: Workload) -> Passes:
     """Return the programmes of a micro-batch."""
-    segments = _segments(architecture, workload)
+    segments, head = _segments(architecture, workload), _head(architecture, workload)
     return Passes(
         segments=segments,
-        head=_head(architecture, workload),
+        head=head,
         outside=_outside(architecture, workload),
         stream=architecture.hidden * residual_bytes(workload),
         words=architecture.vocabulary if has_words(architecture, workload) else 0,
+        earlier=_held(segments, head) if workload.software.keeps_graph else NOTHING,
     )
+
+
+def _held(segments: tuple[Segment, ...], head: Profile) -> Size:
+    """What the nodes of a graph hold when they have run backwards; layers that are computed again have a graph of their own, which is gone."""
+    layers = (segment.profile.held.times(segment.copies) for segment in segments if not segment.recomputed)
+    return total((*layers, head.held))
 
 
 def _segments(architecture: Architecture, workload: Workload) -> tuple[Segment, ...]:
@@ -105,9 +115,11 @@ def _segments(architecture: Architecture, workload: Workload) -> tuple[Segment, 
 
 def _frozen_layers(architecture: Architecture, workload: Workload) -> int:
     """Layers below the first trained one: autograd does not reach them."""
-    if workload.tuning is not Tuning.FREEZE or workload.trained_embeddings:
+    if workload.trained_embeddings:
         return 0
-    return max(0, architecture.layers - workload.trained_layers)
+    if workload.tuning is Tuning.FREEZE:
+        return max(0, architecture.layers - workload.trained_layers)
+    return workload.bare_layers
 
 
 def _input_differentiable(workload: Workload) -> bool:
@@ -159,7 +171,8 @@ def _head(architecture: Architecture, workload: Workload) -> Profile:
 
 def head_mode(mode: LayerMode) -> LayerMode:
     """The head's gradient stays whole until the root unit is reduced, whatever the sharding."""
-    return replace(mode, keeps_gradients=True, quantized=False, tuning=Tuning.FULL)
+    quantized = mode.quantized and mode.software.quantizes_head
+    return replace(mode, keeps_gradients=True, quantized=quantized, tuning=Tuning.FULL)
 
 
 def _trains_head(workload: Workload) -> bool:
@@ -193,6 +206,7 @@ def output_head(architecture: Architecture, workload: Workload) -> OutputHead:
         widens=architecture.head is not Head.MASKED_LM or architecture.model_type == "modernbert",
         scaled=words and architecture.logits_scaled,
         capped=words and architecture.logits_capped,
+        calls=head_calls(workload),
     )
 
 

@@ -16,7 +16,7 @@ def norm(tape: Tape, mode: LayerMode, kind: NormKind, value: Value, rows: int = 
     RMS keeps the input in float32 (a cast copy, or the stream itself), the inverse root mean square of every row, and for the weight's
     gradient the normalised value. Llama's casts back before the weight is multiplied, Gemma's behind it.
     """
-    trains = mode.trains_weights and weighted
+    trains = (mode.trains_weights or mode.software.trained_norms) and weighted
     elements = value.size.token // value.width
     gradient = (elements // rows * mode.trained,) if trains and mode.keeps_gradients else ()
     if kind is NormKind.LAYER_FLOAT32 and weighted:

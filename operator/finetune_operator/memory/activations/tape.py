@@ -33,6 +33,8 @@ class Operation:
     output: Value
     saved: tuple[int, ...]
     """Storages that stay until this node has run backwards."""
+    held: tuple[int, ...]
+    """Those of them that stay as long as the graph does: kept as an attribute of the node, or by the training loop."""
     passes_on: bool
     """The gradient of the output is that of the inputs: views and sums."""
     transient: Size
@@ -55,6 +57,8 @@ class Profile:
     """Bytes of gradients that are there when the programme has run backwards."""
     keeps_input: bool = False
     """Whether `kept` includes the programme's input."""
+    held: Size = NOTHING
+    """The part of `kept` that the backward pass does not free."""
 
 
 @dataclass
@@ -82,24 +86,27 @@ class Tape:
         saves: Sequence[Value] = (),
         saves_output: bool = False,
         also_saves: Size = NOTHING,
+        holds: Sequence[Value] = (),
         transient: Size = NOTHING,
         weight_gradients: Sequence[int] = (),
         forward_transient: Size = NOTHING,
     ) -> Value:
         """Record an operation whose output is a new tensor of `size`.
 
-        `also_saves`: tensors that only this node holds, such as statistics or a dropout mask. Without a differentiable input or a trained
-        weight nothing is saved.
+        `also_saves`: tensors that only this node holds, such as statistics or a dropout mask. `holds`: saved tensors that stay until the
+        graph is gone. Without a differentiable input or a trained weight nothing is saved.
         """
         differentiable = bool(weight_gradients) or any(value.differentiable for value in inputs)
         output = self.tensor(size, width, differentiable=differentiable)
         if differentiable:
-            saved = {value.storage for value in saves}
+            held = tuple(value.storage for value in holds)
+            saved = {*(value.storage for value in saves), *held}
             if saves_output:
                 saved.add(output.storage)
             if also_saves != NOTHING:
                 saved.add(self.tensor(also_saves, 1, differentiable=False).storage)
-            self._record(inputs, output, saved, passes_on=False, transient=transient, weights=tuple(weight_gradients))
+            weights = tuple(weight_gradients)
+            self._record(inputs, output, saved, passes_on=False, transient=transient, weights=weights, held=held)
         at_hand = size if output.storage not in self._kept else NOTHING
         self._forward.append(self._kept_size.plus(at_hand).plus(forward_transient))
         return output
@@ -143,7 +150,8 @@ class Tape:
     def profile(self, output: Value, *, output_gradient: bool = True) -> Profile:
         """Return what the programme needs when the gradient of `output` is given."""
         points, gradients = self._backward(output, output_gradient=output_gradient)
-        return Profile(self._kept_size, highest(self._forward), highest(points), gradients, 0 in self._kept)
+        held = total(self._sizes[storage] for storage in {s for o in self._operations for s in o.held})
+        return Profile(self._kept_size, highest(self._forward), highest(points), gradients, 0 in self._kept, held)
 
     def _record(
         self,
@@ -154,17 +162,18 @@ class Tape:
         passes_on: bool,
         transient: Size,
         weights: tuple[int, ...],
+        held: tuple[int, ...] = (),
     ) -> None:
         for storage in saved - self._kept:
             self._kept_size = self._kept_size.plus(self._sizes[storage])
         self._kept |= saved
         differentiable = tuple(value for value in inputs if value.differentiable)
-        self._operations.append(Operation(differentiable, output, tuple(saved), passes_on, transient, weights))
+        self._operations.append(Operation(differentiable, output, tuple(saved), held, passes_on, transient, weights))
 
     def _backward(self, output: Value, *, output_gradient: bool) -> tuple[list[Size], int]:
         holders = dict.fromkeys(self._kept, 0)
         for operation in self._operations:
-            for storage in operation.saved:
+            for storage in (*operation.saved, *operation.held):
                 holders[storage] += 1
         gradients = _Gradients()
         if output_gradient:

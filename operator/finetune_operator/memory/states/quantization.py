@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from finetune_operator.memory.architecture import Architecture
-from finetune_operator.memory.blocks import Tensor
+from finetune_operator.memory.blocks import Tensor, TensorClass
 from finetune_operator.memory.derived import derived
 from finetune_operator.memory.states.trainable import outer_tensors
 from finetune_operator.memory.workload import Quantization, Workload
@@ -74,12 +74,21 @@ def base_weight_bytes(architecture: Architecture, workload: Workload) -> int:
     )
     if workload.quantization is Quantization.NONE:
         return (architecture.parameters - head) * each
-    rest = architecture.parameters - head - architecture.quantisable_parameters
+    quantised_head = _quantised_head(architecture, workload)
+    rest = architecture.parameters - head - architecture.quantisable_parameters - sum(t.total for t in quantised_head)
     linear = sum(
         block.copies * quantised_bytes((t for t in block.tensors if t.quantisable), workload.quantization)
         for block in architecture.blocks
     )
-    return linear + rest * each
+    return linear + quantised_bytes(quantised_head, workload.quantization) + rest * each
+
+
+def _quantised_head(architecture: Architecture, workload: Workload) -> tuple[Tensor, ...]:
+    """The head's weight, where the program quantises it as well; never one that is the embedding too."""
+    if not workload.software.quantizes_head:
+        return ()
+    outer = outer_tensors(architecture, workload)
+    return tuple(tensor for tensor in outer if tensor.kind is TensorClass.HEAD and len(tensor.shape) > 1)
 
 
 def frozen_layer_bytes(architecture: Architecture, workload: Workload) -> int:

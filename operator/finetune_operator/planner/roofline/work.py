@@ -26,6 +26,7 @@ BACKWARD_ADAPTER_PRODUCTS: Final = 2.0
 """By inputs and by weights."""
 LOGIT_BYTES: Final = {
     LossKind.FULL_LOGITS: 50,
+    LossKind.HELD_CHUNKS: 50,
     LossKind.FUSED_LOGITS: 12,
     LossKind.CHUNKED: 16,
     LossKind.LIGER: 12,
