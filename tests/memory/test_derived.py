@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from finetune_operator.api.compatibility import Checkpointing, Strategy
 from finetune_operator.memory.architecture import Architecture, architecture_of
 from finetune_operator.memory.derived import SPLIT
-from finetune_operator.memory.estimate import estimate, footprint
+from finetune_operator.memory.estimate import beside_passes, estimate, footprint
 from finetune_operator.memory.software import OWN_SOFTWARE, Software
 from finetune_operator.memory.workload import (
     BF16_FLOAT32_MOMENTS,
@@ -106,3 +106,15 @@ def test_the_footprint_that_the_search_compares_is_the_estimate_that_a_plan_show
     assert plain.expected_bytes == max(phase.total for phase in shown.phases)
     assert plain.peak.reserved == shown.reserved.expected_bytes
     assert {phase.phase: phase.reserved for phase in plain.phases}.keys() == {phase.phase for phase in shown.phases}
+
+
+@given(st.sampled_from(MODELS), workloads, splits, splits)
+def test_what_a_process_holds_beside_its_passes_is_the_same_for_every_batch_and_never_more_than_its_footprint(
+    name: str, workload: Workload, way: dict[str, Any], other: dict[str, Any]
+) -> None:
+    """The search gives up a way for all its batches by this."""
+    architecture, described = known(name), replace(workload, **way)
+    batch = {field: other[field] for field in ("micro_batch", "accumulation", "checkpointing")}
+    least, whole = beside_passes(architecture, described), footprint(architecture, replace(described, **batch))
+    assert least.expected_bytes <= whole.expected_bytes
+    assert least.upper_bytes <= whole.upper_bytes

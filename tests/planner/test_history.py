@@ -136,6 +136,18 @@ def test_no_history_of_wrong_measurements_makes_a_plan_unsafe(
     assert THROUGHPUT_FACTOR.least <= throughput_correction(history, wanted).factor <= THROUGHPUT_FACTOR.most
 
 
+@given(histories, kinds, st.integers(1, 10**12), st.floats(1.0, 1.5), st.integers(0, 10**12))
+def test_no_history_makes_the_larger_of_two_peaks_the_smaller_one(
+    history: History, wanted: RunKind, expected: int, margin: float, more: int
+) -> None:
+    """The search compares what processes hold at least before it looks at the rest."""
+    correction = memory_correction(history, wanted)
+    smaller = corrected(Peak(expected, round(expected * margin)), correction)
+    larger = corrected(Peak(expected + more, round((expected + more) * margin)), correction)
+    assert smaller.expected_bytes <= larger.expected_bytes
+    assert smaller.upper_bytes <= larger.upper_bytes
+
+
 @given(st.lists(st.tuples(st.integers(0, 60), ratios, kinds), max_size=40), st.randoms(use_true_random=False))
 def test_the_order_in_which_jobs_are_told_does_not_matter_and_telling_them_again_changes_nothing(
     told_runs: list[tuple[int, float, RunKind]], random: Random

@@ -34,6 +34,13 @@ def footprint(architecture: Architecture, workload: Workload) -> Footprint:
     return footprint_of(workload, _phases(architecture, workload))
 
 
+def beside_passes(architecture: Architecture, workload: Workload) -> Footprint:
+    """Return the footprint of loading and of the optimizer's step alone: no batch takes less, and none is looked at."""
+    states = states_of(architecture, workload)
+    load, step = _load(architecture, workload, states), _optimizer_step(states)
+    return footprint_of(workload, ((Phase.LOAD, (load,)), (Phase.OPTIMIZER_STEP, (step,))))
+
+
 def _phases(architecture: Architecture, workload: Workload) -> Iterator[tuple[Phase, tuple[Held, ...]]]:
     """Yield every phase with its points, of which the highest counts."""
     states, found = states_of(architecture, workload), passes(architecture, workload)

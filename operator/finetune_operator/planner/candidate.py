@@ -1,4 +1,4 @@
-"""One complete way to run a job, with its memory and its time; and the estimates that many such ways share."""
+"""Complete ways to run a job, with their memory and time: those that can be, and those that cannot with the reason."""
 
 from __future__ import annotations
 
@@ -6,59 +6,31 @@ from dataclasses import dataclass
 
 from finetune_operator.api.compatibility import Checkpointing
 from finetune_operator.api.history import Prediction
-from finetune_operator.api.plan import MemoryEstimate, PodResources
-from finetune_operator.memory.estimate import footprint
-from finetune_operator.memory.footprint import Footprint
-from finetune_operator.memory.states import States, states_of
-from finetune_operator.memory.workload import Workload, workload_of
+from finetune_operator.api.plan import PodResources
 from finetune_operator.planner.candidates import Split
-from finetune_operator.planner.history import UNCORRECTED, Correction, Peak, corrected
+from finetune_operator.planner.estimates import Sized
+from finetune_operator.planner.history import Correction, Peak
 from finetune_operator.planner.pools import Pool
-from finetune_operator.planner.roofline.work import Work, work_of
 from finetune_operator.planner.task import Task
 
-Known = dict[Workload, Footprint]
-"""What the formulas said of workloads of one architecture: the search for a plan and those for remedies share it."""
-
 
 @dataclass(frozen=True)
-class Sized:
-    """A split with its memory."""
-
-    workload: Workload
-    footprint: Footprint
-    """As the formulas have it."""
-    peak: Peak
-    """As history corrected it."""
-    correction: Correction
-
-    @property
-    def memory(self) -> MemoryEstimate:
-        """Of one process, for the plan: its peak is corrected, phases and components stay the formulas'."""
-        return self.footprint.estimate().model_copy(update=self.peak._asdict())
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One complete way to run the job; `obstacle` says why it cannot be, if so."""
+class Way:
+    """A split of the job on nodes of a kind."""
 
     pool: Pool
     split: Split
     pods: int
     sized: Sized
-    resources: PodResources
     seconds: float
     """Of one optimizer step."""
     score: float
     """What the plan's objective minimises: seconds of a step, or with `cheapest` GPU-seconds weighted by the type's relative price."""
-    obstacle: str = ""
-    speed_correction: Correction = UNCORRECTED
-    is_refused: bool = False
-    """The nodes would take it; the obstacle is a quota or the namespace's policy."""
+    speed_correction: Correction
 
     @property
     def peak(self) -> Peak:
-        """Of one process."""
+        """Memory of one process."""
         return self.sized.peak
 
     @property
@@ -91,59 +63,17 @@ class Candidate:
         return f"{where}, {self.split.strategy}, micro-batch {self.split.micro_batch}, {checkpointing}"
 
 
-class Estimates:
-    """Memory does not depend on the GPU type: each split is estimated once."""
+@dataclass(frozen=True)
+class Candidate(Way):
+    """One that can be."""
 
-    def __init__(self, task: Task, known: Known) -> None:
-        self._task, self._known = task, known
-        self._workloads: dict[Split, Workload] = {}
-        self._sized: dict[Split, Sized] = {}
-        self._works: dict[Split, Work] = {}
-        self._corrections: dict[tuple[object, ...], Correction] = {}
+    resources: PodResources
 
-    def workload(self, split: Split) -> Workload:
-        """Return one process's share of a step."""
-        found = self._workloads.get(split)
-        if found is None:
-            found = self._workloads[split] = workload_of(
-                self._task.spec,
-                sequence_length=self._task.sequence_length,
-                micro_batch=split.micro_batch,
-                accumulation=split.accumulation,
-                strategy=split.strategy,
-                processes=split.processes,
-                checkpointing=split.checkpointing,
-            )
-        return found
 
-    def work(self, split: Split) -> Work:
-        """Return what one process computes and moves in a step."""
-        found = self._works.get(split)
-        if found is None:
-            found = self._works[split] = work_of(self._task.architecture, self.workload(split))
-        return found
+@dataclass(frozen=True)
+class Rejected(Way):
+    """One that cannot."""
 
-    def of(self, split: Split) -> Sized:
-        """Return the split with its memory."""
-        found = self._sized.get(split)
-        if found is None:
-            workload, architecture = self.workload(split), self._task.architecture
-            formula = self._known.get(workload)
-            if formula is None:
-                formula = self._known[workload] = footprint(architecture, workload)
-            correction = self._correction(split)
-            peak = corrected(Peak(formula.expected_bytes, formula.upper_bytes), correction)
-            found = self._sized[split] = Sized(workload, formula, peak, correction)
-        return found
-
-    def states(self, split: Split) -> States:
-        """Return what one process keeps from step to step."""
-        return states_of(self._task.architecture, self.workload(split))
-
-    def _correction(self, split: Split) -> Correction:
-        if self._task.corrections.is_empty:
-            return UNCORRECTED
-        key = (split.processes, split.strategy, split.checkpointing)
-        if key not in self._corrections:
-            self._corrections[key] = self._task.corrections.memory(self._task.kind(split, None))
-        return self._corrections[key]
+    obstacle: str
+    is_refused: bool
+    """The nodes would take it; the obstacle is a quota or the namespace's policy."""

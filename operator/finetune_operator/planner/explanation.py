@@ -9,14 +9,15 @@ from finetune_operator.api.durations import format_duration
 from finetune_operator.api.plan import PlanError
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import FineTuneJobSpec
-from finetune_operator.planner.candidate import Candidate, Known
+from finetune_operator.planner.candidate import Candidate, Rejected
 from finetune_operator.planner.catalogue import UNKNOWN
+from finetune_operator.planner.estimates import Known
 from finetune_operator.planner.history import UNCORRECTED
 from finetune_operator.planner.inventory import Inventory
 from finetune_operator.planner.limits import NO_LIMITS, needs_of, waits_for
 from finetune_operator.planner.pools import Pool, gib
 from finetune_operator.planner.remedies import remedies, smaller_count
-from finetune_operator.planner.search import TIE, Outcome
+from finetune_operator.planner.search import Outcome
 from finetune_operator.planner.task import Task
 
 GROUPS_SHOWN: Final = 3
@@ -27,7 +28,7 @@ def reasons_of(task: Task, chosen: Candidate, outcome: Outcome, pools: tuple[Poo
     objective = task.spec.resources.objective_of_plan
     sentences = [f"chosen, {objective} of what fits: {chosen.title} ({_figures(chosen)})"]
     sentences += [f"would also fit: {other.title} ({_figures(other)})" for other in outcome.alternatives]
-    sentences.append(_binding(chosen, outcome.rejected))
+    sentences.append(_binding(outcome.nearest))
     sentences += _remarks(task, chosen, pools)
     return tuple(sentences)
 
@@ -44,13 +45,9 @@ def _seconds(seconds: float) -> str:
     return f"{seconds:.2g} s" if seconds < 99.5 else f"{seconds:.0f} s" if seconds < 600 else format_duration(seconds)
 
 
-def _binding(chosen: Candidate, rejected: tuple[Candidate, ...]) -> str:
-    """The plan nearest to fitting among those that would have been clearly better."""
-    limit = chosen.score * (1 - TIE)
-    better = [candidate for candidate in rejected if candidate.score < limit]
-    if not better:
+def _binding(nearest: Rejected | None) -> str:
+    if nearest is None:
         return "binding: nothing; no clearly better plan was ruled out"
-    nearest = min(better, key=lambda c: (c.share_of_capacity, c.score, c.title))
     return f"binding: {nearest.obstacle} for {nearest.title}"
 
 
@@ -125,14 +122,13 @@ def no_capacity(spec: FineTuneJobSpec, pools: tuple[Pool, ...], counts: tuple[in
 
 def does_not_fit(
     task: Task,
-    outcome: Outcome,
+    nearest: Rejected,
     pools: tuple[Pool, ...],
     all_pools: tuple[Pool, ...],
     counts: tuple[int, ...],
     known: Known,
 ) -> PlanError:
     """Return that no candidate fits, how near the nearest came, and the smallest change that would help."""
-    nearest = min(outcome.rejected, key=lambda c: (c.share_of_capacity, c.score, c.title))
     model = f"{task.architecture.model_type} with {task.architecture.parameters / 1e9:.3g} billion parameters"
     situation = f"{task.spec.tuning.method} training of this {model} does not fit; the nearest is {nearest.title}: {nearest.obstacle}"
     help_text = remedies(task, pools, all_pools, counts, known)
@@ -141,9 +137,8 @@ def does_not_fit(
     return PlanError(reason=Reason.DOES_NOT_FIT, message=f"{situation}; {help_text}")
 
 
-def over_limits(task: Task, outcome: Outcome, pools: tuple[Pool, ...], known: Known) -> PlanError:
+def over_limits(task: Task, best: Rejected, pools: tuple[Pool, ...], known: Known) -> PlanError:
     """Return that quotas or the namespace's policy allow no plan that the nodes would take; others can change them, so time can help."""
-    best = min((c for c in outcome.rejected if c.is_refused), key=lambda c: (c.score, c.title))
     advice = smaller_count(task, pools, known)
     message = f"the best plan for the nodes is {best.title}, but {best.obstacle}; ask for more"
     return PlanError(

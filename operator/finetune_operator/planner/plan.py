@@ -20,9 +20,10 @@ from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.memory.architecture import ALL_LINEAR, Architecture, Head, architecture_of
 from finetune_operator.memory.states import trainable_parameters
-from finetune_operator.planner.candidate import Candidate, Known
+from finetune_operator.planner.candidate import Candidate
 from finetune_operator.planner.candidates import check_micro_batch, forbidden_strategy, process_counts
 from finetune_operator.planner.catalogue import UNKNOWN
+from finetune_operator.planner.estimates import Known
 from finetune_operator.planner.explanation import (
     does_not_fit,
     no_capacity,
@@ -116,11 +117,11 @@ class Question:
         plan = self.plan(outcome)
         if plan is not None:
             return plan
-        if outcome is None:
+        if outcome is None or outcome.nearest is None:
             return with_unused(no_capacity(self.task.spec, self.pools, self.counts), self.unused)
-        if any(candidate.is_refused for candidate in outcome.rejected):
-            return over_limits(self.task, outcome, self.pools, known)
-        error = does_not_fit(self.task, outcome, self.pools, self.all_pools, self.counts, known)
+        if outcome.refused is not None:
+            return over_limits(self.task, outcome.refused, self.pools, known)
+        error = does_not_fit(self.task, outcome.nearest, self.pools, self.all_pools, self.counts, known)
         return with_unused(error, self.unused)
 
 

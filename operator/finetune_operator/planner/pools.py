@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 from finetune_operator.api.plan import GIB, PodResources
@@ -30,7 +31,7 @@ class Hosts:
     memory_bytes: int
     disk_bytes: int
 
-    @property
+    @cached_property
     def usable_bytes(self) -> int:
         """Host memory that a plan may use."""
         return round(self.memory_bytes * (1 - NODE_RESERVE))
@@ -56,7 +57,7 @@ class Pool:
     kept_free_bytes: int = 0
     """Of each GPU, beyond the reserve: what an earlier attempt lacked."""
 
-    @property
+    @cached_property
     def usable_bytes(self) -> int:
         """GPU memory (on CPU nodes: node memory) that a plan may use."""
         reserve = NODE_RESERVE if self.product is None else GPU_RESERVE

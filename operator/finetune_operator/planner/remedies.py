@@ -8,8 +8,9 @@ from typing import Final
 
 from finetune_operator.api.compatibility import Method
 from finetune_operator.api.spec import FineTuneJobSpec, Tuning
-from finetune_operator.planner.candidate import Candidate, Known
+from finetune_operator.planner.candidate import Candidate
 from finetune_operator.planner.candidates import divisors
+from finetune_operator.planner.estimates import Known
 from finetune_operator.planner.pools import Pool
 from finetune_operator.planner.search import fits, search
 from finetune_operator.planner.task import Task

@@ -11,23 +11,17 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from finetune_operator.api.compatibility import Checkpointing, Strategy
 from finetune_operator.api.plan import PodResources
 from finetune_operator.api.spec import FineTuneJobSpec
-from finetune_operator.planner.candidate import Candidate, Estimates, Known, Sized
-from finetune_operator.planner.candidates import (
-    SIMPLICITY,
-    Split,
-    checkpointings,
-    divisors,
-    micro_batches,
-    prefers_sharding,
-    strategies,
-)
+from finetune_operator.planner.candidate import Candidate, Rejected
+from finetune_operator.planner.candidates import SIMPLICITY, Split, prefers_sharding
+from finetune_operator.planner.estimates import Estimates, Known, Sized
 from finetune_operator.planner.history import UNCORRECTED, Correction
 from finetune_operator.planner.host import pod_resources
+from finetune_operator.planner.layouts import Layout, layouts_of
 from finetune_operator.planner.limits import NO_LIMITS, needs_of, refusal, within_cpu_bounds
 from finetune_operator.planner.pools import Placement, Pool, gib, place
 from finetune_operator.planner.task import Task
@@ -49,8 +43,10 @@ class Outcome:
     chosen: Candidate | None
     alternatives: tuple[Candidate, ...]
     """The best of other GPU types; where those are fewer than three, also of other counts and strategies. The best first."""
-    rejected: tuple[Candidate, ...]
-    """What was looked at and does not fit: of every layout that would have been better than the chosen one, at least its best."""
+    nearest: Rejected | None
+    """Of what would have been clearly better than the chosen one (without one, of everything) and cannot be, what comes nearest to fitting."""
+    refused: Rejected | None
+    """The best of what the nodes would take and quotas or the namespace's policy refuse."""
 
 
 def search(task: Task, pools: tuple[Pool, ...], counts: tuple[int, ...], known: Known) -> Outcome | None:
@@ -63,42 +59,30 @@ def fits(task: Task, pools: tuple[Pool, ...], counts: tuple[int, ...], known: Kn
     return _Search(task, pools, counts, known).fits()
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """Where and over how many processes the job is spread; a step can still be split into micro-batches of several sizes."""
+class _Obstacle(NamedTuple):
+    """Why a way cannot be."""
 
-    pool: Pool
-    pods: int
-    processes: int
-    strategy: Strategy
-    checkpointing: Checkpointing
-    splits: tuple[Split, ...]
-    """From the largest micro-batch on."""
-
-    @property
-    def per_pod(self) -> int:
-        return self.processes // self.pods
-
-    @property
-    def leanest(self) -> tuple[Split, ...]:
-        """One of these needs the least memory: the smallest micro-batch, or the one without accumulation."""
-        largest, smallest = self.splits[0], self.splits[-1]
-        return (smallest, largest) if largest.accumulation == 1 and largest != smallest else (smallest,)
+    text: str
+    is_refused: bool = False
 
 
 class _Search:
     def __init__(self, task: Task, pools: tuple[Pool, ...], counts: tuple[int, ...], known: Known) -> None:
         self._task, self._estimates = task, Estimates(task, known)
-        self._layouts = list(_layouts(task, pools, counts))
+        self._layouts: list[Layout] = []
+        self._hopeless: list[Layout] = []
+        """What processes hold there, whatever their batch, is too much: most are never looked at again."""
+        for layout in layouts_of(task, pools, counts):
+            (self._layouts if self._least_share(layout) <= 1.0 else self._hopeless).append(layout)
         self._is_fastest = task.spec.resources.objective_of_plan == "fastest"
         self._emulates_bf16 = task.spec.training.precision == "bf16"
         self._step_seconds: dict[tuple[object, ...], float] = {}
         self._speeds: dict[tuple[object, ...], Correction] = {}
         self._resources: dict[tuple[object, ...], PodResources] = {}
-        self._rejected: list[Candidate] = []
+        self._rejected: list[Rejected] = []
 
     def outcome(self) -> Outcome | None:
-        if not self._layouts:
+        if not self._layouts and not self._hopeless:
             return None
         ties: list[Candidate] = []
         best: dict[object, Candidate] = {}
@@ -108,7 +92,7 @@ class _Search:
             best.setdefault(candidate.pool.product, candidate)
             best.setdefault(_kind(candidate.pool, candidate.split), candidate)
         if not ties:
-            return Outcome(None, (), tuple(self._rejected))
+            return Outcome(None, (), self._nearest(float("inf")), self._refused())
         chosen = min(ties, key=lambda candidate: _preference(self._task.spec, candidate))
         taken = (chosen.pool.product, _kind(chosen.pool, chosen.split))
         types = [other for key, other in best.items() if not isinstance(key, tuple) and key not in taken]
@@ -116,13 +100,36 @@ class _Search:
             other for key, other in best.items() if isinstance(key, tuple) and key not in taken and other not in types
         ]
         others = sorted((types + kinds)[:ALTERNATIVES], key=lambda other: other.score)
-        return Outcome(chosen, tuple(others), tuple(self._rejected))
+        return Outcome(chosen, tuple(others), self._nearest(chosen.score * (1 - TIE)), self._refused())
 
     def fits(self) -> bool:
         return any(
-            not self._candidate(layout, split).obstacle
+            not isinstance(self._resources_of(layout, split), _Obstacle)
             for layout in reversed(self._layouts)
             for split in layout.leanest
+        )
+
+    def _least_share(self, layout: Layout) -> float:
+        """How much of a GPU it needs at least; 0 on CPUs, whose memory several processes share."""
+        if layout.pool.product is None:
+            return 0.0
+        return self._estimates.least_upper_bytes(layout.splits[0]) / layout.pool.usable_bytes
+
+    def _nearest(self, limit: float) -> Rejected | None:
+        """Of what cannot be and has a score below `limit`; the hopeless are estimated as long as one of them could be it."""
+        nearest = min((way for way in self._rejected if way.score < limit), key=_distance, default=None)
+        for layout in sorted(self._hopeless, key=self._least_share):
+            if nearest is not None and self._least_share(layout) > nearest.share_of_capacity:
+                break
+            for split in dict.fromkeys((layout.splits[0], layout.splits[-1])):
+                way = self._judged(layout, split) if self._score(layout, split) < limit else None
+                if isinstance(way, Rejected) and (nearest is None or _distance(way) < _distance(nearest)):
+                    nearest = way
+        return nearest
+
+    def _refused(self) -> Rejected | None:
+        return min(
+            (way for way in self._rejected if way.is_refused), key=lambda way: (way.score, way.title), default=None
         )
 
     def _from_best_score_on(self, best: dict[object, Candidate]) -> Iterator[Candidate]:
@@ -135,27 +142,29 @@ class _Search:
             layout = self._layouts[number]
             if score > limit and not _is_wanted(layout, best):
                 continue
-            candidate = self._candidate(layout, layout.splits[position])
-            if candidate.obstacle:
-                self._rejected.append(candidate)
-                if position == 0 and self._never_fits(layout, candidate):
+            judged = self._judged(layout, layout.splits[position])
+            if isinstance(judged, Rejected):
+                self._rejected.append(judged)
+                if position == 0 and self._never_fits(layout):
                     continue
             else:
                 limit = min(limit, score * (1 + TIE))
-                yield candidate
+                yield judged
             if position + 1 < len(layout.splits):
                 following = self._score(layout, layout.splits[position + 1])
-                if candidate.obstacle or following <= limit:
+                if isinstance(judged, Rejected) or following <= limit:
                     heapq.heappush(heap, (following, number, position + 1))
 
-    def _never_fits(self, layout: _Layout, largest: Candidate) -> bool:
-        """Whether smaller micro-batches would not help either."""
-        smallest = self._candidate(layout, layout.splits[-1])
-        if smallest.obstacle and smallest.split != largest.split:
+    def _never_fits(self, layout: Layout) -> bool:
+        """Whether smaller micro-batches than the largest, which does not fit, would not help either."""
+        smallest = self._judged(layout, layout.splits[-1])
+        if isinstance(smallest, Candidate):
+            return False
+        if len(layout.splits) > 1:
             self._rejected.append(smallest)
-        return bool(smallest.obstacle)
+        return True
 
-    def _score(self, layout: _Layout, split: Split) -> float:
+    def _score(self, layout: Layout, split: Split) -> float:
         seconds = self._seconds(layout, split)
         return (
             seconds
@@ -163,20 +172,20 @@ class _Search:
             else seconds * split.processes * self._task.prices.weight(layout.pool.product, layout.pool.gpu)
         )
 
-    def _seconds(self, layout: _Layout, split: Split) -> float:
+    def _seconds(self, layout: Layout, split: Split) -> float:
         key = (layout.pool.product, layout.per_pod, split)
         if key not in self._step_seconds:
             self._step_seconds[key] = self._formula_seconds(layout, split) / self._speed(layout, split).factor
         return self._step_seconds[key]
 
-    def _formula_seconds(self, layout: _Layout, split: Split) -> float:
+    def _formula_seconds(self, layout: Layout, split: Split) -> float:
         gpu = layout.pool.gpu
         seconds = work_seconds(self._estimates.work(split), gpu, layout.per_pod)
         if self._emulates_bf16 and layout.pool.product is not None and not gpu.has_bf16:
             seconds *= BF16_EMULATION
         return seconds
 
-    def _speed(self, layout: _Layout, split: Split) -> Correction:
+    def _speed(self, layout: Layout, split: Split) -> Correction:
         if self._task.corrections.is_empty:
             return UNCORRECTED
         key = (layout.pool.product, split.processes, split.strategy, split.checkpointing)
@@ -184,31 +193,27 @@ class _Search:
             self._speeds[key] = self._task.corrections.throughput(self._task.kind(split, layout.pool.product))
         return self._speeds[key]
 
-    def _candidate(self, layout: _Layout, split: Split) -> Candidate:
-        pool, sized = layout.pool, self._estimates.of(split)
-        placement = self._placement(layout, split, sized)
-        resources, obstacle, upper = placement.resources, placement.obstacle, sized.peak.upper_bytes
-        if pool.product is not None and upper > pool.usable_bytes:
-            obstacle = f"GPU memory: needs up to {gib(upper)} of {gib(pool.usable_bytes)} GiB usable"
-        refused, limits = "", self._task.limits
-        if limits is not NO_LIMITS:
-            resources = within_cpu_bounds(limits, resources, layout.pods, split.processes, pool.product)
-            needs = needs_of(resources, layout.pods, pool.resource)
-            refused = "" if obstacle else refusal(limits, needs, pool.product, resources.gpus * layout.pods)
-        return Candidate(
-            pool,
-            split,
-            layout.pods,
-            sized,
-            resources,
-            self._seconds(layout, split),
-            self._score(layout, split),
-            obstacle or refused,
-            self._speed(layout, split),
-            bool(refused),
-        )
+    def _judged(self, layout: Layout, split: Split) -> Candidate | Rejected:
+        found = self._resources_of(layout, split)
+        seconds, score, speed = self._seconds(layout, split), self._score(layout, split), self._speed(layout, split)
+        way = (layout.pool, split, layout.pods, self._estimates.of(split), seconds, score, speed)
+        return Rejected(*way, *found) if isinstance(found, _Obstacle) else Candidate(*way, found)
 
-    def _placement(self, layout: _Layout, split: Split, sized: Sized) -> Placement:
+    def _resources_of(self, layout: Layout, split: Split) -> PodResources | _Obstacle:
+        """What each pod asks for, or why it cannot be."""
+        pool, sized, limits = layout.pool, self._estimates.of(split), self._task.limits
+        upper = sized.peak.upper_bytes
+        if pool.product is not None and upper > pool.usable_bytes:
+            return _Obstacle(f"GPU memory: needs up to {gib(upper)} of {gib(pool.usable_bytes)} GiB usable")
+        placement = self._placement(layout, split, sized)
+        if placement.obstacle or limits is NO_LIMITS:
+            return _Obstacle(placement.obstacle) if placement.obstacle else placement.resources
+        resources = within_cpu_bounds(limits, placement.resources, layout.pods, split.processes, pool.product)
+        needs = needs_of(resources, layout.pods, pool.resource)
+        refused = refusal(limits, needs, pool.product, resources.gpus * layout.pods)
+        return _Obstacle(refused, is_refused=True) if refused else resources
+
+    def _placement(self, layout: Layout, split: Split, sized: Sized) -> Placement:
         pool, per_pod = layout.pool, layout.per_pod
         is_gpu = pool.product is not None
 
@@ -234,43 +239,15 @@ class _Search:
         return place(pool, layout.pods, per_pod, resources_of)
 
 
-def _layouts(task: Task, pools: tuple[Pool, ...], counts: tuple[int, ...]) -> Iterator[_Layout]:
-    spec = task.spec
-    for count in counts:
-        places = [(pool, pods) for pool in pools for pods in _pod_counts(spec, pool, count)]
-        sizes = micro_batches(spec, count, task.sequence_length)
-        if not places or not sizes:
-            continue
-        for strategy in strategies(spec, count):
-            for checkpointing in checkpointings(spec):
-                share = spec.training.global_batch_size // count
-                splits = tuple(
-                    Split(count, strategy, size, share // size, checkpointing) for size in sorted(sizes, reverse=True)
-                )
-                for pool, pods in places:
-                    yield _Layout(pool, pods, count, strategy, checkpointing, splits)
-
-
-def _pod_counts(spec: FineTuneJobSpec, pool: Pool, processes: int) -> Iterator[int]:
-    """Yield the numbers of pods that the pool can hold: on GPU nodes the smallest, on CPU nodes all, from the smallest on."""
-    if pool.shared and processes > 1:
-        return
-    wanted = [spec.resources.pods] if spec.resources.pods is not None else divisors(processes)
-    for pods in wanted:
-        if processes % pods or processes // pods > pool.per_node:
-            continue
-        if pool.nodes * (pool.per_node // (processes // pods)) < pods:
-            continue
-        yield pods
-        if pool.product is not None:
-            return
+def _distance(way: Rejected) -> tuple[float, float, str]:
+    return way.share_of_capacity, way.score, way.title
 
 
 def _kind(pool: Pool, split: Split) -> tuple[object, ...]:
     return pool.product, split.processes, split.strategy
 
 
-def _is_wanted(layout: _Layout, best: dict[object, Candidate]) -> bool:
+def _is_wanted(layout: Layout, best: dict[object, Candidate]) -> bool:
     """Whether it could still be shown as an alternative: the first of its type, or while there are few, of its count and strategy."""
     found = sum(1 for key in best if not isinstance(key, tuple))
     if found > ALTERNATIVES or layout.pool.product not in best:
