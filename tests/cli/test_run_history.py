@@ -12,7 +12,7 @@ from finetune_operator.cli.main import main
 from finetune_operator.cli.manifest_file import UnreadableManifest
 from finetune_operator.cli.run_history import finished_run, history_in, remember
 from finetune_operator.cli.run_report import RunRecord
-from finetune_operator.planner.history import FinishedRun, memory_correction
+from finetune_operator.planner.history import FinishedRun, corrections_of
 from finetune_operator.planner.testing import SMALL, cpu_inventory, good, plan_of, spec_of
 
 GIB = 2**30
@@ -54,7 +54,7 @@ def test_a_finished_run_corrects_the_next_plan_and_counts_once(tmp_path: Path) -
         remember(path, run_of(predicted, step(1), peak))
     history = history_in(path)
     assert history.runs == 1
-    assert memory_correction(history, predicted.kind).factor > 1.0
+    assert corrections_of(history).memory(predicted.kind).factor > 1.0
     assert [found.name for found in path.parent.iterdir()] == ["history.json"], "no half-written file is left"
 
 

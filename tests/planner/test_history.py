@@ -25,10 +25,9 @@ from finetune_operator.planner.history import (
     FinishedRun,
     Peak,
     corrected,
-    memory_correction,
+    corrections_of,
     merged,
     record,
-    throughput_correction,
 )
 from finetune_operator.planner.inventory import Inventory
 from finetune_operator.planner.known_models import KNOWN_MODELS
@@ -124,7 +123,7 @@ def test_no_history_of_wrong_measurements_makes_a_plan_unsafe(
     history: History, wanted: RunKind, expected: int, margin: float
 ) -> None:
     formula = Peak(expected, round(expected * margin))
-    correction = memory_correction(history, wanted)
+    correction = corrections_of(history).memory(wanted)
 
     memory = corrected(formula, correction)
 
@@ -133,7 +132,7 @@ def test_no_history_of_wrong_measurements_makes_a_plan_unsafe(
     assert memory.upper_bytes >= memory.expected_bytes
     assert memory.upper_bytes >= min(correction.highest, MEMORY_FACTOR.most) * formula.expected_bytes
     assert memory.upper_bytes <= max(MEMORY_FACTOR.most * formula.upper_bytes, formula.upper_bytes) + 1
-    assert THROUGHPUT_FACTOR.least <= throughput_correction(history, wanted).factor <= THROUGHPUT_FACTOR.most
+    assert THROUGHPUT_FACTOR.least <= corrections_of(history).throughput(wanted).factor <= THROUGHPUT_FACTOR.most
 
 
 @given(histories, kinds, st.integers(1, 10**12), st.floats(1.0, 1.5), st.integers(0, 10**12))
@@ -198,14 +197,14 @@ def test_a_measurement_that_cannot_be_true_is_not_kept(ratio: float) -> None:
 
 
 def test_without_runs_the_formulas_stand() -> None:
-    assert memory_correction(EMPTY_HISTORY, kind()) == UNCORRECTED
-    assert memory_correction(told(finished(1, 1.2)), kind(method=Method.FULL)) == UNCORRECTED
+    assert corrections_of(EMPTY_HISTORY).memory(kind()) == UNCORRECTED
+    assert corrections_of(told(finished(1, 1.2))).memory(kind(method=Method.FULL)) == UNCORRECTED
     assert plan_of(told(finished(1, 1.2, of=kind(method=Method.FULL))), **PINNED) == UNTAUGHT
 
 
 def test_one_run_moves_little_and_eight_move_most_of_the_way() -> None:
-    one = memory_correction(told(finished(1, 1.2)), kind())
-    eight = memory_correction(told(*(finished(number, 1.2) for number in range(8))), kind())
+    one = corrections_of(told(finished(1, 1.2))).memory(kind())
+    eight = corrections_of(told(*(finished(number, 1.2) for number in range(8)))).memory(kind())
     assert 1.03 < one.factor < 1.12
     assert 1.14 < eight.factor < 1.2
     assert (one.runs, eight.runs) == (1, 8)
@@ -213,29 +212,29 @@ def test_one_run_moves_little_and_eight_move_most_of_the_way() -> None:
 
 def test_one_wrong_run_among_several_moves_the_correction_hardly() -> None:
     honest = [finished(number, 1.1) for number in range(5)]
-    right = memory_correction(told(*honest), kind())
-    wrong = memory_correction(told(*honest, finished(9, 0.55)), kind())
+    right = corrections_of(told(*honest)).memory(kind())
+    wrong = corrections_of(told(*honest, finished(9, 0.55))).memory(kind())
     assert wrong.factor == pytest.approx(right.factor, abs=0.03)
 
 
 def test_runs_of_similar_kinds_move_a_kind_that_nobody_has_run_yet_a_little() -> None:
     history = told(*(finished(number, 1.2, of=kind(parameters=10**9 * (number + 1))) for number in range(4)))
-    correction = memory_correction(history, kind(parameters=70 * 10**9))
+    correction = corrections_of(history).memory(kind(parameters=70 * 10**9))
     assert 1.0 < correction.factor < 1.15
     assert correction.runs == 0
 
 
 def test_memory_is_learned_from_every_gpu_type_and_speed_from_the_same_type_only() -> None:
     history = told(*(finished(number, 1.2, 0.5, of=kind(gpu_product=A100)) for number in range(4)))
-    assert memory_correction(history, kind(gpu_product=H100)).runs == 4
-    assert throughput_correction(history, kind(gpu_product=H100)) == UNCORRECTED
-    assert throughput_correction(history, kind(gpu_product=A100)).factor < 0.75
+    assert corrections_of(history).memory(kind(gpu_product=H100)).runs == 4
+    assert corrections_of(history).throughput(kind(gpu_product=H100)) == UNCORRECTED
+    assert corrections_of(history).throughput(kind(gpu_product=A100)).factor < 0.75
 
 
 def test_the_highest_measurement_of_a_kind_stays_below_upper() -> None:
     history = told(*(finished(number, 0.95) for number in range(5)), finished(9, 1.25))
     formula = Peak(20 * GIB, round(20 * GIB * 1.1))
-    memory = corrected(formula, memory_correction(history, kind()))
+    memory = corrected(formula, corrections_of(history).memory(kind()))
     assert memory.expected_bytes < formula.expected_bytes
     assert memory.upper_bytes >= 1.25 * formula.expected_bytes
 

@@ -22,7 +22,6 @@ from finetune_operator.api.compatibility import Strategy
 from finetune_operator.memory.architecture import Architecture
 from finetune_operator.memory.workload import FLOAT32_MASTER, AttentionKernel, Optimizer, Workload
 
-FUSED_ADAMW_DEFAULT: Final = (4, 56)
 REPEATING_FLASH: Final = frozenset({"mistral", "mixtral"})
 
 

@@ -163,16 +163,6 @@ def corrections_of(history: History) -> Corrections:
     return Corrections(history)
 
 
-def memory_correction(history: History, kind: RunKind) -> Correction:
-    """Return how the expected peak of a process is corrected for jobs of a kind."""
-    return corrections_of(history).memory(kind)
-
-
-def throughput_correction(history: History, kind: RunKind) -> Correction:
-    """Return how the predicted tokens per second are corrected for jobs of a kind."""
-    return corrections_of(history).throughput(kind)
-
-
 class Peak(NamedTuple):
     """The highest memory of one process."""
 

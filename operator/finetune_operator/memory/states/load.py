@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from finetune_operator.api.compatibility import Strategy
 from finetune_operator.memory.architecture import Architecture
 from finetune_operator.memory.states.quantization import base_weight_bytes
 from finetune_operator.memory.states.sharding import Whole, share
 from finetune_operator.memory.workload import Quantization, Workload
+
+STORED_BUFFERS: Final = frozenset({"deepseek_v3", "glm4_moe"})
+"""Types with buffers in their state dict, the corrections of expert scores, which accelerate 1.15 cannot send: every rank reads the model
+(modeling.py of the trainer). A test compares them with transformers 5.23."""
 
 
 def loaded_weights(whole: Whole, workload: Workload) -> int:
@@ -30,9 +36,10 @@ def host_load_bytes(architecture: Architecture, workload: Workload, processes: i
 
     Every process reads the whole model on the host before it goes to the GPU or is sharded, as one float per weight in its type; quantised
     ones go to the GPU tensor by tensor, with the tensor as it was stored beside it. With `efficient_loading` (accelerate's
-    cpu_ram_efficient_loading) only the first process of the pod reads weights; the others hold them on the meta device.
+    cpu_ram_efficient_loading) only the first process of the pod reads weights; the others hold memory that nobody writes to.
     """
-    readers = 1 if workload.efficient_loading and workload.strategy in (Strategy.FSDP, Strategy.ZERO3) else processes
+    sends = workload.efficient_loading and workload.strategy in (Strategy.FSDP, Strategy.ZERO3)
+    readers = 1 if sends and architecture.model_type not in STORED_BUFFERS else processes
     return readers * _one_reader(architecture, workload)
 
 

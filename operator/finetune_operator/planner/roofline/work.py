@@ -81,11 +81,6 @@ class Work(NamedTuple):
     compiled: bool
     is_cpu: bool
 
-    @property
-    def step_tokens(self) -> int:
-        """Tokens of one step of all processes, padding included."""
-        return self.tokens * self.accumulation * self.processes
-
 
 def work_of(architecture: Architecture, workload: Workload, style: KernelStyle = PLAIN, stages: int = 1) -> Work:
     """Return the work of one process for `workload`.
