@@ -140,7 +140,7 @@ def test_no_history_makes_the_larger_of_two_peaks_the_smaller_one(
     history: History, wanted: RunKind, expected: int, margin: float, more: int
 ) -> None:
     """The search compares what processes hold at least before it looks at the rest."""
-    correction = memory_correction(history, wanted)
+    correction = corrections_of(history).memory(wanted)
     smaller = corrected(Peak(expected, round(expected * margin)), correction)
     larger = corrected(Peak(expected + more, round((expected + more) * margin)), correction)
     assert smaller.expected_bytes <= larger.expected_bytes
