@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from finetune_operator.api.compatibility import Checkpointing
+from finetune_operator.api.plan import Component, Phase
 from finetune_operator.memory.activations.head import OutputHead, head_profile
 from finetune_operator.memory.activations.linear import product
 from finetune_operator.memory.activations.mode import layer_mode
@@ -173,5 +174,43 @@ def test_four_bit_models_whose_rest_was_made_float32_have_a_float32_stream_under
 
 
 def test_layers_without_an_adapter_below_the_first_one_keep_nothing() -> None:
-    bare = passes(llama(), replace(QLORA, bare_layers=2)).segments
+    bare = passes(llama(), replace(QLORA, software=Software(bare_layers=2))).segments
     assert sum(segment.copies for segment in bare) == llama().layers - 2
+
+
+FULL = Workload(Tuning.FULL, PURE_BF16, 1, 2048, loss=LossKind.LIGER)
+
+
+def test_weights_that_are_stepped_inside_backward_never_have_all_their_gradients() -> None:
+    architecture = llama()
+    stepped = replace(FULL, software=Software(steps_in_backward=True))
+    gradients = 2 * architecture.parameters
+    found = {phase.phase: phase for phase in estimate(architecture, stepped).phases}
+    for phase in (Phase.BACKWARD_END, Phase.OPTIMIZER_STEP):
+        assert found[phase].components[Component.GRADIENTS] == 0
+    allocated = [estimate(architecture, workload).allocated.expected_bytes for workload in (FULL, stepped)]
+    # One layer's gradients at a time, and the activations that all gradients were higher than.
+    assert gradients / 2 < allocated[0] - allocated[1] < gradients
+
+
+def test_offloaded_checkpoints_leave_nothing_of_the_layers_but_one() -> None:
+    assert (
+        passes(llama(), FULL).kept.token
+        - passes(llama(), replace(FULL, software=Software(offloads_activations=True))).kept.token
+        == 2 * llama().hidden * llama().layers
+    )
+
+
+@pytest.mark.parametrize(("compiled", "bytes_per_logit"), [(True, 2 + 2 / 8), (False, 2 + 4 + 4 / 8)])
+def test_chunks_of_the_output_are_widened_one_at_a_time(compiled: bool, bytes_per_logit: float) -> None:
+    workload = Workload(
+        Tuning.LORA,
+        PURE_BF16,
+        2,
+        4096,
+        loss=LossKind.OUTPUT_CHUNKS,
+        software=Software(compiled_loss=compiled),
+    )
+    logits = llama().vocabulary * workload.tokens
+    backward = next(phase for phase in estimate(llama(), workload).phases if phase.phase is Phase.BACKWARD)
+    assert backward.components[Component.LOGITS] == pytest.approx(bytes_per_logit * logits, rel=0.06)

@@ -57,13 +57,13 @@ def _workload(row: Row, architecture: Architecture) -> Workload | str:
         scaled_outputs=row.method == "adapter_v2",
         trained_norms=row.method == "adapter_v2",
         attends_prefix=is_adapter,
+        bare_layers=ADAPTER_START if row.method == "adapter" else 0,
         padded_share=_padded_share(row, architecture),
         frozen_gradients=workload.flat_parameters and not workload.trains_base,
     )
     return replace(
         workload,
         targets=() if is_adapter else workload.targets,
-        bare_layers=ADAPTER_START if row.method == "adapter" else 0,
         loss=LossKind.FULL_LOGITS if workload.trains_base else LossKind.HELD_CHUNKS,
         dropout=DROPOUT if workload.tuning is Tuning.LORA else 0.0,
         optimizer=Optimizer.ADAMW_FOREACH if workload.optimizer is Optimizer.ADAMW else workload.optimizer,

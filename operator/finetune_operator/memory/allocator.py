@@ -52,7 +52,7 @@ def passing_share(workload: Workload) -> float:
     share = VARIED_SHARE if workload.varied_lengths else PASSING_SHARE
     if workload.checkpointing is not Checkpointing.NONE and not workload.varied_lengths:
         share += RECOMPUTED_SHARE
-        if workload.loss in (LossKind.FULL_LOGITS, LossKind.FUSED_LOGITS, LossKind.HELD_CHUNKS):
+        if workload.loss in (LossKind.FULL_LOGITS, LossKind.FUSED_LOGITS, LossKind.HELD_CHUNKS, LossKind.OUTPUT_CHUNKS):
             share += WHOLE_LOGITS_SHARE
     waits = workload.shards > 1 and (workload.strategy is not Strategy.FSDP or workload.flat_parameters)
     return share + (SHARDED_SHARE if waits else 0)

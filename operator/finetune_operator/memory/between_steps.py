@@ -10,6 +10,7 @@ from finetune_operator.api.plan import Phase
 from finetune_operator.memory.architecture import Architecture
 from finetune_operator.memory.blocks import Block
 from finetune_operator.memory.footprint import Held
+from finetune_operator.memory.loss import OUTPUT_CHUNKS
 from finetune_operator.memory.states import States
 from finetune_operator.memory.workload import Goal, LossKind, Workload
 
@@ -41,6 +42,8 @@ def _evaluation(architecture: Architecture, workload: Workload, states: States) 
             logits = (compute + 8) * vocabulary * tokens
         case LossKind.FUSED_LOGITS:
             logits = 2 * compute * vocabulary * tokens
+        case LossKind.OUTPUT_CHUNKS:
+            logits = (compute + 8 // OUTPUT_CHUNKS) * vocabulary * tokens
         case LossKind.CHUNKED:
             logits = compute * min(tokens * vocabulary, TILE_LOGITS)
         case LossKind.LIGER:

@@ -115,12 +115,12 @@ def _backward_end(architecture: Architecture, workload: Workload, states: States
     # Embedding: the stream's gradient and its own. A tied one is added to the head's as a third tensor: a real step with a tied weight of
     # 195 MiB grew by three times that (torch 2.13).
     waiting = _waiting_head_gradient(architecture, workload)
-    added = 2 * embedding if architecture.tied_embeddings else embedding if workload.accumulation > 1 else 0
+    added = 2 * embedding if architecture.tied_embeddings else embedding if workload.accumulates else 0
     points = [found.stream * tokens + added + waiting]
     if found.segments:
         first = found.segments[0]
         missing = 0
-        if workload.accumulation == 1:
+        if not workload.accumulates:
             missing = first.profile.weight_gradients + (0 if architecture.tied_embeddings else embedding)
             if workload.trains_base and workload.shards > 1:
                 late = architecture.layer_parameters + architecture.vocabulary * architecture.hidden
@@ -142,7 +142,7 @@ def _backward_end(architecture: Architecture, workload: Workload, states: States
 
 def _waiting_head_gradient(architecture: Architecture, workload: Workload) -> int:
     """With accumulation a head's gradient is added to the one that exists at once, but a tied one waits for the embedding's."""
-    if not architecture.tied_embeddings or workload.accumulation == 1:
+    if not architecture.tied_embeddings or not workload.accumulates:
         return 0
     return _embedding_gradient(architecture, workload)
 

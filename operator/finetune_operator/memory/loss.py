@@ -1,4 +1,4 @@
-"""Bytes of the tiles in which heads make logits: TRL 1.16's chunked head, Liger's and litgpt's."""
+"""Bytes of the tiles in which heads make logits: TRL 1.16's chunked head, Liger's, torchtune's and litgpt's."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ TILE_WORDS: Final = 32768
 HELD_CHUNK_TOKENS: Final = 128
 """litgpt, finetune/lora.py: lm_head_chunk_size, of every sequence of the batch."""
 
+OUTPUT_CHUNKS: Final = 8
+"""torchtune 0.5, modules/loss/ce_chunked_output_loss.py: num_output_chunks."""
+
 TORCH_TILE_BYTES: Final = 29
 """Without Triton the backward of a tile is written in torch: seven float32 values and a boolean per logit at its highest point (_backward_tile)."""
 
@@ -24,6 +27,9 @@ def tile_bytes(vocabulary: int, hidden: int, workload: Workload) -> int:
     """Return the bytes of one tile of logits, and of the head's slice where it must be cast; 0 where the logits are whole."""
     if workload.loss is LossKind.LIGER:
         return liger_chunk_tokens(vocabulary, hidden, workload.tokens) * vocabulary * workload.numerics.compute
+    if workload.loss is LossKind.OUTPUT_CHUNKS:
+        width = workload.numerics.compute if workload.software.compiled_loss else FLOAT32
+        return width * vocabulary * -(-workload.tokens // OUTPUT_CHUNKS)
     if workload.loss is LossKind.HELD_CHUNKS:
         return FLOAT32 * vocabulary * workload.sequences * min(workload.sequence_length, HELD_CHUNK_TOKENS)
     if workload.loss is not LossKind.CHUNKED:
@@ -52,4 +58,6 @@ def liger_chunk_tokens(vocabulary: int, hidden: int, tokens: int) -> int:
 
 def head_calls(workload: Workload) -> int:
     """Return how often the output layer is called for a batch where the whole logits are made of chunks; 1 where it is called once."""
+    if workload.loss is LossKind.OUTPUT_CHUNKS:
+        return OUTPUT_CHUNKS
     return -(-workload.sequence_length // HELD_CHUNK_TOKENS) if workload.loss is LossKind.HELD_CHUNKS else 1

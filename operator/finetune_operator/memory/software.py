@@ -52,6 +52,15 @@ class Software:
     """Norms are trained beside adapters, so that they keep what their weight multiplies (litgpt/adapter_v2.py, adapter_filter)."""
     attends_prefix: bool = False
     """Queries attend to a learned prefix as well, in an attention of its own whose output is scaled and added (litgpt/adapter.py)."""
+    bare_layers: int = 0
+    """First layers without an adapter in a frozen model, which no backward pass reaches (litgpt/adapter.py, adapter_start_layer)."""
+    steps_in_backward: bool = False
+    """Every weight is stepped and its gradient freed as soon as that exists (torchtune, training/memory.py,
+    register_optim_in_bwd_hooks)."""
+    offloads_activations: bool = False
+    """What checkpointing keeps waits in host memory (torchtune, training/_activation_offloading.py)."""
+    compiled_loss: bool = False
+    """torch.compile makes one kernel of cast and loss, which keeps what it was given and no float32 copy."""
     scaled_outputs: bool = False
     """Every linear's output is multiplied by a trained vector and so kept (litgpt/adapter_v2.py, adapter_scale)."""
 

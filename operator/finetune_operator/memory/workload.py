@@ -110,6 +110,8 @@ class LossKind(StrEnum):
     """Liger's fused linear cross-entropy: chunks of the logits."""
     HELD_CHUNKS = "held-chunks"
     """litgpt: logits and loss 128 tokens at a time, but all chunks stay, in float32: 8 bytes per logit."""
+    OUTPUT_CHUNKS = "output-chunks"
+    """torchtune: logits of all tokens in the compute type, in 8 chunks that are widened and compared one at a time."""
 
 
 @dataclass(frozen=True)
@@ -184,8 +186,6 @@ class Workload:
     context_parallel: int = 1
     trained_layers: int = 0
     """Of tuning freeze."""
-    bare_layers: int = 0
-    """First layers without an adapter of a frozen model: no backward pass reaches them."""
     trained_fraction: float = 0.0
     """Of tuning spectrum."""
     trained_embeddings: bool = False
@@ -257,7 +257,7 @@ class Workload:
     @property
     def accumulates(self) -> bool:
         """Whether gradients of earlier micro-batches of the step exist."""
-        return self.accumulation > 1
+        return self.accumulation > 1 or self.software.steps_in_backward
 
     @property
     def autocasts(self) -> bool:

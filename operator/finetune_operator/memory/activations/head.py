@@ -62,6 +62,8 @@ def head_profile(head: OutputHead, mode: LayerMode, loss: LossKind) -> Profile:
             end = _chunked(tape, mode, head, stream)
         case LossKind.LIGER:
             end = _liger(tape, mode, head, stream)
+        case LossKind.OUTPUT_CHUNKS:
+            end = _output_chunks(tape, mode, head, stream)
         case LossKind.HELD_CHUNKS:
             end = _held_chunks(tape, mode, head, stream)
         case _:
@@ -100,6 +102,20 @@ def _logits(tape: Tape, mode: LayerMode, head: OutputHead, stream: Value) -> Val
         logits = tape.apply((logits,), logits.size, logits.width, saves_output=True)
         logits = tape.apply((logits,), logits.size, logits.width)
     return logits
+
+
+def _output_chunks(tape: Tape, mode: LayerMode, head: OutputHead, stream: Value) -> Value:
+    """Record torchtune's CEWithChunkedOutputLoss: logits of every chunk exist, gradients take their places chunk by chunk.
+
+    Compiled it keeps the logits; otherwise a float32 log-softmax of each chunk, made from a float32 copy.
+    """
+    logits = _logits(tape, mode, head, stream)
+    wide = Size(logits.size.token // logits.width * FLOAT32)
+    if mode.software.compiled_loss:
+        return tape.apply((logits,), TARGETS, 8, saves=(logits,), transient=TILE.minus(logits.size))
+    forward = logits.size.plus(TILE)
+    transient = TILE.times(2).minus(logits.size)
+    return tape.apply((logits,), TARGETS, 8, also_saves=wide, transient=transient, forward_transient=forward)
 
 
 def _held_chunks(tape: Tape, mode: LayerMode, head: OutputHead, stream: Value) -> Value:

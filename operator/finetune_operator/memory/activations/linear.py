@@ -54,7 +54,9 @@ def product(
         )
     gradient = weights * mode.trained if mode.keeps_gradients else 0
     if not mode.autocasts:
-        return tape.apply((read,), size, read.width, saves=(read,), weight_gradients=(gradient,))
+        # The gradients of further calls are added to the first one's.
+        second = Size(fixed=gradient) if calls > 1 else NOTHING
+        return tape.apply((read,), size, read.width, saves=(read,), weight_gradients=(gradient,), transient=second)
     # The cast of the weight is kept; its gradient arrives in the compute type and is cast to the weight's.
     cast = tape.apply((), Size(fixed=weights * mode.compute), mode.compute, weight_gradients=(gradient,))
     return tape.apply((read, cast), size, read.width, saves=(read, cast))

@@ -69,7 +69,7 @@ def layer_mode(workload: Workload, *, trains_weights: bool, input_differentiable
         masked=workload.has_padding_mask,
         quantized=workload.quantization in (Quantization.NF4, Quantization.NF4_DOUBLE, Quantization.INT8),
         input_differentiable=input_differentiable,
-        accumulates=workload.accumulation > 1,
+        accumulates=workload.accumulates,
         keeps_gradients=workload.shards == 1,
         on_cpu=workload.accelerator == "cpu",
         software=workload.software,

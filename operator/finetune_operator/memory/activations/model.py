@@ -119,7 +119,7 @@ def _frozen_layers(architecture: Architecture, workload: Workload) -> int:
         return 0
     if workload.tuning is Tuning.FREEZE:
         return max(0, architecture.layers - workload.trained_layers)
-    return workload.bare_layers
+    return workload.software.bare_layers
 
 
 def _input_differentiable(workload: Workload) -> bool:
@@ -143,7 +143,8 @@ def _segment(
         profile = _mixed(profile, without, workload.trained_fraction)
     if workload.checkpointing is Checkpointing.NONE:
         return Segment(copies, profile, profile.kept, recomputed=False)
-    return Segment(copies, profile, Size(architecture.hidden * mode.stream), recomputed=True)
+    waiting = NOTHING if workload.software.offloads_activations else Size(architecture.hidden * mode.stream)
+    return Segment(copies, profile, waiting, recomputed=True)
 
 
 def _mixed(trained: Profile, frozen: Profile, share: float) -> Profile:

@@ -43,7 +43,7 @@ def states_of(architecture: Architecture, workload: Workload) -> States:
         resident_weights=held.resident,
         root_weights=held.root,
         layer_weights=held.layer,
-        gradients=held.gradients,
+        gradients=0 if workload.software.steps_in_backward else held.gradients,
         accumulated_gradients=held.accumulated,
         optimizer=held.moments,
         buckets=held.buckets,

@@ -27,6 +27,7 @@ BACKWARD_ADAPTER_PRODUCTS: Final = 2.0
 LOGIT_BYTES: Final = {
     LossKind.FULL_LOGITS: 50,
     LossKind.HELD_CHUNKS: 50,
+    LossKind.OUTPUT_CHUNKS: 16,
     LossKind.FUSED_LOGITS: 12,
     LossKind.CHUNKED: 16,
     LossKind.LIGER: 12,
