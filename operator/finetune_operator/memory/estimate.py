@@ -15,7 +15,7 @@ from finetune_operator.memory.activations.size import NOTHING, Size
 from finetune_operator.memory.architecture import Architecture
 from finetune_operator.memory.between_steps import phases_between_steps
 from finetune_operator.memory.footprint import Footprint, Held, footprint_of
-from finetune_operator.memory.loss import tile_bytes
+from finetune_operator.memory.loss import tile_tokens
 from finetune_operator.memory.states import States, states_of
 from finetune_operator.memory.workload import Tuning, Workload
 
@@ -74,10 +74,13 @@ def _most(points: Iterable[Size], tokens: int, pairs: int) -> int:
 def _in_loss(architecture: Architecture, workload: Workload, states: States, found: Passes) -> Iterator[Held]:
     """All layers' activations beside last norm, head and loss: forwards, and backwards."""
     kept, tokens = found.kept, workload.tokens
-    tile = tile_bytes(found.words, architecture.hidden, workload) if found.words else 0
-    for points, earlier in ((found.head.forward, found.earlier), (found.head.backward, NOTHING)):
+    tile = tile_tokens(found.words, architecture.hidden, workload) if found.words else 0
+    for points, earlier, casts in (
+        (found.head.forward, found.earlier, found.cast_weights),
+        (found.head.backward, NOTHING, 0),
+    ):
         yield Held(
-            weights=_weights(states, 1) + kept.fixed,
+            weights=_weights(states, 1) + kept.fixed + casts,
             gradients=states.accumulated_gradients,
             optimizer=states.optimizer,
             activations=kept.of(tokens, workload.pairs) - kept.fixed + earlier.of(tokens, workload.pairs),
@@ -92,19 +95,22 @@ def _in_last_layer(architecture: Architecture, workload: Workload, states: State
         return
     last, tokens, pairs = found.segments[-1], workload.tokens, workload.pairs
     below, kept = found.below(last), last.profile.kept
-    gradient = found.stream * tokens if last.recomputed else 0
+    gradient = found.stream * tokens
     head_gradient = found.head.weight_gradients or _waiting_head_gradient(architecture, workload)
-    yield Held(
-        weights=_weights(states, 2) + below.fixed + kept.fixed,
-        gradients=states.accumulated_gradients + head_gradient,
-        optimizer=states.optimizer,
-        activations=below.of(tokens, pairs) - below.fixed + kept.of(tokens, pairs) - kept.fixed,
-        temporaries=max(
-            _most(last.profile.backward, tokens, pairs), _most(last.profile.forward, tokens, pairs) + gradient
+    points = [(_most(last.profile.backward, tokens, pairs), head_gradient)]
+    if last.recomputed:
+        points.append((_most(last.profile.recomputed, tokens, pairs) + gradient, head_gradient))
+    else:
+        points.append((_most(last.profile.forward, tokens, pairs), 0))
+    for held, gradients in points:
+        yield Held(
+            weights=_weights(states, 2) + below.fixed + kept.fixed,
+            gradients=states.accumulated_gradients + gradients,
+            optimizer=states.optimizer,
+            activations=below.of(tokens, pairs) - below.fixed + kept.of(tokens, pairs) - kept.fixed,
+            temporaries=held - kept.of(tokens, pairs),
+            communication=states.buckets + states.layer_reduction,
         )
-        - kept.of(tokens, pairs),
-        communication=states.buckets + states.layer_reduction,
-    )
 
 
 def _backward_end(architecture: Architecture, workload: Workload, states: States, found: Passes) -> Held:
@@ -128,7 +134,7 @@ def _backward_end(architecture: Architecture, workload: Workload, states: States
         own_input = first.input_beside.of(tokens, pairs)
         points.append(_most(first.profile.backward, tokens, pairs) + own_input + waiting - missing)
         if first.recomputed:
-            points.append(_most(first.profile.forward, tokens, pairs) + own_input + found.stream * tokens - missing)
+            points.append(_most(first.profile.recomputed, tokens, pairs) + own_input + found.stream * tokens - missing)
     gathered = states.root_weights + states.layer_weights if states.retained_inputs else 0
     return Held(
         weights=states.resident_weights + gathered,

@@ -1,12 +1,10 @@
-"""Bytes of the tiles in which heads make logits: TRL 1.16's chunked head, Liger's, torchtune's and litgpt's."""
+"""Tokens and words of the tiles in which heads make logits: TRL 1.16's chunked head, Liger's, torchtune's and litgpt's. Bytes: activations/head.py."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from finetune_operator.memory.workload import LossKind, Workload
-
-FLOAT32: Final = 4
 
 TILE_TOKENS: Final = 4096
 """trl/kernels/chunked_logprob.py: TOKEN_CHUNK_SIZE."""
@@ -23,27 +21,26 @@ TORCH_TILE_BYTES: Final = 29
 """Without Triton the backward of a tile is written in torch: seven float32 values and a boolean per logit at its highest point (_backward_tile)."""
 
 
-def tile_bytes(vocabulary: int, hidden: int, workload: Workload) -> int:
-    """Return the bytes of one tile of logits, and of the head's slice where it must be cast; 0 where the logits are whole."""
+def tile_tokens(vocabulary: int, hidden: int, workload: Workload) -> int:
+    """Return how many tokens' logits are made at a time; 0 where the logits are whole."""
     if workload.loss is LossKind.LIGER:
-        return liger_chunk_tokens(vocabulary, hidden, workload.tokens) * vocabulary * workload.numerics.compute
+        return liger_chunk_tokens(vocabulary, hidden, workload.tokens)
     if workload.loss is LossKind.OUTPUT_CHUNKS:
-        width = workload.numerics.compute if workload.software.compiled_loss else FLOAT32
-        return width * vocabulary * -(-workload.tokens // OUTPUT_CHUNKS)
+        return -(-workload.tokens // OUTPUT_CHUNKS)
     if workload.loss is LossKind.HELD_CHUNKS:
-        return FLOAT32 * vocabulary * workload.sequences * min(workload.sequence_length, HELD_CHUNK_TOKENS)
-    if workload.loss is not LossKind.CHUNKED:
-        return 0
-    compute = workload.numerics.compute
-    tokens = min(workload.tokens, TILE_TOKENS)
-    words = min(vocabulary, TILE_WORDS)
-    is_cast = workload.trains_base and workload.autocasts
-    head_slice = words * hidden * compute if is_cast else 0
-    if workload.accelerator == "gpu":
-        # The buffer always has 32,768 columns, however small the vocabulary.
-        return tokens * TILE_WORDS * compute + head_slice
-    # On the CPU only the touched part of the buffer is resident.
-    return tokens * words * (compute + TORCH_TILE_BYTES) + head_slice
+        return workload.sequences * min(workload.sequence_length, HELD_CHUNK_TOKENS)
+    return min(workload.tokens, TILE_TOKENS) if workload.loss is LossKind.CHUNKED else 0
+
+
+def words_of_two_slices(vocabulary: int, *, several_tiles: bool) -> int:
+    """Return the rows of the head's weight that are cast at once in the chunked head's backward pass.
+
+    `w_chunk = weight[start:end].to(...)`: the slice before is freed only when the next one has been made, across tiles too.
+    """
+    rest = vocabulary % TILE_WORDS or TILE_WORDS
+    if vocabulary <= TILE_WORDS:
+        return vocabulary * (2 if several_tiles else 1)
+    return TILE_WORDS + (rest if vocabulary <= 2 * TILE_WORDS else TILE_WORDS)
 
 
 def liger_chunk_tokens(vocabulary: int, hidden: int, tokens: int) -> int:

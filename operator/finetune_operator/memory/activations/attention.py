@@ -27,12 +27,16 @@ def attention(tape: Tape, mode: LayerMode, block: Block, value: Value) -> Value:
             query = norm(tape, mode, block.norm, query, part.heads, weighted=part.query_key_norm_weights)
             key = norm(tape, mode, block.norm, key, part.kv_heads, weighted=part.query_key_norm_weights)
         if part.positions is Positions.ROTARY:
+            plain = query, key
             query, key = rotated(tape, query, part.rotary_share), rotated(tape, key, part.rotary_share)
+            tape.hold(*plain)
     mixed = attend(tape, mode, part, query, key, values)
     if mode.software.attends_prefix:
         mixed = tape.add(mixed, _from_prefix(tape, part, query))
     hidden = value.size.token // value.width
-    return linear(tape, mode, mixed, part.output, hidden)
+    out = linear(tape, mode, mixed, part.output, hidden)
+    tape.hold(query, key, values, value)  # variables of the attention module and its input
+    return out
 
 
 def _from_prefix(tape: Tape, part: Attention, query: Value) -> Value:

@@ -33,7 +33,9 @@ def mlp(tape: Tape, mode: LayerMode, part: FeedForward, value: Value, width: int
         inner = tape.apply((inner,), inner.size, inner.width, also_saves=Size(inner.size.token // inner.width))
     if mode.tuning is Tuning.IA3:
         inner = scaled(tape, mode, tape.cast(inner, max(inner.width, mode.trained)), inner.width)
-    return linear(tape, mode, inner, part.output, hidden)
+    out = linear(tape, mode, inner, part.output, hidden)
+    tape.hold(value)
+    return out
 
 
 def multiplied(tape: Tape, left: Value, right: Value) -> Value:

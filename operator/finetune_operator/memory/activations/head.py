@@ -1,4 +1,4 @@
-"""The programme behind the last layer: last norm, output head and loss. Its `Size.pair` counts tiles of logits instead of pairs of tokens.
+"""The programme behind the last layer: last norm, output head and loss. Its `Size.pair` counts the tokens of one tile (loss.py), not pairs of them.
 
 Whole logits (transformers' ForCausalLMLoss): compute-type logits, their float32 copy, log-softmax, and backwards two gradients of it: 12
 bytes per logit at the highest point. transformers up to 4.45 widened the logits inside the model and shifted a copy of them.
@@ -16,11 +16,10 @@ from finetune_operator.memory.activations.norms import norm
 from finetune_operator.memory.activations.size import NOTHING, Size
 from finetune_operator.memory.activations.tape import Profile, Tape, Value
 from finetune_operator.memory.blocks import NormKind
+from finetune_operator.memory.loss import TILE_WORDS, TORCH_TILE_BYTES, words_of_two_slices
 from finetune_operator.memory.workload import LossKind
 
 FLOAT32 = 4
-TILE: Final = Size(pair=1)
-"""One tile: loss.py has its bytes."""
 LOG_PROBABILITIES: Final = Size(token=24)
 """TRL 1.16, ChunkedLogProbFunction: targets (8) and log-normaliser (4) are saved; running statistics on top while it runs."""
 TARGETS: Final = Size(token=8)
@@ -47,7 +46,7 @@ class OutputHead:
 
 
 @lru_cache(maxsize=512)
-def head_profile(head: OutputHead, mode: LayerMode, loss: LossKind) -> Profile:
+def head_profile(head: OutputHead, mode: LayerMode, loss: LossKind, *, several_tiles: bool = False) -> Profile:
     """Return what last norm, head and loss keep, and the points of their forward and backward pass."""
     tape = Tape(accumulates=mode.accumulates)
     stream = tape.tensor(Size(head.hidden * mode.stream), mode.stream, differentiable=True)
@@ -59,7 +58,7 @@ def head_profile(head: OutputHead, mode: LayerMode, loss: LossKind) -> Profile:
         stream = norm(tape, mode, NormKind.LAYER, stream)
     match loss:
         case LossKind.CHUNKED:
-            end = _chunked(tape, mode, head, stream)
+            end = _chunked(tape, mode, head, stream, several_tiles=several_tiles)
         case LossKind.LIGER:
             end = _liger(tape, mode, head, stream)
         case LossKind.OUTPUT_CHUNKS:
@@ -73,19 +72,23 @@ def head_profile(head: OutputHead, mode: LayerMode, loss: LossKind) -> Profile:
 
 def _whole(tape: Tape, mode: LayerMode, head: OutputHead, stream: Value, loss: LossKind) -> Value:
     logits = _logits(tape, mode, head, stream)
-    software = mode.software
-    if software.keeps_compute_logits or not (head.widens or mode.autocasts):
-        soft = tape.apply((logits,), logits.size, logits.width, saves_output=True, forward_transient=logits.size)
-        return tape.apply((soft,), TARGETS, 8, saves=(soft,))
-    wide = tape.cast(logits, FLOAT32)
-    held = logits.size if wide is not logits else NOTHING  # the model's output, until the loss has been computed
+    out = _cross_entropy(tape, mode, head, logits, loss)
+    tape.hold(stream, logits)  # the model's outputs, until the loss has been computed
+    return out
+
+
+def _cross_entropy(tape: Tape, mode: LayerMode, head: OutputHead, logits: Value, loss: LossKind) -> Value:
+    software, wide = mode.software, logits
+    if not software.keeps_compute_logits and (head.widens or mode.autocasts):
+        wide = tape.cast(logits, FLOAT32)
     if software.shifts_logits:
-        held, wide = wide.size, tape.apply((wide,), wide.size, FLOAT32, forward_transient=wide.size)
+        whole, wide = wide, tape.apply((wide,), wide.size, FLOAT32)
+        tape.hold(whole)
     if loss is LossKind.FUSED_LOGITS:
         # The gradient overwrites the logits that the kernel has kept.
-        handed_out = NOTHING.minus(wide.size)
-        return tape.apply((wide,), TARGETS, 8, saves=(wide,), transient=handed_out, forward_transient=held)
-    soft = tape.apply((wide,), wide.size, FLOAT32, saves_output=True, forward_transient=held.plus(wide.size))
+        return tape.apply((wide,), TARGETS, 8, saves=(wide,), transient=NOTHING.minus(wide.size))
+    soft = tape.apply((wide,), wide.size, wide.width, saves_output=True)
+    tape.hold(wide)
     return tape.apply((soft,), TARGETS, 8, saves=(soft,))
 
 
@@ -110,12 +113,13 @@ def _output_chunks(tape: Tape, mode: LayerMode, head: OutputHead, stream: Value)
     Compiled it keeps the logits; otherwise a float32 log-softmax of each chunk, made from a float32 copy.
     """
     logits = _logits(tape, mode, head, stream)
-    wide = Size(logits.size.token // logits.width * FLOAT32)
+    each = logits.width if mode.software.compiled_loss else FLOAT32
+    chunk = Size(pair=head.vocabulary * each)
     if mode.software.compiled_loss:
-        return tape.apply((logits,), TARGETS, 8, saves=(logits,), transient=TILE.minus(logits.size))
-    forward = logits.size.plus(TILE)
-    transient = TILE.times(2).minus(logits.size)
-    return tape.apply((logits,), TARGETS, 8, also_saves=wide, transient=transient, forward_transient=forward)
+        return tape.apply((logits,), TARGETS, 8, saves=(logits,), transient=chunk.minus(logits.size))
+    wide = Size(logits.size.token // logits.width * FLOAT32)
+    transient = chunk.times(2).minus(logits.size)
+    return tape.apply((logits,), TARGETS, 8, also_saves=wide, transient=transient, forward_transient=chunk)
 
 
 def _held_chunks(tape: Tape, mode: LayerMode, head: OutputHead, stream: Value) -> Value:
@@ -126,32 +130,36 @@ def _held_chunks(tape: Tape, mode: LayerMode, head: OutputHead, stream: Value) -
     the model has returned this one.
     """
     logits = _logits(tape, mode, head, stream)
-    wide = Size(logits.size.token // logits.width * FLOAT32)
-    as_float = tape.apply(
-        (logits,),
-        wide,
-        FLOAT32,
-        forward_transient=logits.size,
-        transient=TILE.minus(logits.size),
-    )
+    wide, chunk = Size(logits.size.token // logits.width * FLOAT32), Size(pair=head.vocabulary * FLOAT32)
+    as_float = tape.apply((logits,), wide, FLOAT32, transient=chunk.minus(logits.size))
     return tape.apply(
         (as_float,),
         TARGETS,
         8,
         holds=(as_float,),
         also_saves=wide,
-        transient=TILE.times(2).minus(wide),
+        transient=chunk.times(2).minus(wide),
         forward_transient=NOTHING.minus(wide) if mode.software.keeps_graph else NOTHING,
     )
 
 
-def _chunked(tape: Tape, mode: LayerMode, head: OutputHead, stream: Value) -> Value:
-    """Record TRL 1.16's fused head: tiles of logits are made again in the backward pass, gradients are summed up in float32."""
+def _chunked(tape: Tape, mode: LayerMode, head: OutputHead, stream: Value, *, several_tiles: bool) -> Value:
+    """Record TRL 1.16's fused head: tiles of logits are made again in the backward pass, gradients are summed up in float32.
+
+    What is stored in another type is cast piece by piece: a tile's hidden states, and slices of the head's weight.
+    """
     width = head.hidden * head.vocabulary
     picked = tape.apply((stream,), stream.size, stream.width)  # the positions that have a label
+    stored = mode.trained if mode.trains_weights else mode.base
+    row = head.hidden * mode.compute if stored != mode.compute else 0
+    # Of hidden states, too, the tile before is freed only when the next one's are there.
+    tiles = 2 if several_tiles and not row else 1
+    hidden = Size(pair=tiles * head.hidden * mode.compute) if stream.width != mode.compute else NOTHING
+    tile = _tile(mode, head.vocabulary).plus(hidden)
     wide = Size(FLOAT32 * head.hidden)
     gradients: tuple[int, ...] = ()
-    transient = TILE.plus(wide)
+    slices = words_of_two_slices(head.vocabulary, several_tiles=several_tiles) * row
+    transient = tile.plus(wide).plus(Size(fixed=slices))
     if mode.trains_weights:
         gradients = (width * mode.trained,)
         transient = transient.plus(Size(fixed=FLOAT32 * width))
@@ -159,7 +167,7 @@ def _chunked(tape: Tape, mode: LayerMode, head: OutputHead, stream: Value) -> Va
             transient = transient.minus(Size(fixed=FLOAT32 * width))  # handed out as it is
     if stream.width == FLOAT32:
         transient = transient.minus(wide)
-    return tape.apply(
+    out = tape.apply(
         (picked,),
         TARGETS,
         8,
@@ -167,8 +175,17 @@ def _chunked(tape: Tape, mode: LayerMode, head: OutputHead, stream: Value) -> Va
         also_saves=LOG_PROBABILITIES,
         transient=transient,
         weight_gradients=gradients,
-        forward_transient=TILE.plus(picked.size),
+        forward_transient=tile.plus(Size(fixed=min(head.vocabulary, TILE_WORDS) * row)),
     )
+    tape.hold(stream)
+    return out
+
+
+def _tile(mode: LayerMode, vocabulary: int) -> Size:
+    """The buffer always has 32,768 columns, however small the vocabulary; on the CPU only the touched part of it is resident."""
+    if mode.on_cpu:
+        return Size(pair=min(vocabulary, TILE_WORDS) * (mode.compute + TORCH_TILE_BYTES))
+    return Size(pair=TILE_WORDS * mode.compute)
 
 
 def _liger(tape: Tape, mode: LayerMode, head: OutputHead, stream: Value) -> Value:
@@ -185,5 +202,5 @@ def _liger(tape: Tape, mode: LayerMode, head: OutputHead, stream: Value) -> Valu
         also_saves=kept,
         transient=NOTHING.minus(kept),
         weight_gradients=(weights,) if weights else (),
-        forward_transient=TILE.plus(product_of_chunk).plus(narrow.size),
+        forward_transient=Size(pair=head.vocabulary * mode.compute).plus(product_of_chunk),
     )

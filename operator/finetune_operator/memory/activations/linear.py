@@ -17,9 +17,9 @@ def linear(tape: Tape, mode: LayerMode, value: Value, name: str, outputs: int) -
     if mode.software.scaled_outputs:
         result = scaled_output(tape, mode, result)
     if mode.is_adapted(name):
-        if mode.tuning is Tuning.DORA:
-            return _dora(tape, mode, value, result, outputs)
-        return _lora(tape, mode, value, result, outputs)
+        adapted = _dora if mode.tuning is Tuning.DORA else _lora
+        result = adapted(tape, mode, value, result, outputs)
+    tape.hold(value)  # a module's caller holds what it passes until the module returns
     return result
 
 
@@ -71,6 +71,7 @@ def _dropped(tape: Tape, mode: LayerMode, value: Value) -> Value:
 
 def _low_rank(tape: Tape, mode: LayerMode, value: Value, outputs: int) -> Value:
     inner = product(tape, mode, value, mode.rank, trains=True)
+    tape.hold(value)
     return product(tape, mode, inner, outputs, trains=True)
 
 
@@ -83,6 +84,7 @@ def _lora(tape: Tape, mode: LayerMode, value: Value, result: Value, outputs: int
     read = tape.cast(value, mode.trained) if casts else value
     low_rank = _low_rank(tape, mode, _dropped(tape, mode, read), outputs)
     scaled = tape.apply((low_rank,), low_rank.size, low_rank.width)
+    tape.hold(read)
     if share := mode.software.padded_share:
         # litgpt's zero_pad: index_copy keeps what it copied.
         kept = Size(token=round(share * scaled.size.token))

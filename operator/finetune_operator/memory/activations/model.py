@@ -14,7 +14,7 @@ from finetune_operator.memory.activations.tape import Profile
 from finetune_operator.memory.architecture import Architecture, Head
 from finetune_operator.memory.blocks import Block, Positions
 from finetune_operator.memory.derived import derived
-from finetune_operator.memory.loss import head_calls
+from finetune_operator.memory.loss import TILE_TOKENS, head_calls
 from finetune_operator.memory.workload import AttentionKernel, Goal, LossKind, Tuning, Workload
 
 INDICES = 8
@@ -54,6 +54,11 @@ class Passes:
     """Of the head's vocabulary; 0 where its outputs are labels."""
     earlier: Size
     """What is left of the micro-batch before while this one runs forwards."""
+
+    @cached_property
+    def cast_weights(self) -> int:
+        """Bytes of the casts of recomputed layers' weights: autocast keeps each until the forward pass is over, checkpoints or not."""
+        return sum(part.copies * part.profile.kept.fixed for part in self.segments if part.recomputed)
 
     @cached_property
     def kept(self) -> Size:
@@ -158,6 +163,7 @@ def _mixed(trained: Profile, frozen: Profile, share: float) -> Profile:
     return Profile(
         kept=kept,
         forward=tuple(point.minus(saved) for point in trained.forward),
+        recomputed=tuple(point.minus(saved) for point in trained.recomputed),
         backward=tuple(
             Size(point.token - saved.token, point.pair, round(share * point.fixed)) for point in trained.backward
         ),
@@ -167,7 +173,12 @@ def _mixed(trained: Profile, frozen: Profile, share: float) -> Profile:
 
 def _head(architecture: Architecture, workload: Workload) -> Profile:
     mode = layer_mode(workload, trains_weights=_trains_head(workload), input_differentiable=True)
-    return head_profile(output_head(architecture, workload), head_mode(mode), loss_kind(architecture, workload))
+    return head_profile(
+        output_head(architecture, workload),
+        head_mode(mode),
+        loss_kind(architecture, workload),
+        several_tiles=workload.tokens > TILE_TOKENS,
+    )
 
 
 def head_mode(mode: LayerMode) -> LayerMode:

@@ -19,6 +19,22 @@ def norm(tape: Tape, mode: LayerMode, kind: NormKind, value: Value, rows: int = 
     trains = (mode.trains_weights or mode.software.trained_norms) and weighted
     elements = value.size.token // value.width
     gradient = (elements // rows * mode.trained,) if trains and mode.keeps_gradients else ()
+    out = _computed(tape, mode, kind, value, rows, gradient, trains=trains, weighted=weighted)
+    tape.hold(value)
+    return out
+
+
+def _computed(
+    tape: Tape,
+    mode: LayerMode,
+    kind: NormKind,
+    value: Value,
+    rows: int,
+    gradient: tuple[int, ...],
+    *,
+    trains: bool,
+    weighted: bool,
+) -> Value:
     if kind is NormKind.LAYER_FLOAT32 and weighted:
         return _written_out(tape, value, rows, gradient, trains=trains)
     if kind in (NormKind.LAYER, NormKind.LAYER_FLOAT32):
@@ -44,6 +60,7 @@ def norm(tape: Tape, mode: LayerMode, kind: NormKind, value: Value, rows: int = 
     mean = tape.apply((squares,), per_row, FLOAT32, transient=per_row)
     inverse = tape.apply((mean,), per_row, FLOAT32, saves_output=True)
     normalised = tape.apply((wide, inverse), whole, FLOAT32, saves=(wide, inverse), transient=whole)
+    wide = normalised
     if kind is not NormKind.RMS_FLOAT32:
         normalised = tape.cast(normalised, value.width)
     if not weighted:
@@ -56,6 +73,7 @@ def norm(tape: Tape, mode: LayerMode, kind: NormKind, value: Value, rows: int = 
         transient=normalised.size if trains else Size(),
         weight_gradients=gradient,
     )
+    tape.hold(wide)
     return tape.cast(scaled, value.width)
 
 

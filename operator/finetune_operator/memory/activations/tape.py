@@ -7,8 +7,10 @@ node that was made last) gives every point of the backward pass as a `Size`, so 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from finetune_operator.memory.activations.size import NOTHING, Size, highest, total
 
@@ -50,7 +52,10 @@ class Profile:
     kept: Size
     """Tensors that wait for the backward pass. Their fixed part are casts of weights (autocast)."""
     forward: tuple[Size, ...]
-    """Points of the forward pass: tensors kept so far, and the ones at hand."""
+    """Points of the forward pass: tensors kept so far, and those that a later operation or the calling function still holds."""
+    recomputed: tuple[Size, ...]
+    """The same of a checkpoint's second forward pass, without the programme's input; it stops where the last tensor is saved
+    (torch.utils.checkpoint's early stop)."""
     backward: tuple[Size, ...]
     """Points of the backward pass: tensors still kept, gradients of activations, gradients of this programme's weights so far."""
     weight_gradients: int
@@ -61,6 +66,19 @@ class Profile:
     """The part of `kept` that the backward pass does not free."""
 
 
+class _Moment(NamedTuple):
+    """One operation of the forward pass."""
+
+    made: int | None
+    """The storage of its output; None: the calling function only held something until here."""
+    used: tuple[int, ...]
+    saves: bool
+    saves_output: bool
+    kept: Size
+    """Everything that waits for the backward pass once it has run."""
+    transient: Size
+
+
 @dataclass
 class Tape:
     """Records operations. `accumulates`: gradients exist already, so that new ones are added to them and freed."""
@@ -68,8 +86,9 @@ class Tape:
     accumulates: bool = False
     _sizes: list[Size] = field(default_factory=list)
     _operations: list[Operation] = field(default_factory=list)
-    _kept: set[int] = field(default_factory=set)
-    _forward: list[Size] = field(default_factory=list)
+    _kept: dict[int, int] = field(default_factory=dict)
+    """Storages that wait for the backward pass, each with the moment from which it is kept."""
+    _moments: list[_Moment] = field(default_factory=list)
     _kept_size: Size = NOTHING
 
     def tensor(self, size: Size, width: int, *, differentiable: bool) -> Value:
@@ -98,6 +117,7 @@ class Tape:
         """
         differentiable = bool(weight_gradients) or any(value.differentiable for value in inputs)
         output = self.tensor(size, width, differentiable=differentiable)
+        own = saves_output or also_saves != NOTHING
         if differentiable:
             held = tuple(value.storage for value in holds)
             saved = {*(value.storage for value in saves), *held}
@@ -107,9 +127,25 @@ class Tape:
                 saved.add(self.tensor(also_saves, 1, differentiable=False).storage)
             weights = tuple(weight_gradients)
             self._record(inputs, output, saved, passes_on=False, transient=transient, weights=weights, held=held)
-        at_hand = size if output.storage not in self._kept else NOTHING
-        self._forward.append(self._kept_size.plus(at_hand).plus(forward_transient))
+        saves_some = differentiable and (own or bool(saves) or bool(holds))
+        self._pass(inputs, output.storage, saves=saves_some, saves_output=own, transient=forward_transient)
         return output
+
+    def hold(self, *values: Value) -> None:
+        """Say that variables of a calling function hold `values` until here."""
+        self._pass(values, None, saves=False, saves_output=False, transient=NOTHING)
+
+    @contextmanager
+    def holding(self, *values: Value) -> Iterator[None]:
+        """Let variables of the running forward function hold `values` while the block runs."""
+        yield
+        self.hold(*values)
+
+    def _pass(
+        self, inputs: Sequence[Value], made: int | None, *, saves: bool, saves_output: bool, transient: Size
+    ) -> None:
+        used = tuple(value.storage for value in inputs)
+        self._moments.append(_Moment(made, used, saves, saves_output, self._kept_size, transient))
 
     def view(self, value: Value, size: Size | None = None) -> Value:
         """Record a view of `value`; its gradient is a view as well."""
@@ -130,7 +166,7 @@ class Tape:
         width = max(left.width, right.width)
         left, right = self.cast(left, width, implied=True), self.cast(right, width, implied=True)
         output = self.tensor(left.size, width, differentiable=left.differentiable or right.differentiable)
-        self._forward.append(self._kept_size.plus(output.size))
+        self._pass((left, right), output.storage, saves=False, saves_output=False, transient=NOTHING)
         if output.differentiable:
             self._record((left, right), output, set(), passes_on=True, transient=NOTHING, weights=())
         return output
@@ -150,8 +186,34 @@ class Tape:
     def profile(self, output: Value, *, output_gradient: bool = True) -> Profile:
         """Return what the programme needs when the gradient of `output` is given."""
         points, gradients = self._backward(output, output_gradient=output_gradient)
-        held = total(self._sizes[storage] for storage in {s for o in self._operations for s in o.held})
-        return Profile(self._kept_size, highest(self._forward), highest(points), gradients, 0 in self._kept, held)
+        return Profile(
+            kept=self._kept_size,
+            forward=highest(self._forward(output, whole=True)),
+            recomputed=highest(self._forward(output, whole=False)),
+            backward=highest(points),
+            weight_gradients=gradients,
+            keeps_input=0 in self._kept,
+            held=total(self._sizes[storage] for storage in {s for o in self._operations for s in o.held}),
+        )
+
+    def _forward(self, output: Value, *, whole: bool) -> list[Size]:
+        """Return every point of the forward pass: what is kept, and what is alive because something still reads or holds it."""
+        last_use = {output.storage: len(self._moments)}
+        for number, moment in enumerate(self._moments):
+            last_use.update(dict.fromkeys(moment.used, number))
+        points, alive = [], {0} if whole else set[int]()
+        stop = max((number for number, moment in enumerate(self._moments) if moment.saves), default=-1)
+        for number, moment in enumerate(self._moments):
+            if not whole and number == stop and not moment.saves_output:
+                break
+            if moment.made is not None:
+                alive.add(moment.made)
+            passing = total(self._sizes[s] for s in alive if self._kept.get(s, number + 1) > number)
+            points.append(moment.kept.plus(passing).plus(moment.transient))
+            if not whole and number == stop:
+                break
+            alive = {storage for storage in alive if last_use.get(storage, number) > number}
+        return points or [NOTHING]
 
     def _record(
         self,
@@ -164,9 +226,9 @@ class Tape:
         weights: tuple[int, ...],
         held: tuple[int, ...] = (),
     ) -> None:
-        for storage in saved - self._kept:
+        for storage in saved - self._kept.keys():
             self._kept_size = self._kept_size.plus(self._sizes[storage])
-        self._kept |= saved
+            self._kept[storage] = len(self._moments)
         differentiable = tuple(value for value in inputs if value.differentiable)
         self._operations.append(Operation(differentiable, output, tuple(saved), held, passes_on, transient, weights))
 
