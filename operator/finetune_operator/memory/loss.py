@@ -1,4 +1,4 @@
-"""Tokens and words of the tiles in which heads make logits: TRL 1.16's chunked head, Liger's, torchtune's and litgpt's. Bytes: activations/head.py."""
+"""Sizes of the tiles in which heads make logits: TRL 1.16's chunked head, Liger's, torchtune's and litgpt's. Bytes: activations/head.py."""
 
 from __future__ import annotations
 
