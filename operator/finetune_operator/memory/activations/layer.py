@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 
 from finetune_operator.memory.activations.attention import attention
@@ -14,9 +15,14 @@ from finetune_operator.memory.activations.tape import Profile, Tape, Value
 from finetune_operator.memory.blocks import Block, NormPlacement
 
 
-@lru_cache(maxsize=1024)
 def layer_profile(hidden: int, block: Block, mode: LayerMode) -> Profile:
     """Return what one layer keeps, and the points of its forward and backward pass."""
+    # Gradients that do not stay here are not added to earlier ones either: one programme is enough for both.
+    return _played(hidden, block, mode if mode.keeps_gradients else replace(mode, accumulates=False))
+
+
+@lru_cache(maxsize=1024)
+def _played(hidden: int, block: Block, mode: LayerMode) -> Profile:
     tape = Tape(accumulates=mode.accumulates)
     stream = tape.tensor(Size(hidden * mode.stream), mode.stream, differentiable=mode.input_differentiable)
     record = _parallel if block.parallel else _in_turn

@@ -182,9 +182,19 @@ def _head(architecture: Architecture, workload: Workload) -> Profile:
 
 
 def head_mode(mode: LayerMode) -> LayerMode:
-    """The head's gradient stays whole until the root unit is reduced, whatever the sharding."""
-    quantized = mode.quantized and mode.software.quantizes_head
-    return replace(mode, keeps_gradients=True, quantized=quantized, tuning=Tuning.FULL)
+    """The head's gradient stays whole until the root unit is reduced, whatever the sharding; attention and adapters are none of its business."""
+    return replace(
+        mode,
+        keeps_gradients=True,
+        accumulates=mode.accumulates and mode.trains_weights,
+        quantized=mode.quantized and mode.software.quantizes_head,
+        tuning=Tuning.FULL,
+        targets=(),
+        rank=0,
+        drops=False,
+        kernel=AttentionKernel.SDPA,
+        masked=False,
+    )
 
 
 def _trains_head(workload: Workload) -> bool:

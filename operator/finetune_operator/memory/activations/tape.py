@@ -15,7 +15,9 @@ from typing import NamedTuple
 from finetune_operator.memory.activations.size import NOTHING, Size, highest, total
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(
+    eq=False, slots=True
+)  # not frozen: a programme has hundreds, and frozen ones take four times as long to make
 class Value:
     """A tensor; views share their storage."""
 
@@ -27,7 +29,7 @@ class Value:
     differentiable: bool
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Operation:
     """One autograd node."""
 
