@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from finetune_operator.api.plan import Component, MemoryEstimate
+from finetune_operator.api.plan import Component, MemoryEstimate, Phase
 from finetune_operator.cli.estimate_command import add_arguments
 from finetune_operator.cli.main import main
 from finetune_operator.cli.memory_picture import COLOURS, ranges_table
+from finetune_operator.planner.testing import SMALL, good, plan_of, spec_of
 
 TINY = {
     "model_type": "llama",
@@ -24,6 +25,7 @@ TINY = {
     "num_attention_heads": 4,
     "vocab_size": 512,
 }
+H200 = "NVIDIA-H200"
 LLAMA = "meta-llama/Meta-Llama-3-8B"
 ROOT = Path(__file__).parents[2]
 
@@ -79,6 +81,37 @@ def test_a_length_that_the_model_was_not_made_for_is_said_to_be(capsys: pytest.C
     for length, is_said in ((512, False), (513, True)):
         assert main(["estimate", "google-bert/bert-base-uncased", "--method", "full", "--length", str(length)]) == 0
         assert ("more than the 512 positions" in " ".join(capsys.readouterr().out.split())) is is_said
+
+
+@pytest.mark.parametrize(
+    ("method", "gpus", "strategy"),
+    [("full", 8, "fsdp"), ("lora", 1, "single"), ("lora", 4, "zero2"), ("qlora", 2, "fsdp"), ("full", 2, "ddp")],
+)
+def test_a_plan_and_an_estimate_of_the_same_thing_are_equal(
+    method: str, gpus: int, strategy: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    resources = {"gpuProduct": [H200], "gpus": gpus, "microBatchSize": 1, "gradientCheckpointing": "full"}
+    if gpus > 1:
+        resources["strategy"] = strategy
+    plan = good(plan_of(spec_of(SMALL, method=method, resources=resources, training={"globalBatchSize": 4 * gpus})))
+    options = ["--method", method, "--gpus", str(gpus), "--strategy", strategy, "--accumulation", "4"]
+    found = MemoryEstimate.model_validate(answer(capsys, SMALL, *options)["memory"])
+    assert found == plan.memory
+
+
+def test_host_memory_says_who_reads_the_weights_and_what_is_offloaded(capsys: pytest.CaptureFixture[str]) -> None:
+    def said(*options: str) -> str:
+        assert main(["estimate", LLAMA, "--method", "full", *options]) == 0
+        return " ".join(capsys.readouterr().out.partition("Host memory: ")[2].split())
+
+    assert said() == "29.9 GiB while each process loads the model"
+    assert said("--gpus", "8") == "29.9 GiB while the first process alone loads the model"
+    assert "GiB offloaded by each process" in said("--gpus", "8", "--strategy", "zero3", "--offload", "optimizer")
+
+
+def test_an_evaluation_is_a_phase(capsys: pytest.CaptureFixture[str]) -> None:
+    memory = MemoryEstimate.model_validate(answer(capsys, LLAMA, "--evaluation-batch", "4")["memory"])
+    assert Phase.EVALUATION in [phase.phase for phase in memory.phases]
 
 
 def test_what_fits_is_what_the_planner_would_take(capsys: pytest.CaptureFixture[str]) -> None:

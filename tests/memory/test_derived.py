@@ -36,7 +36,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "micro_batch": st.integers(1, 4),
     "sequence_length": st.sampled_from((1, 128, 1000, 8192)),
     "accumulation": st.integers(1, 3),
-    "processes": st.sampled_from((1, 2, 8)),
+    "processes": st.sampled_from((1, 2, 8, 48)),
     "strategy": st.sampled_from(list(Strategy)),
     "checkpointing": st.sampled_from(list(Checkpointing)),
     "syncs_every_batch": st.booleans(),

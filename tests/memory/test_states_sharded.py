@@ -9,6 +9,11 @@ from typing import Any
 
 import pytest
 
+from finetune_operator.api.compatibility import Strategy
+from finetune_operator.memory.architecture import Architecture, architecture_of
+from finetune_operator.memory.states import states_of
+from finetune_operator.memory.workload import FLOAT32, Tuning, Workload
+
 HIDDEN, TOKENS, LAYERS, RANKS = 32, 128, 6, 4
 
 
@@ -149,3 +154,39 @@ def test_fsdp_2_holds_whole_gradients_in_the_compute_type_while_it_accumulates(r
     model.set_requires_gradient_sync(True)
     model(torch.randn(1, TOKENS, HIDDEN)).backward()
     assert gradient_bytes(model) == 4 * parameters // RANKS
+
+
+@pytest.mark.parametrize("experts", [4, 3, 2])
+def test_experts_that_the_processes_do_not_divide_are_padded(ranks: None, experts: int) -> None:
+    """Three experts are four with padding: so much every process holds, and gathers, and the first one has a gradient of as many rows."""
+    import torch
+    from torch.distributed.fsdp._fully_shard._fsdp_state import _get_module_fsdp_state
+    from transformers import AutoModelForCausalLM, MixtralConfig
+
+    config = MixtralConfig(
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=512,
+        num_local_experts=experts,
+        num_experts_per_tok=2,
+    )
+    real = AutoModelForCausalLM.from_config(config)
+    mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (RANKS,))
+    for module in (*real.model.layers, real):
+        torch.distributed.fsdp.fully_shard(module, mesh=mesh)
+    tokens = torch.zeros(1, 8, dtype=torch.long)
+    real(input_ids=tokens, labels=tokens).loss.backward()
+
+    architecture = architecture_of(config.to_dict())
+    assert isinstance(architecture, Architecture)
+    workload = Workload(Tuning.FULL, FLOAT32, 1, 8, strategy=Strategy.FSDP, processes=RANKS)
+    states = states_of(architecture, workload)
+
+    groups = [_get_module_fsdp_state(module)._fsdp_param_group for module in (*real.model.layers, real)]
+    held = sum(parameter._sharded_param_data.nbytes for group in groups for parameter in group.fsdp_params)
+    layer = sum(gathered.numel() for parameter in groups[0].fsdp_params for gathered in parameter.all_gather_outputs)
+    gradients = sum(parameter.grad.to_local().nbytes for parameter in real.parameters())
+    assert (held, gradients, 4 * layer) == (states.resident_weights, states.gradients, states.layer_weights)

@@ -11,14 +11,14 @@ from typing import Final, TypeVar
 
 from pydantic import JsonValue
 
-from finetune_operator.api.compatibility import Checkpointing, Strategy
+from finetune_operator.api.compatibility import Checkpointing, Strategy, loads_once
 from finetune_operator.api.plan import PlanError
 from finetune_operator.cli.exit_codes import BAD_INPUT
 from finetune_operator.cli.manifest_file import UnreadableManifest
 from finetune_operator.cli.model_config import config_in_folder, known_config, similar_names
 from finetune_operator.memory.architecture import ALL_LINEAR, Architecture, architecture_of
 from finetune_operator.memory.estimate import estimate
-from finetune_operator.memory.states import trainable_parameters
+from finetune_operator.memory.states import host_load_bytes, states_of, trainable_parameters
 from finetune_operator.memory.workload import (
     BF16_FLOAT32_MOMENTS,
     FLOAT32,
@@ -35,6 +35,7 @@ from finetune_operator.memory.workload import (
 )
 from finetune_operator.planner.catalogue import CATALOGUE, UNKNOWN, gpu_of
 from finetune_operator.planner.known_models import KNOWN_MODELS
+from finetune_operator.planner.pools import gib
 
 NUMERICS: Final = {
     "bf16-float32-master": FLOAT32_MASTER,
@@ -82,6 +83,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dropout", type=float, default=0.0, help="dropout of the adapters' inputs (default: 0)")
     parser.add_argument("--trained-layers", type=_positive, default=2, help="of method freeze (default: 2)")
     parser.add_argument("--trained-fraction", type=float, default=0.25, help="of method spectrum (default: 0.25)")
+    parser.add_argument(
+        "--evaluation-batch",
+        type=_count,
+        default=0,
+        help="sequences per evaluation batch and process (default: 0, none)",
+    )
     parser.add_argument("--packing", action="store_true", help="rows are joined to full length: no padding mask")
     parser.add_argument("--gpu", metavar="PRODUCT", help="compare with this type's memory, such as NVIDIA-L4")
     parser.add_argument(
@@ -92,6 +99,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 0")
     return int(text)
 
 
@@ -115,6 +128,8 @@ def run(options: argparse.Namespace) -> int:
         return BAD_INPUT
     memory = estimate(architecture, workload)
     trained = trainable_parameters(architecture, workload)
+    load_bytes = host_load_bytes(architecture, workload)
+    offloaded_bytes = states_of(architecture, workload).host
     if options.output == "json":
         answer = {
             "model": options.model,
@@ -122,6 +137,7 @@ def run(options: argparse.Namespace) -> int:
             "trainableParameters": trained,
             "gpuMemoryBytes": capacity,
             "memory": memory.to_json_dict(),
+            "hostMemory": {"loadBytes": load_bytes, "offloadedBytes": offloaded_bytes},
         }
         print(json.dumps(answer, indent=2))
         return 0
@@ -135,7 +151,17 @@ def run(options: argparse.Namespace) -> int:
     if 0 < architecture.max_positions < options.length:
         counts += f"; --length {options.length} is more than the {architecture.max_positions} positions that the model was made for"
     console.print(estimate_picture(memory, counts, capacity, width=console.width))
+    console.print(_host_line(architecture, workload, load_bytes, offloaded_bytes))
     return 0
+
+
+def _host_line(architecture: Architecture, workload: Workload, load_bytes: int, offloaded_bytes: int) -> str:
+    """Host memory, the one figure in which ranks differ: where only the first process reads weights the others take none."""
+    readers = "each process"
+    if workload.processes > 1 and host_load_bytes(architecture, workload, 2) == load_bytes:
+        readers = "the first process alone"
+    offloaded = f", {gib(offloaded_bytes)} GiB offloaded by each process" if offloaded_bytes else ""
+    return f"\nHost memory: {gib(load_bytes)} GiB while {readers} loads the model{offloaded}"
 
 
 def _architecture(model: str) -> Architecture:
@@ -228,6 +254,11 @@ def _workload(options: argparse.Namespace, architecture: Architecture) -> Worklo
         packing=options.packing,
         goal=Goal(options.objective),
         offload=offload,
+        evaluation_batch=options.evaluation_batch,
+        # As the trainer does it (memory.workload.workload_of), so that a plan and an estimate of the same thing are equal.
+        syncs_every_batch=strategy is Strategy.FSDP,
+        loads_whole=quantization is not Quantization.NONE and strategy is Strategy.FSDP,
+        efficient_loading=loads_once(strategy, quantized=quantization is not Quantization.NONE),
         trained_layers=options.trained_layers if tuning is Tuning.FREEZE else 0,
         trained_fraction=options.trained_fraction if tuning is Tuning.SPECTRUM else 0.0,
     )

@@ -10,6 +10,7 @@ from finetune_operator.memory.architecture import Architecture
 from finetune_operator.memory.derived import derived
 from finetune_operator.memory.states.load import loaded_weights
 from finetune_operator.memory.states.optimizers import OptimizerMemory, optimizer_memory
+from finetune_operator.memory.states.padding import padding_of
 from finetune_operator.memory.states.quantization import (
     base_weight_bytes,
     dequantised_bytes,
@@ -37,7 +38,7 @@ def states_of(architecture: Architecture, workload: Workload) -> States:
     """Return the states of one process; sharding.py has the formula of each strategy. Sharded sizes are rounded up."""
     model = _model(architecture, workload)
     whole = model.whole
-    held = shard(whole, workload)
+    held = shard(whole, workload, padding_of(architecture, workload))
     return States(
         trainable=model.trainable,
         resident_weights=held.resident,

@@ -3,7 +3,7 @@
 With P trained parameters of t bytes (gradients t, moments m each), a compute type of c bytes, N processes, F bytes of frozen weights:
 
 - single, DDP: F + tP + tP + 2mP; DDP adds buckets of tP (torch copies gradients into them: gradient_as_bucket_view is off in accelerate).
-- FSDP 1 and 2: everything / N; inside a step the root unit (embeddings, head) and two layers whole in the compute type.
+- FSDP 1 and 2: everything / N (FSDP 2: padding.py); inside a step the root unit (embeddings, head) and two layers whole in the compute type.
 - ZeRO with t = 4 and c = 2: ZeRO-1 2P + 2P + 12P/N, ZeRO-2 2P + 2P/N + 12P/N, ZeRO-3 18P/N plus live layers, and 4P/N more inside the step,
   where gradients are widened to float32 (ZeRO paper, arXiv 1910.02054, figure 1; deepspeed 0.19, stage_1_and_2.py and stage3.py).
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from finetune_operator.api.compatibility import Strategy
+from finetune_operator.memory.states.padding import NO_PADDING, Padding
 from finetune_operator.memory.workload import Offload, Workload
 
 
@@ -61,12 +62,12 @@ def share(size: int, processes: int) -> int:
     return -(-size // processes)
 
 
-def shard(whole: Whole, workload: Workload) -> Shard:
-    """Return what one process holds of `whole`."""
+def shard(whole: Whole, workload: Workload, padding: Padding = NO_PADDING) -> Shard:
+    """Return what one process holds of `whole`: the first one, where FSDP 2 cannot spread evenly."""
     if workload.shards == 1:
         return _copied(whole, workload)
     if workload.strategy is Strategy.FSDP:
-        return _fsdp(whole, workload)
+        return _fsdp(whole, workload, padding)
     return _zero3(whole, workload) if workload.strategy is Strategy.ZERO3 else _zero12(whole, workload)
 
 
@@ -82,7 +83,7 @@ def _copied(whole: Whole, workload: Workload) -> Shard:
     )
 
 
-def _fsdp(whole: Whole, workload: Workload) -> Shard:
+def _fsdp(whole: Whole, workload: Workload, padding: Padding) -> Shard:
     """FSDP 1 and 2 under accelerate's mixed precision: parameters are gathered and gradients reduced in the compute type.
 
     Reduction holds the gradient and its copy: FSDP 2 lays it out for the reduce-scatter (torch 2.13, foreach_reduce), FSDP 1 joins the
@@ -92,29 +93,38 @@ def _fsdp(whole: Whole, workload: Workload) -> Shard:
     set_requires_gradient_sync(False)): every process then holds the whole gradient in the compute type.
     """
     numerics, shards = workload.numerics, workload.shards
-    trained = numerics.trained * whole.parameters
-    reduced = numerics.compute + numerics.reduction
-    moments = share(whole.moments, shards)
-    gradients = share(numerics.trained * whole.gradient_parameters, shards)
+    trained = numerics.trained * (whole.parameters + padding.trained)
+    moments = share(whole.moments + _alike(whole.moments, whole, padding), shards)
+    gradients = share(numerics.trained * (whole.gradient_parameters + padding.trained), shards)
     accumulated = 0
     if workload.accumulation > 1:
         accumulated = gradients if workload.syncs_every_batch else numerics.compute * whole.gradient_parameters
     held = Shard(
-        resident=share(whole.frozen + whole.reference + trained, shards),
+        resident=share(
+            whole.frozen + padding.frozen + whole.reference + _alike(whole.reference, whole, padding) + trained, shards
+        ),
         gradients=gradients,
         accumulated=accumulated,
         moments=moments,
-        step=share(whole.step, shards),
+        step=share(whole.step + _alike(whole.step, whole, padding), shards),
         root=whole.root_frozen + numerics.compute * whole.root_parameters,
-        layer=whole.layer_frozen + numerics.compute * whole.layer_parameters,
-        layer_reduction=reduced * whole.layer_gradients,
-        root_reduction=reduced * whole.root_parameters,
+        layer=whole.layer_frozen
+        + padding.layer_frozen
+        + numerics.compute * (whole.layer_parameters + padding.layer_trained),
+        layer_reduction=numerics.compute * whole.layer_gradients
+        + numerics.reduction * (whole.layer_gradients + padding.layer_trained),
+        root_reduction=(numerics.compute + numerics.reduction) * whole.root_parameters,
     )
     if workload.offload is Offload.NONE:
         return held
     # torch knows one policy for FSDP: weights, gradients and moments on the host (CPUOffloadPolicy).
     host = held.resident + gradients + moments
     return held._replace(resident=0, gradients=0, moments=0, step=0, host=host)
+
+
+def _alike(size: int, whole: Whole, padding: Padding) -> int:
+    """What comes to `size` bytes that belong to the trained parameters."""
+    return size * padding.trained // whole.parameters if whole.parameters else 0
 
 
 def _zero3(whole: Whole, workload: Workload) -> Shard:
