@@ -17,7 +17,7 @@ export TOKENIZERS_PARALLELISM ?= false
 
 .PHONY: help
 help: ## List the targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-19s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: $(STAMP) ## Make .venv with everything for development
@@ -82,8 +82,9 @@ requirements: setup ## Compile the pinned requirement files again
 	done
 
 .PHONY: bench
-bench: setup ## Measure; each program prints JSON (apply_to_pods.py needs Go)
-	for program in bench/*.py; do $(BIN)/python $$program; done
+bench: setup ## Measure; each program prints JSON (apply_to_pods.py needs Go). CSV=FILE also scores the estimates on published runs
+	for program in $(filter-out %_accuracy.py,$(wildcard bench/*.py)); do $(BIN)/python $$program || exit; done
+	$(if $(CSV),for program in bench/*_accuracy.py; do $(BIN)/python $$program $(CSV) || exit; done)
 
 # Real Kubernetes on this machine. Root and Go; Debian packages are installed when absent, programs compiled once (about 15 min).
 CLUSTER := $(BIN)/python tests/cluster/cluster.py

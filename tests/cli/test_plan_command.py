@@ -112,6 +112,19 @@ def test_a_gpu_type_that_is_too_small_is_refused_with_the_type_that_would_do(
     assert re.search(r"it needs \d+ × NVIDIA", capsys.readouterr().err)
 
 
+def test_a_short_name_of_a_gpu_type_is_planned_and_said_to_be_no_label(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for product, is_said in (
+        ("H100", True),
+        ("NVIDIA-H100-80GB-HBM3", False),
+        ("NVIDIA-A100-SXM4-80GB-MIG-3g.40gb", False),
+    ):
+        assert main(["plan", "-f", write_job(tmp_path, resources=f"{{gpuProduct: [{product}]}}"), "-o", "json"]) == 0
+        assumptions = json.loads(capsys.readouterr().out)["assumptions"]
+        assert any("has to equal the node label" in assumption for assumption in assumptions) is is_said
+
+
 def test_a_reader_that_goes_away_is_no_failure_of_ours(tmp_path: Path) -> None:
     """`finetune plan -o json | head -1`: no traceback, and the exit code of programs that a closed pipe has ended."""
     reading, writing = os.pipe()

@@ -163,6 +163,14 @@ def _assumed_inventory(spec: FineTuneJobSpec) -> tuple[Inventory, tuple[str, ...
     usual = catalogue_inventory().gpu_nodes
     named = tuple(nodes for nodes in catalogue_inventory(products).gpu_nodes if products and nodes not in usual)
     which = " or ".join(products) if products else "each NVIDIA type but GeForce that the catalogue knows"
+    short = [
+        product for product in products if product not in {gpu.product for gpu in CATALOGUE} and "-MIG-" not in product
+    ]
+    aliases = tuple(
+        f"resources.gpuProduct: {product} is taken for {gpu_of(product).product}; in a cluster it has to equal the node label nvidia.com/gpu.product"
+        for product in short
+    )
     return Inventory(gpu_nodes=(*usual, *named)), (
         f"nodes: no inventory given; eight nodes with eight GPUs of {which}",
+        *aliases,
     )
