@@ -114,6 +114,14 @@ def test_an_evaluation_is_a_phase(capsys: pytest.CaptureFixture[str]) -> None:
     assert Phase.EVALUATION in [phase.phase for phase in memory.phases]
 
 
+def test_of_a_multimodal_model_it_is_said_that_the_text_part_alone_is_counted(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for model, is_said in (("google/gemma-3-4b-it", True), ("google/gemma-3-1b-it", False)):
+        assert main(["estimate", model]) == 0
+        assert ("the text part alone" in " ".join(capsys.readouterr().out.split())) is is_said
+
+
 def test_what_fits_is_what_the_planner_would_take(capsys: pytest.CaptureFixture[str]) -> None:
     """The planner leaves 2 % of a GPU free (pools.GPU_RESERVE): so near below its memory the estimate must not say `fits`."""
     memory = MemoryEstimate.model_validate(answer(capsys, LLAMA)["memory"])

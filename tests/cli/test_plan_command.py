@@ -207,11 +207,17 @@ def test_an_inspection_is_shown_by_numbers_and_line_numbers_only() -> None:
     )
     problem = RowProblem(file="rows.jsonl", line=17, reason="no completion")
     data = DatasetFacts(
-        uri="s3://data/rows.jsonl", format="messages", files=(), rows=7, dropped=1, problems=(problem,), tokens=tokens
+        uri="s3://data/[bold]rows.jsonl",
+        format="messages",
+        files=(),
+        rows=7,
+        dropped=1,
+        problems=(problem,),
+        tokens=tokens,
     )
     report = InspectionReport(key="k", job="team/tune", finished_at="", seconds=1.0, model=model, dataset=data)
     text = printed(inspection_table(report))
-    for words in ("1,234,567", "7 usable, 1 dropped", "rows.jsonl:17", "no completion"):
+    for words in ("s3://data/[bold]rows.jsonl", "1,234,567", "7 usable, 1 dropped", "rows.jsonl:17", "no completion"):
         assert words in text
 
 

@@ -77,3 +77,14 @@ def test_a_history_that_is_none_stops_the_run_before_it_starts_and_is_never_over
     manifest = Path(__file__).parents[2] / "examples" / "minimal.yaml"
     assert main(["run", "-f", str(manifest), "--folder", str(tmp_path)]) == 2
     assert f"{path}: is no History" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_made_ends_with_2_and_names_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    manifest = Path(__file__).parents[2] / "examples" / "minimal.yaml"
+    assert main(["run", "-f", str(manifest), "--folder", str(tmp_path / "file")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"finetune run: --folder: {tmp_path / 'file'} cannot be used: ")
+    assert len(said.splitlines()) == 1

@@ -16,7 +16,7 @@ from finetune_operator.api.plan import PlanError
 from finetune_operator.cli.exit_codes import BAD_INPUT
 from finetune_operator.cli.manifest_file import UnreadableManifest
 from finetune_operator.cli.model_config import config_in_folder, known_config, similar_names
-from finetune_operator.memory.architecture import ALL_LINEAR, Architecture, architecture_of
+from finetune_operator.memory.architecture import ALL_LINEAR, Architecture, architecture_of, text_part
 from finetune_operator.memory.estimate import estimate
 from finetune_operator.memory.states import host_load_bytes, states_of, trainable_parameters
 from finetune_operator.memory.workload import (
@@ -120,7 +120,8 @@ def _choice(
 def run(options: argparse.Namespace) -> int:
     """Print the estimate. Return 0, or 2 when model, GPU or the combination of options cannot be used (why on stderr)."""
     try:
-        architecture = _architecture(options.model)
+        config = _config(options.model)
+        architecture = _architecture(config)
         capacity = _capacity(options.gpu)
         workload = _workload(options, architecture)
     except UnreadableManifest as error:
@@ -148,6 +149,8 @@ def run(options: argparse.Namespace) -> int:
 
     console = Console(highlight=False)
     counts = f"{architecture.parameters:,} parameters, {trained:,} trained"
+    if text_part(config) is not config:
+        counts += "; the text part alone, without the vision tower"
     if 0 < architecture.max_positions < options.length:
         counts += f"; --length {options.length} is more than the {architecture.max_positions} positions that the model was made for"
     console.print(estimate_picture(memory, counts, capacity, width=console.width))
@@ -164,21 +167,30 @@ def _host_line(architecture: Architecture, workload: Workload, load_bytes: int, 
     return f"\nHost memory: {gib(load_bytes)} GiB while {readers} loads the model{offloaded}"
 
 
-def _architecture(model: str) -> Architecture:
-    """Read the model's numbers.
+def _config(model: str) -> dict[str, JsonValue]:
+    """Return the content of the model's config.json.
 
     Raises:
-        UnreadableManifest: the model is neither known nor a folder with a usable config.json.
+        UnreadableManifest: the model is neither known nor a folder with a config.json.
     """
     name = model.removeprefix("hf://")
     folder = Path(model.removeprefix("file://"))
-    config: dict[str, JsonValue] | None = known_config(name)
-    if config is None and not folder.is_dir():
+    known = known_config(name)
+    if known is None and not folder.is_dir():
         raise UnreadableManifest(
             f"model: {model} is no folder and none of the {len(KNOWN_MODELS)} models whose numbers are shipped; "
             f"{similar_names(name)}give a folder with the model's config.json"
         )
-    answer = architecture_of(config if config is not None else config_in_folder(folder))
+    return known if known is not None else config_in_folder(folder)
+
+
+def _architecture(config: dict[str, JsonValue]) -> Architecture:
+    """Return the model's numbers.
+
+    Raises:
+        UnreadableManifest: config.json cannot be used.
+    """
+    answer = architecture_of(config)
     if isinstance(answer, PlanError):
         raise UnreadableManifest(answer.message)
     return answer

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from finetune_operator.api.history import EMPTY_HISTORY, History
@@ -26,7 +27,13 @@ from finetune_operator.api.progress import TerminationMessage
 from finetune_operator.api.run_events import CheckpointEvent, ResumeEvent, RunEvent, StepEvent
 from finetune_operator.cli.exit_codes import BAD_INPUT, NO_PLAN
 from finetune_operator.cli.local_machine import inventory_of_this_machine
-from finetune_operator.cli.manifest_file import UnreadableManifest, add_filename, read_job, with_absolute_locations
+from finetune_operator.cli.manifest_file import (
+    UnreadableManifest,
+    add_filename,
+    read_job,
+    reason_of,
+    with_absolute_locations,
+)
 from finetune_operator.cli.run_history import finished_run, history_in, remember
 from finetune_operator.cli.run_report import RunRecord
 from finetune_operator.cli.tables import inspection_table, memory_comparison_table, plan_table
@@ -75,7 +82,11 @@ def run(options: argparse.Namespace) -> int:
         print(f"finetune run: {error}", file=sys.stderr)
         return BAD_INPUT
     job = job.model_copy(update={"spec": with_absolute_locations(job.spec, Path.cwd())})
-    local_run = LocalRun(job, options.folder, console, history)
+    try:
+        local_run = LocalRun(job, options.folder, console, history)
+    except OSError as error:
+        print(f"finetune run: --folder: {options.folder} cannot be used: {reason_of(error)}", file=sys.stderr)
+        return BAD_INPUT
     try:
         local_run.run()
     except RunFailed as failure:
@@ -84,12 +95,12 @@ def run(options: argparse.Namespace) -> int:
     finally:
         report = local_run.write_report(options.report)
     if report is not None:
-        console.print(f"Report: {report}", soft_wrap=True)
+        console.print(f"Report: {escape(str(report))}", soft_wrap=True)
     if (finished := local_run.finished()) is not None:
         try:
             remember(history_path, finished)
         except (UnreadableManifest, OSError) as error:
-            console.print(f"[yellow]This run is not remembered for later plans: {error}[/yellow]")
+            console.print(f"[yellow]This run is not remembered for later plans: {escape(str(error))}[/yellow]")
     return 0
 
 
@@ -179,7 +190,7 @@ class LocalRun:
             if isinstance(verdict, GiveUp):
                 raise RunFailed(f"{verdict.reason}: {verdict.message} (log: {ending.log})", ending.exit_code)
             self._console.print(
-                f"[yellow]Attempt {number} ended: {ending.message.reason}: {ending.message.message} "
+                f"[yellow]Attempt {number} ended: {ending.message.reason}: {escape(ending.message.message.rstrip('. '))}. "
                 f"Attempt {number + 1} goes on from the newest verified checkpoint.[/yellow]"
             )
             if verdict.inspect_again:
@@ -226,7 +237,7 @@ class LocalRun:
                         progress.update(task, completed=event.step)
                     case CheckpointEvent() if not event.verified:
                         progress.console.print(
-                            f"[yellow]Checkpoint of step {event.step} rejected: {event.problem}[/yellow]"
+                            f"[yellow]Checkpoint of step {event.step} rejected: {escape(event.problem)}[/yellow]"
                         )
 
             return self._trainer.run(f"attempt-{number}", "launch", "--plan", str(path), on_event=show)
@@ -236,7 +247,7 @@ class LocalRun:
             ending = self._trainer.run("publish", "publish", "--plan", str(plan_path), on_event=self._record.add)
         if ending.exit_code != 0:
             raise _failure("publication", ending)
-        self._console.print(f"[green]Published[/green] {self._job.spec.output.uri}", soft_wrap=True)
+        self._console.print(f"[green]Published[/green] {escape(self._job.spec.output.uri)}", soft_wrap=True)
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:

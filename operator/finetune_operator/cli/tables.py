@@ -19,7 +19,8 @@ def _facts(title: str, rows: list[tuple[str, str]]) -> Table:
     table.add_column(no_wrap=True, style="bold")
     table.add_column()
     for name, value in rows:
-        table.add_row(name, value)
+        # As text: rich would read brackets of a file's name as a style.
+        table.add_row(name, Text(value))
     return table
 
 
