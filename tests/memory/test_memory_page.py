@@ -1,0 +1,23 @@
+"""docs/explanation/memory.md has the margins of the code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from finetune_operator.api.plan import GIB
+from finetune_operator.memory import allocator, footprint
+from finetune_operator.planner.pools import GPU_RESERVE
+
+PAGE = (Path(__file__).parents[2] / "docs" / "explanation" / "memory.md").read_text()
+
+
+def test_the_shares_of_upper_are_those_of_the_code() -> None:
+    for row in (
+        f"| always | {100 * allocator.UPPER_MARGIN:g} % |",
+        f"| quantised weights | {100 * allocator.QUANTIZED_MARGIN:g} % more |",
+        f"| sharding | {100 * allocator.SHARDED_MARGIN:g} % more |",
+        f"segments cannot grow (other programs) | {100 * allocator.VARIED_MARGIN:g} % more |",
+        f"(less {100 * GPU_RESERVE:g} % reserve)",
+        f"On the CPU it is {100 * footprint.CPU_MARGIN:g} % and {footprint.CPU_UPPER_CONSTANT * 1024 // GIB} MiB.",
+    ):
+        assert row in PAGE
