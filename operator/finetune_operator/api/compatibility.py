@@ -83,6 +83,16 @@ IMPOSSIBLE: Final = (
 )
 
 
+EXPERTS_ADAPTED: Final = frozenset({"deepseek_v2", "deepseek_v3", "glm4_moe", "mixtral", "olmoe", "qwen3_moe"})
+"""Model types whose experts and router get adapters from targets all-linear, or from the names that their linear modules had in transformers 4.
+
+PEFT 0.21 translates those names to the parameters of transformers 5 (peft/utils/transformers_weight_conversion.py, _convert_peft_config_moe),
+each expert with its own pair of matrices, gate and up with twice the rank. Linear modules of the same names (shared experts, dense layers) then
+get none. It adds the adapters' product to the weights in every pass (lora.ParamWrapper): no dropout, and gate and up together or not at all.
+Qwen 2's, Granite's and Llama 4's experts and gpt-oss's have no adapters with all-linear.
+"""
+
+
 def impossibility(
     method: Method, strategy: Strategy, accelerator: str, table: Iterable[Impossible] = IMPOSSIBLE
 ) -> Impossible | None:

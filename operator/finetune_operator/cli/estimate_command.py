@@ -230,10 +230,10 @@ def _workload(options: argparse.Namespace, architecture: Architecture) -> Worklo
             f"--trained-layers: {options.trained_layers} is more than the model's {architecture.layers} layers; use fewer, or --method full"
         )
     targets = tuple(name.strip() for name in options.targets.split(",") if name.strip()) or (ALL_LINEAR,)
-    unknown = [name for name in targets if name != ALL_LINEAR and name not in architecture.linear_names()]
+    unknown = [name for name in targets if name != ALL_LINEAR and name not in architecture.target_names()]
     if unknown:
         raise UnreadableManifest(
-            f"--targets: the model has no linear module {', '.join(unknown)}; it has {', '.join(architecture.linear_names())}"
+            f"--targets: the model has no linear module {', '.join(unknown)}; it has {', '.join(architecture.target_names())}"
         )
     for option, value in (("--dropout", options.dropout), ("--trained-fraction", options.trained_fraction)):
         if not 0 <= value < 1:

@@ -138,14 +138,31 @@ class Architecture:
         return max((tensor.elements for tensor in self.tensors if tensor.linear), default=0)
 
     def adapted(self, targets: tuple[str, ...]) -> tuple[Tensor, ...]:
-        """Return the linear weights that get an adapter; `all-linear` means every one but the output head."""
-        if targets == (ALL_LINEAR,):
-            return tuple(tensor for tensor in self.tensors if tensor.linear)
-        return tuple(tensor for tensor in self.tensors if tensor.linear and tensor.name in targets)
+        """Return the weights that get an adapter; `all-linear` means every linear one but the output head.
+
+        Where PEFT adapts experts' parameters by the names that linear modules had, linear modules of those names get none.
+        """
+        everything, taken = targets == (ALL_LINEAR,), self.parameter_targets
+        return tuple(
+            tensor
+            for tensor in self.tensors
+            if (tensor.linear and tensor.name not in taken and (everything or tensor.name in targets))
+            or (tensor.targets and (everything or set(tensor.targets) <= set(targets)))
+        )
+
+    @cached_property
+    def parameter_targets(self) -> frozenset[str]:
+        """Names that stand for parameters which are no linear modules: of stacked experts and their routers."""
+        return frozenset(name for tensor in self.tensors for name in tensor.targets)
 
     def linear_names(self) -> tuple[str, ...]:
-        """Return the names that tuning.lora.targets may use."""
+        """Return the names of the model's linear modules."""
         return tuple(dict.fromkeys(tensor.name for tensor in self.tensors if tensor.linear))
+
+    def target_names(self) -> tuple[str, ...]:
+        """Return the names that tuning.lora.targets may use."""
+        others = (name for tensor in self.tensors for name in tensor.targets)
+        return tuple(dict.fromkeys((*self.linear_names(), *others)))
 
 
 ALL_LINEAR = "all-linear"
@@ -158,7 +175,9 @@ def lora_parameters(architecture: Architecture, rank: int, targets: tuple[str, .
     Source: the LoRA paper (arXiv 2106.09685), §4.1. Llama-3-8B with rank 16 on all linear layers: 41,943,040.
     """
     adapted = architecture.adapted(targets)
-    return sum(rank * (tensor.in_features + tensor.out_features) * tensor.copies for tensor in adapted)
+    return sum(
+        rank * tensor.adapters * (tensor.in_features + tensor.out_features) * tensor.copies for tensor in adapted
+    )
 
 
 def architecture_of(

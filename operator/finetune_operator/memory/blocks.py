@@ -78,6 +78,8 @@ class Tensor:
     out_features: int = 0
     subclassed: bool = False
     """Of a subclass of torch.nn.Linear (Falcon's, Llama 4's router): PEFT adapts it, bitsandbytes (transformers 5) leaves it as it is."""
+    targets: tuple[str, ...] = ()
+    """No linear module, but PEFT adapts it as a parameter where all of these names are targets (api.compatibility.EXPERTS_ADAPTED)."""
 
     @property
     def elements(self) -> int:
@@ -88,6 +90,12 @@ class Tensor:
     def total(self) -> int:
         """Elements of all copies."""
         return self.elements * self.copies
+
+    @property
+    def adapters(self) -> int:
+        """Low-rank pairs of the adapter's rank: one for a linear weight; of stacked experts one per expert and name that they stand for."""
+        experts = self.shape[0] if len(self.shape) == 3 else 1
+        return experts * max(1, len(self.targets))
 
     @property
     def quantisable(self) -> bool:
@@ -105,6 +113,8 @@ class Latent:
     """Width of the vector that keys and values of all heads are made of; it has a norm, as the queries' has."""
     rotary_width: int
     """Elements of a head that are turned. The key's are projected once and shared by all heads; `head_dim` includes them."""
+    complex_rotary: bool = False
+    """They are turned as complex numbers, in float32 (DeepSeek V2 of transformers)."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +207,13 @@ class FeedForward:
     experts_are_linear: bool = False
     """Experts and router are linear modules (transformers 4): adapted by all-linear and quantised. Since transformers 5 they are one
     three-dimensional parameter each for gate and up, and for down."""
+    experts_are_adapted: bool = False
+    """PEFT adapts these parameters, and the router, under the names of transformers 4 (`Tensor.targets`); it then leaves linear modules of
+    the same names without adapters."""
+    scores_float32: bool = False
+    """The router's scores stay float32, and so does what they multiply (Mixtral, DeepSeek); others cast them."""
+    router_float32: bool = False
+    """The router's product is computed in float32 from a float32 copy of its input (DeepSeek, GLM-4.5)."""
     every_expert_sees_every_token: bool = False
     """Llama 4 runs each expert over all tokens and multiplies what was not routed to it by zero."""
     expert_bias: bool = False

@@ -18,7 +18,7 @@ from finetune_operator.api.plan import Plan, PlanError
 from finetune_operator.api.prices import NO_PRICES, Prices
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import FineTuneJobSpec
-from finetune_operator.memory.architecture import ALL_LINEAR, Architecture, Head, architecture_of
+from finetune_operator.memory.architecture import Head, architecture_of
 from finetune_operator.memory.states import trainable_parameters
 from finetune_operator.planner.candidate import Candidate
 from finetune_operator.planner.candidates import check_micro_batch, forbidden_strategy, process_counts
@@ -39,6 +39,7 @@ from finetune_operator.planner.pools import Pool, cpu_pools, gpu_pools
 from finetune_operator.planner.price_list import PriceList
 from finetune_operator.planner.search import Outcome, search
 from finetune_operator.planner.speed import throughput_of
+from finetune_operator.planner.targets import check_targets
 from finetune_operator.planner.task import Task
 
 STORED_BYTES_PER_PARAMETER = 2
@@ -160,7 +161,7 @@ def question_of(
     counts = process_counts(spec)
     if isinstance(counts, PlanError):
         return counts
-    refusal = forbidden_strategy(spec) or check_micro_batch(spec, counts) or _check_targets(spec, architecture)
+    refusal = forbidden_strategy(spec) or check_micro_batch(spec, counts) or check_targets(spec, architecture)
     if refusal is not None:
         return refusal
     weight_bytes = architecture.parameters * STORED_BYTES_PER_PARAMETER
@@ -216,23 +217,6 @@ def _not_launched(task: Task) -> PlanError | None:
             f"objective: {task.spec.objective} teaches a model to write the next token, and {task.spec.model.uri} "
             f"({task.architecture.model_type}) is an encoder; set model.uri to a decoder-only model. "
             "finetune estimate tells the memory of an encoder all the same"
-        ),
-    )
-
-
-def _check_targets(spec: FineTuneJobSpec, architecture: Architecture) -> PlanError | None:
-    targets = tuple(spec.tuning.adapter.targets)
-    if spec.tuning.method is Method.FULL or targets == (ALL_LINEAR,):
-        return None
-    names = architecture.linear_names()
-    unknown = [target for target in targets if target not in names]
-    if not unknown:
-        return None
-    return PlanError(
-        reason=Reason.INVALID_SPEC,
-        message=(
-            f"tuning.lora.targets: {', '.join(unknown)} is no linear layer of a {architecture.model_type} model; "
-            f"use some of {', '.join(names)}, or all-linear"
         ),
     )
 

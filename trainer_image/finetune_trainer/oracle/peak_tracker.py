@@ -196,6 +196,11 @@ def _local(tensor: torch.Tensor) -> torch.Tensor:
     return tensor._local_tensor if isinstance(tensor, DTensor) else tensor
 
 
+_INDEX_PUT_ACCUMULATES: Final = 4
+"""Arguments of index_put when it adds. Only indexing's backward calls it so: into the zeros that it has just made, in place unless a dispatch
+mode is on (torch 2.13, FunctionsManual.cpp, index_backward: areAnyTensorSubclassLike)."""
+
+
 class _TrackingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, tracker: PeakTracker) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -207,6 +212,8 @@ class _TrackingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if DTensor in types:
             # Made of local tensors, whose own operations come by one level down.
             return NotImplemented
+        if func is torch.ops.aten.index_put.default and len(args) == _INDEX_PUT_ACCUMULATES and args[-1]:
+            func = torch.ops.aten.index_put_.default
         out = func(*args, **(kwargs or {}))
         if isinstance(out, torch.Tensor):
             self._tracker.observe(out, func.__name__)

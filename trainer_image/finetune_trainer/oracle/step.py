@@ -10,6 +10,7 @@ from unittest import mock
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.checkpoint import DefaultDeviceType
 
 from finetune_trainer.oracle.chunked_head import gpu_kernels_of_chunked_head
 from finetune_trainer.oracle.gpu_operators import GpuOperators
@@ -94,7 +95,8 @@ def _measure(tracker: PeakTracker, setting: TraceSetting, model: TracedModel, re
     if setting.accumulation > 1:
         _make_gradients(tracker, model)
     tracker.start_measuring()
-    _forward_and_backward(tracker, setting, model, reference, batch)
+    with _cuda_autocast_said(setting):
+        _forward_and_backward(tracker, setting, model, reference, batch)
     gradients = [parameter.grad for parameter in model.trained if parameter.grad is not None]
     tracker.assign(gradients, Category.GRADIENTS)
     del gradients
@@ -144,17 +146,26 @@ def _forward_and_backward(
 
 @contextlib.contextmanager
 def _autocast(setting: TraceSetting) -> Iterator[None]:
-    """bfloat16 autocast; also set for CUDA, since PEFT asks `torch.is_autocast_enabled()`, which means CUDA's."""
-    if not setting.autocasts or setting.processes > 1:  # FSDP2 casts the weights itself
+    """bfloat16 autocast, unless FSDP2 casts the weights itself."""
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=setting.autocasts and setting.processes == 1):
         yield
-        return
-    before = torch.is_autocast_enabled("cuda")
-    torch.set_autocast_enabled("cuda", True)
+
+
+@contextlib.contextmanager
+def _cuda_autocast_said(setting: TraceSetting) -> Iterator[None]:
+    """Say that CUDA's autocast is on: PEFT asks `torch.is_autocast_enabled()`, which means CUDA's, also when layers are computed again.
+
+    torch.utils.checkpoint would switch it off there, since autocast of a device that is missing is disabled; so it is told that the device
+    is the CPU.
+    """
+    before, device = torch.is_autocast_enabled("cuda"), DefaultDeviceType.get_device_type()
+    torch.set_autocast_enabled("cuda", setting.autocasts and setting.processes == 1)
+    DefaultDeviceType.set_device_type("cpu")
     try:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            yield
+        yield
     finally:
         torch.set_autocast_enabled("cuda", before)
+        DefaultDeviceType.set_device_type(device)
 
 
 def _follow_phases(tracker: PeakTracker, model: TracedModel) -> None:

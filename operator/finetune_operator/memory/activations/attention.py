@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from finetune_operator.memory.activations.gradients import Value
 from finetune_operator.memory.activations.linear import linear
 from finetune_operator.memory.activations.mode import LayerMode
 from finetune_operator.memory.activations.norms import norm
 from finetune_operator.memory.activations.size import Size
-from finetune_operator.memory.activations.tape import Tape, Value
+from finetune_operator.memory.activations.tape import Tape
 from finetune_operator.memory.blocks import Attention, Block, Latent, Positions
 from finetune_operator.memory.workload import AttentionKernel, Tuning
 
@@ -52,29 +53,48 @@ def _from_prefix(tape: Tape, part: Attention, query: Value) -> Value:
 def _from_latent(tape: Tape, mode: LayerMode, block: Block, latent: Latent, value: Value) -> tuple[Value, Value, Value]:
     """Record multi-head latent attention as transformers trains it, with keys and values of all heads widened.
 
-    The key's turned part is made once and joined to each head's own.
+    The key's turned part is made once, and written behind each head's own (expand_kv of transformers 5.23).
     """
-    part, width = block.attention, mode.compute
+    part = block.attention
     if latent.query_rank:
         narrow = norm(tape, mode, block.norm, linear(tape, mode, value, part.inputs[0], latent.query_rank))
         query = linear(tape, mode, narrow, "q_b_proj", part.query_width)
     else:
         query = linear(tape, mode, value, part.inputs[0], part.query_width)
     turned = latent.rotary_width * part.heads
-    query = _joined(tape, query, rotated(tape, part_of(tape, query, turned)), part.query_width)
+    plain_query, query = _parted(tape, query, turned)
     joined = linear(tape, mode, value, part.inputs[1], latent.key_value_rank + latent.rotary_width)
-    narrow = norm(tape, mode, block.norm, part_of(tape, joined, latent.key_value_rank))
-    turned_key = rotated(tape, part_of(tape, joined, latent.rotary_width))
-    own = part.key_width - turned
-    wide = linear(tape, mode, narrow, "kv_b_proj", own + part.value_width)
-    values = part_of(tape, wide, part.value_width)
-    key = _joined(tape, part_of(tape, wide, own), turned_key, part.key_width)
-    return query, tape.cast(key, width), values
+    narrow, turned_key = _parted(tape, joined, latent.rotary_width)
+    narrow = norm(tape, mode, block.norm, narrow)
+    query, turned_key = turned_pairs(tape, latent, query), turned_pairs(tape, latent, turned_key)
+    query = tape.join((plain_query, query))
+    wide = linear(tape, mode, narrow, "kv_b_proj", part.key_width - turned + part.value_width)
+    plain_key, values = _parted(tape, wide, part.value_width)
+    repeated_key = tape.view(turned_key, turned_key.size.times(part.heads))
+    key = tape.apply((), Size(part.key_width * wide.width), wide.width)
+    key = tape.write(tape.write(key, plain_key), repeated_key)
+    return query, key, values
 
 
-def _joined(tape: Tape, left: Value, right: Value, width: int) -> Value:
-    """Record a concatenation."""
-    return tape.apply((left, right), Size(width * left.width), left.width)
+def _parted(tape: Tape, value: Value, last: int) -> tuple[Value, Value]:
+    """Record a split of the last `last` elements from those before."""
+    end = Size(last * value.width)
+    first, second = tape.split(value, (value.size.minus(end), end))
+    return first, second
+
+
+def turned_pairs(tape: Tape, latent: Latent, value: Value) -> Value:
+    """Record the rotary embedding of neighbouring elements: as complex numbers in float32 (DeepSeek V2), or in halves (V3)."""
+    if latent.complex_rotary:
+        wide = tape.cast(value, 4)
+        return tape.cast(tape.apply((wide,), wide.size, 4), value.width)
+    half = Size(value.size.token // 2)
+    first, second = tape.slice(value, half), tape.slice(value, half)
+    ends = [
+        tape.add(tape.apply((one,), half, value.width), tape.apply((other,), half, value.width))
+        for one, other in ((first, second), (second, first))
+    ]
+    return tape.join(ends)
 
 
 def _projections(tape: Tape, mode: LayerMode, part: Attention, value: Value) -> tuple[Value, Value, Value]:
@@ -126,7 +146,7 @@ def rotated(tape: Tape, value: Value, share: float = 1.0) -> Value:
     turned = tape.apply((value,), value.size, value.width, transient=value.size)
     sine = tape.apply((turned,), value.size, value.width)
     out = tape.add(cosine, sine)
-    return _joined(tape, out, whole, whole.size.token // whole.width) if share < 1 else out
+    return tape.apply((out, whole), whole.size, whole.width) if share < 1 else out
 
 
 def attend(tape: Tape, mode: LayerMode, part: Attention, query: Value, key: Value, values: Value) -> Value:

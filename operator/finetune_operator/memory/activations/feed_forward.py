@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from finetune_operator.memory.activations.attention import part_of, scaled
+from finetune_operator.memory.activations.gradients import Value
 from finetune_operator.memory.activations.linear import linear
 from finetune_operator.memory.activations.mode import LayerMode
 from finetune_operator.memory.activations.size import Size
-from finetune_operator.memory.activations.tape import Tape, Value
+from finetune_operator.memory.activations.tape import Tape
 from finetune_operator.memory.blocks import Block, FeedForward
 from finetune_operator.memory.workload import Tuning
 
@@ -19,6 +22,8 @@ def feed_forward(tape: Tape, mode: LayerMode, block: Block, value: Value) -> Val
 def mlp(tape: Tape, mode: LayerMode, part: FeedForward, value: Value, width: int) -> Value:
     """Record gate, activation, up, product and down projection; ungated: activation between two linear modules."""
     hidden = value.size.token // value.width
+    if part.experts_are_adapted:
+        mode = replace(mode, targets=())
     if not part.gated:
         inner = activation(tape, mode, linear(tape, mode, value, part.inputs[0], width), fused=part.fused_activation)
     elif len(part.inputs) > 1:

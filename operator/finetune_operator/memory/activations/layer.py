@@ -8,10 +8,11 @@ from functools import lru_cache
 from finetune_operator.memory.activations.attention import attention
 from finetune_operator.memory.activations.experts import experts
 from finetune_operator.memory.activations.feed_forward import feed_forward
+from finetune_operator.memory.activations.gradients import Value
 from finetune_operator.memory.activations.mode import LayerMode
 from finetune_operator.memory.activations.norms import norm
 from finetune_operator.memory.activations.size import Size
-from finetune_operator.memory.activations.tape import Profile, Tape, Value
+from finetune_operator.memory.activations.tape import Profile, Tape
 from finetune_operator.memory.blocks import Block, NormPlacement
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from finetune_operator.memory.activations.gradients import Value
 from finetune_operator.memory.activations.mode import LayerMode
 from finetune_operator.memory.activations.size import Size
-from finetune_operator.memory.activations.tape import Tape, Value
+from finetune_operator.memory.activations.tape import Tape
 from finetune_operator.memory.blocks import NormKind
 
 FLOAT32 = 4

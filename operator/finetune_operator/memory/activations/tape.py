@@ -12,21 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from finetune_operator.memory.activations.gradients import Gradients, Value
 from finetune_operator.memory.activations.size import NOTHING, Size, highest, total
-
-
-@dataclass(
-    eq=False, slots=True
-)  # not frozen: a programme has hundreds, and frozen ones take four times as long to make
-class Value:
-    """A tensor; views share their storage."""
-
-    storage: int
-    size: Size
-    """Of the tensor itself, which may be a part of its storage."""
-    width: int
-    """Bytes per element."""
-    differentiable: bool
 
 
 @dataclass(slots=True)
@@ -34,13 +21,14 @@ class Operation:
     """One autograd node."""
 
     inputs: tuple[Value, ...]
-    output: Value
+    outputs: tuple[Value, ...]
+    """More than one of a split."""
     saved: tuple[int, ...]
     """Storages that stay until this node has run backwards."""
     held: tuple[int, ...]
     """Those of them that stay as long as the graph does: kept as an attribute of the node, or by the training loop."""
     passes_on: bool
-    """The gradient of the output is that of the inputs: views and sums."""
+    """The gradient of the output is that of the inputs: views, sums and concatenations."""
     transient: Size
     """What the backward formula makes and frees again."""
     weight_gradients: tuple[int, ...]
@@ -128,7 +116,7 @@ class Tape:
             if also_saves != NOTHING:
                 saved.add(self.tensor(also_saves, 1, differentiable=False).storage)
             weights = tuple(weight_gradients)
-            self._record(inputs, output, saved, passes_on=False, transient=transient, weights=weights, held=held)
+            self._record(inputs, (output,), saved, passes_on=False, transient=transient, weights=weights, held=held)
         saves_some = differentiable and (own or bool(saves) or bool(holds))
         self._pass(inputs, output.storage, saves=saves_some, saves_output=own, transient=forward_transient)
         return output
@@ -153,14 +141,39 @@ class Tape:
         """Record a view of `value`; its gradient is a view as well."""
         output = Value(value.storage, size or value.size, value.width, value.differentiable)
         if value.differentiable:
-            self._record((value,), output, set(), passes_on=True, transient=NOTHING, weights=())
+            self._record((value,), (output,), set(), passes_on=True)
         return output
 
     def slice(self, value: Value, size: Size) -> Value:
         """Record a part of `value`, which keeps its whole storage alive; its gradient is widened to the whole."""
         output = Value(value.storage, size, value.width, value.differentiable)
         if value.differentiable:
-            self._record((value,), output, set(), passes_on=False, transient=NOTHING, weights=())
+            self._record((value,), (output,), set(), passes_on=False)
+        return output
+
+    def split(self, value: Value, sizes: Sequence[Size]) -> tuple[Value, ...]:
+        """Record a split into parts (chunk, split): the gradients of all are joined into one of the whole at once."""
+        parts = tuple(Value(value.storage, size, value.width, value.differentiable) for size in sizes)
+        if value.differentiable:
+            self._record((value,), parts, set(), passes_on=False)
+        return parts
+
+    def join(self, parts: Sequence[Value]) -> Value:
+        """Record a concatenation: the parts' gradients are views of the whole one."""
+        size, width = total(part.size for part in parts), parts[0].width
+        output = self.tensor(size, width, differentiable=any(part.differentiable for part in parts))
+        self._pass(parts, output.storage, saves=False, saves_output=False, transient=NOTHING)
+        if output.differentiable:
+            self._record(parts, (output,), set(), passes_on=True)
+        return output
+
+    def write(self, whole: Value, part: Value) -> Value:
+        """Record the copy of `part` into a slice of `whole`: backwards the gradient of all is cloned, the part's own copied, and cleared there."""
+        output = Value(whole.storage, whole.size, whole.width, whole.differentiable or part.differentiable)
+        self.hold(whole, part)
+        if output.differentiable:
+            clone = NOTHING if whole.differentiable else whole.size
+            self._record((whole, part), (output,), set(), passes_on=False, transient=part.size.plus(clone))
         return output
 
     def add(self, left: Value, right: Value) -> Value:
@@ -170,7 +183,7 @@ class Tape:
         output = self.tensor(left.size, width, differentiable=left.differentiable or right.differentiable)
         self._pass((left, right), output.storage, saves=False, saves_output=False, transient=NOTHING)
         if output.differentiable:
-            self._record((left, right), output, set(), passes_on=True, transient=NOTHING, weights=())
+            self._record((left, right), (output,), set(), passes_on=True)
         return output
 
     def cast(self, value: Value, width: int, *, implied: bool = False) -> Value:
@@ -181,7 +194,7 @@ class Tape:
         if implied:
             output = Value(value.storage, size, width, value.differentiable)
             if value.differentiable:
-                self._record((value,), output, set(), passes_on=False, transient=NOTHING, weights=())
+                self._record((value,), (output,), set(), passes_on=False)
             return output
         return self.apply((value,), size, width)
 
@@ -220,37 +233,37 @@ class Tape:
     def _record(
         self,
         inputs: Sequence[Value],
-        output: Value,
+        outputs: tuple[Value, ...],
         saved: set[int],
         *,
         passes_on: bool,
-        transient: Size,
-        weights: tuple[int, ...],
+        transient: Size = NOTHING,
+        weights: tuple[int, ...] = (),
         held: tuple[int, ...] = (),
     ) -> None:
         for storage in saved - self._kept.keys():
             self._kept_size = self._kept_size.plus(self._sizes[storage])
             self._kept[storage] = len(self._moments)
         differentiable = tuple(value for value in inputs if value.differentiable)
-        self._operations.append(Operation(differentiable, output, tuple(saved), held, passes_on, transient, weights))
+        self._operations.append(Operation(differentiable, outputs, tuple(saved), held, passes_on, transient, weights))
 
     def _backward(self, output: Value, *, output_gradient: bool) -> tuple[list[Size], int]:
         holders = dict.fromkeys(self._kept, 0)
         for operation in self._operations:
             for storage in (*operation.saved, *operation.held):
                 holders[storage] += 1
-        gradients = _Gradients()
+        gradients = Gradients()
         if output_gradient:
             gradients.give(output, gradients.make(output.size))
         alive, weights = total(self._sizes[storage] for storage in self._kept), 0
         points = [alive.plus(gradients.alive)]
         for operation in reversed(self._operations):
-            incoming = gradients.take(operation.output)
-            if incoming is None:
+            incoming = [key for output in operation.outputs if (key := gradients.take(output)) is not None]
+            if not incoming:
                 continue
             made = []
             for value in operation.inputs:
-                key = incoming if operation.passes_on else gradients.make(value.size)
+                key = incoming[0] if operation.passes_on else gradients.make(value.size)
                 made.append((value, key))
             new = sum(operation.weight_gradients)
             fixed = Size(fixed=weights + new)
@@ -258,43 +271,11 @@ class Tape:
             weights += 0 if self.accumulates else new
             for value, key in made:
                 gradients.give(value, key)
-            gradients.release(incoming)
+            for key in incoming:
+                gradients.release(key)
             for storage in operation.saved:
                 holders[storage] -= 1
                 if not holders[storage]:
                     alive = alive.minus(self._sizes[storage])
         points.append(alive.plus(gradients.alive).plus(Size(fixed=weights)))
         return points, 0 if self.accumulates else weights
-
-
-class _Gradients:
-    """The engine's buffers: one gradient per tensor, added up in place as further ones arrive."""
-
-    def __init__(self) -> None:
-        self.alive = NOTHING
-        self._sizes: dict[int, Size] = {}
-        self._users: dict[int, int] = {}
-        self._of: dict[Value, int] = {}
-
-    def make(self, size: Size) -> int:
-        key = len(self._sizes)
-        self._sizes[key], self._users[key] = size, 0
-        self.alive = self.alive.plus(size)
-        return key
-
-    def give(self, value: Value, key: int) -> None:
-        """Hand gradient `key` to `value`; a second one is added to the first and freed."""
-        if value not in self._of:
-            self._of[value] = key
-            self._users[key] += 1
-        elif not self._users[key]:
-            self._users[key] = 1
-            self.release(key)
-
-    def take(self, value: Value) -> int | None:
-        return self._of.pop(value, None)
-
-    def release(self, key: int) -> None:
-        self._users[key] -= 1
-        if not self._users[key]:
-            self.alive = self.alive.minus(self._sizes[key])

@@ -62,6 +62,7 @@ def latent_attention(config: ConfigReader, shape: Shape) -> tuple[Attention, tup
         query_rank=rank,
         key_value_rank=config.whole("kv_lora_rank", default=512),
         rotary_width=config.whole("qk_rope_head_dim", default=64),
+        complex_rotary=config.model_type == "deepseek_v2",
     )
     plain = config.whole("qk_nope_head_dim", default=128)
     attention = Attention(
@@ -118,8 +119,13 @@ def _first_dense(
     )
     shared_width = width * config.count("n_shared_experts", default=shared)
     shared_tensors = gated_mlp(shape.hidden, shared_width)[1] if shared_width else ()
-    sparse = (replace(routed, shared_width=shared_width), (*routed_tensors, *shared_tensors))
-    dense = gated_mlp(shape.hidden, shape.intermediate, bias=config.flag("mlp_bias", default=False))
+    adapted = routed.experts_are_adapted
+    # DeepSeek V2's scores are a softmax, made in float32; V3's a sigmoid in the type of the logits.
+    softmax = config.model_type == "deepseek_v2"
+    routed = replace(routed, shared_width=shared_width, router_float32=True, scores_float32=softmax)
+    sparse = (routed, (*routed_tensors, *shared_tensors))
+    part, dense_tensors = gated_mlp(shape.hidden, shape.intermediate, bias=config.flag("mlp_bias", default=False))
+    dense = (replace(part, experts_are_adapted=adapted), dense_tensors)
     first = config.count("first_k_dense_replace", default=dense_layers)
 
     def build(has_experts: bool) -> Block:

@@ -1,14 +1,16 @@
 """Decoders with experts: Mixtral, Qwen-MoE, OLMoE, Granite-MoE, gpt-oss, Llama 4.
 
 Since transformers 5 the experts of a layer are two three-dimensional parameters (gate and up in one, down in the other): no linear modules, so
-PEFT's all-linear leaves them alone and bitsandbytes does not quantise them; the router is a parameter as well. Before, most families had a
-linear module per expert and matrix, and a linear router: `ConfigReader.transformers_major` says which is meant.
+bitsandbytes does not quantise them; the router is a parameter as well. PEFT adapts them all the same in the families of
+api.compatibility.EXPERTS_ADAPTED. Before, most families had a linear module per expert and matrix, and a linear router:
+`ConfigReader.transformers_major` says which is meant.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from finetune_operator.api.compatibility import EXPERTS_ADAPTED
 from finetune_operator.memory.architecture import Architecture
 from finetune_operator.memory.blocks import Attention, Block, FeedForward, Positions, Tensor, TensorClass
 from finetune_operator.memory.config_reader import ConfigReader, Shape, layer_windows, read_shape
@@ -38,6 +40,7 @@ def routed_experts(
 ) -> tuple[FeedForward, tuple[Tensor, ...]]:
     """Return the experts of one layer and their router; `names` are those of the linear modules of transformers 4."""
     before = config.transformers_major < 5
+    adapted = config.model_type in EXPERTS_ADAPTED and not (before and were_linear)
     part = FeedForward(
         width=width,
         experts=experts,
@@ -45,18 +48,19 @@ def routed_experts(
         inputs=names[:2],
         output=names[2],
         experts_are_linear=before and were_linear,
+        experts_are_adapted=adapted,
         activation=config.text("hidden_act", "silu"),
     )
     hidden, kind = shape.hidden, TensorClass.EXPERTS
     router = (
         linear("gate", TensorClass.ROUTER, hidden, experts)
         if before and router_was_linear
-        else (Tensor("gate", TensorClass.ROUTER, (experts, hidden)),)
+        else (_parameter("gate", TensorClass.ROUTER, (experts, hidden), ("gate",) if adapted else ()),)
     )
     if not part.experts_are_linear:
         fused = (
-            Tensor("experts", kind, (experts, 2 * width, hidden)),
-            Tensor("experts", kind, (experts, hidden, width)),
+            _parameter("experts", kind, (experts, 2 * width, hidden), names[:2] if adapted else ()),
+            _parameter("experts", kind, (experts, hidden, width), names[2:] if adapted else ()),
         )
         return part, (*router, *fused)
     one = (
@@ -65,6 +69,11 @@ def routed_experts(
         *linear(names[2], kind, width, hidden),
     )
     return part, (*router, *(replace(tensor, copies=experts) for tensor in one))
+
+
+def _parameter(name: str, kind: TensorClass, shape: tuple[int, ...], targets: tuple[str, ...]) -> Tensor:
+    """Return a weight that is no linear module; PEFT adapts it under the names `targets`."""
+    return Tensor(name, kind, shape, in_features=shape[-1], out_features=shape[-2], targets=targets)
 
 
 def mixtral(config: ConfigReader) -> Architecture:
@@ -78,6 +87,7 @@ def mixtral(config: ConfigReader) -> Architecture:
         per_token=config.whole("num_experts_per_tok", default=2),
         names=("w1", "w3", "w2"),
     )
+    experts = replace(experts, scores_float32=True)
     attention, attention_tensors = separate_attention(shape)
     every = (*attention_tensors, *tensors, *block_norms(shape, 2))
     blocks = layers_of(
@@ -133,7 +143,8 @@ def _qwen_moe(
     """Layers with experts are every decoder_sparse_step-th one, less those in mlp_only_layers."""
     step, dense_layers = config.whole("decoder_sparse_step", default=1), config.wholes("mlp_only_layers") or ()
     has_experts = ((index + 1) % step == 0 and index not in dense_layers for index in range(shape.layers))
-    dense = gated_mlp(shape.hidden, shape.intermediate)
+    dense_part, dense_tensors = gated_mlp(shape.hidden, shape.intermediate)
+    dense = (replace(dense_part, experts_are_adapted=sparse[0].experts_are_adapted), dense_tensors)
     norms = block_norms(shape, 2)
 
     def build(kind: tuple[bool, int]) -> Block:

@@ -112,8 +112,8 @@ def _spectrum(architecture: Architecture, workload: Workload) -> tuple[Trained, 
 def _lora(architecture: Architecture, workload: Workload) -> tuple[Trained, ...]:
     rank = workload.rank
     adapted = architecture.adapted(workload.targets)
-    first = (Trained(rank, tensor.in_features, tensor.copies) for tensor in adapted)
-    return (*first, *(Trained(tensor.out_features, rank, tensor.copies) for tensor in adapted))
+    first = (Trained(rank * tensor.adapters, tensor.in_features, tensor.copies) for tensor in adapted)
+    return (*first, *(Trained(tensor.out_features, rank * tensor.adapters, tensor.copies) for tensor in adapted))
 
 
 def _dora(architecture: Architecture, workload: Workload) -> tuple[Trained, ...]:

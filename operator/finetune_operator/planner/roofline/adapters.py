@@ -40,6 +40,9 @@ def adapter_cost(architecture: Architecture, workload: Workload) -> AdapterCost:
     flops, traffic, modules = 0.0, 0.0, 0
     for tensor in architecture.adapted(workload.targets):
         inputs, outputs = tensor.in_features, tensor.out_features
+        if tensor.targets:
+            # Experts: the adapters' product is added to the weights in every pass, and a token pays for nothing of it.
+            continue
         flops += 2.0 * rank * (inputs + outputs) * tensor.copies
         width = compute * (INPUT_PASSES * inputs + OUTPUT_PASSES * outputs)
         width += (CAST_BYTES * inputs if casts else 0) + (5 * inputs if workload.dropout > 0 else 0)
