@@ -59,7 +59,7 @@ def product(
         second = Size(fixed=gradient) if calls > 1 else NOTHING
         return tape.apply((read,), size, read.width, saves=(read,), weight_gradients=(gradient,), transient=second)
     # The cast of the weight is kept; its gradient arrives in the compute type and is cast to the weight's.
-    cast = tape.apply((), Size(fixed=weights * mode.compute), mode.compute, weight_gradients=(gradient,))
+    cast = tape.cached_cast(weights * mode.compute, mode.compute, gradient)
     return tape.apply((read, cast), size, read.width, saves=(read, cast))
 
 

@@ -58,7 +58,7 @@ class Passes:
     @cached_property
     def cast_weights(self) -> int:
         """Bytes of the casts of recomputed layers' weights: autocast keeps each until the forward pass is over, checkpoints or not."""
-        return sum(part.copies * part.profile.kept.fixed for part in self.segments if part.recomputed)
+        return sum(part.copies * part.profile.cached for part in self.segments if part.recomputed)
 
     @cached_property
     def kept(self) -> Size:
@@ -168,6 +168,7 @@ def _mixed(trained: Profile, frozen: Profile, share: float) -> Profile:
             Size(point.token - saved.token, point.pair, round(share * point.fixed)) for point in trained.backward
         ),
         weight_gradients=round(share * trained.weight_gradients),
+        cached=round(share * trained.cached),
     )
 
 

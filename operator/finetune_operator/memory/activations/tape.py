@@ -52,6 +52,8 @@ class Profile:
     """Bytes of gradients that are there when the programme has run backwards."""
     keeps_input: bool = False
     """Whether `kept` includes the programme's input."""
+    cached: int = 0
+    """Bytes of casts of trained weights in autocast's cache, which lives as long as the forward pass."""
     held: Size = NOTHING
     """The part of `kept` that the backward pass does not free."""
 
@@ -80,6 +82,7 @@ class Tape:
     """Storages that wait for the backward pass, each with the moment from which it is kept."""
     _moments: list[_Moment] = field(default_factory=list)
     _kept_size: Size = NOTHING
+    _cached: int = 0
 
     def tensor(self, size: Size, width: int, *, differentiable: bool) -> Value:
         """Return a tensor that no recorded operation makes: the programme's input, or a mask."""
@@ -136,6 +139,11 @@ class Tape:
     ) -> None:
         used = tuple(value.storage for value in inputs)
         self._moments.append(_Moment(made, used, saves, saves_output, self._kept_size, transient))
+
+    def cached_cast(self, size: int, width: int, gradient: int) -> Value:
+        """Record autocast's cast of a trained weight to `size` bytes, which it makes once per forward pass."""
+        self._cached += size
+        return self.apply((), Size(fixed=size), width, weight_gradients=(gradient,))
 
     def view(self, value: Value, size: Size | None = None) -> Value:
         """Record a view of `value`; its gradient is a view as well."""
@@ -208,6 +216,7 @@ class Tape:
             backward=highest(points),
             weight_gradients=gradients,
             keeps_input=0 in self._kept,
+            cached=self._cached,
             held=total(self._sizes[storage] for storage in {s for o in self._operations for s in o.held}),
         )
 
