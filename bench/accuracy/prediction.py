@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from accuracy.models import architecture_of_row
 from accuracy.rows import MetricKind, Row
 from accuracy.stacks import stack_of
-from accuracy.stages import last_stage, stages_of
+from accuracy.stages import first_stage, last_stage, stages_of, waiting_bytes
 from finetune_operator.api.plan import GIB, MemoryRange
 from finetune_operator.memory.estimate import estimate
 from finetune_operator.memory.runtime import CUDA_CONTEXT_BYTES
@@ -55,14 +55,22 @@ def predict(row: Row) -> Prediction | Unpredictable:
     workload = stack.workload(row, architecture)
     if isinstance(workload, str):
         return Unpredictable(workload, is_launchable(row))
-    memory = estimate(last_stage(architecture, stages_of(row)), workload)
+    stages, waiting = stages_of(row), 0
+    memory = estimate(last_stage(architecture, stages), workload)
+    if row.whole("pp") is not None and stages > 1:
+        first = first_stage(architecture, stages)
+        memory_of_first, waiting = estimate(first, workload), waiting_bytes(first, workload, stages)
+        if memory_of_first.expected_bytes + waiting > memory.expected_bytes:
+            memory = memory_of_first
+        else:
+            waiting = 0
     peak = max(memory.phases, key=lambda phase: phase.total)
-    allocated = _figure(memory.allocated)
+    allocated = _figure(memory.allocated, waiting)
     return Prediction(
         figures={
             MetricKind.ALLOCATED: allocated,
-            MetricKind.RESERVED: _on_card(_figure(memory.reserved), allocated, row, CONTEXT_GIB),
-            MetricKind.DEVICE: _on_card(_figure(memory.device), allocated, row, 0.0),
+            MetricKind.RESERVED: _on_card(_figure(memory.reserved, waiting), allocated, row, CONTEXT_GIB),
+            MetricKind.DEVICE: _on_card(_figure(memory.device, waiting), allocated, row, 0.0),
         },
         components={component.value: size / GIB for component, size in peak.components.items() if size},
         peak_phase=peak.phase.value,
@@ -85,8 +93,9 @@ def _on_card(figure: Figure, allocated: Figure, row: Row, outside: float) -> Fig
     return Figure(max(allocated.expected, min(figure.expected, room)), max(allocated.upper, min(figure.upper, card)))
 
 
-def _figure(found: MemoryRange) -> Figure:
-    return Figure(found.expected_bytes / GIB, found.upper_bytes / GIB)
+def _figure(found: MemoryRange, waiting: int) -> Figure:
+    """`waiting`: bytes of micro-batches that are under way in a pipeline's other stages."""
+    return Figure((found.expected_bytes + waiting) / GIB, (found.upper_bytes + waiting) / GIB)
 
 
 LAUNCHABLE_METHODS = frozenset({"full", "lora", "qlora"})

@@ -11,6 +11,7 @@ from accuracy.stacks import (
     legacy_trainer,
     litgpt,
     peft_comparison,
+    torchtitan,
     torchtune,
     transformers_trainer,
 )
@@ -22,6 +23,7 @@ STACKS: Final[tuple[Stack, ...]] = (
     litgpt.STACK,
     litgpt.FORERUNNER,
     peft_comparison.STACK,
+    torchtitan.STACK,
     torchtune.STACK,
     legacy_trainer.STACK,
     transformers_trainer.STACK,

@@ -119,10 +119,16 @@ def strategy_of(row: Row) -> Strategy:
 
 
 def processes_of(row: Row, strategy: Strategy) -> int:
-    """Return over how many processes the states are spread, or replicated."""
+    """Return over how many processes the states are spread, or replicated: those of a tensor-parallel group together, of one pipeline stage.
+
+    `shard_degree` counts those that divide the same tensors, so each of them stands for a whole tensor-parallel group.
+    """
     if strategy is Strategy.SINGLE:
         return 1
-    return row.whole("shard_degree") or row.whole("n_gpus") or 1
+    degree = row.whole("shard_degree")
+    if degree:
+        return degree * (row.whole("tp") or 1)
+    return max(1, (row.whole("n_gpus") or 1) // (row.whole("pp") or 1))
 
 
 def numerics_of(row: Row, tuning: Tuning) -> Numerics:

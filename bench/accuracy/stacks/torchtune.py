@@ -28,14 +28,14 @@ def _workload(row: Row, architecture: Architecture) -> Workload | str:
     if isinstance(workload, str):
         return workload
     compiled = row.text("compile") == "1"
+    loss = LossKind.OUTPUT_CHUNKS if workload.loss is LossKind.CHUNKED else workload.loss
     software = replace(
         workload.software,
         repeats_keys=not compiled,
-        compiled_loss=compiled,
+        compiled_loss=compiled and loss is LossKind.OUTPUT_CHUNKS,  # whole logits are widened outside of it
         steps_in_backward=workload.trains_base and "backward" in row.text("optimizer").lower(),
         offloads_activations="activation" in row.text("cpu_offload").lower(),
     )
-    loss = LossKind.OUTPUT_CHUNKS if workload.loss is LossKind.CHUNKED else workload.loss
     return replace(workload, loss=loss, software=software)
 
 

@@ -73,7 +73,7 @@ def _most(points: Iterable[Size], tokens: int, pairs: int) -> int:
 
 def _in_loss(architecture: Architecture, workload: Workload, states: States, found: Passes) -> Iterator[Held]:
     """All layers' activations beside last norm, head and loss: forwards, and backwards."""
-    kept, tokens = found.kept, workload.tokens
+    kept, tokens = found.kept, workload.local_tokens
     tile = tile_tokens(found.words, architecture.hidden, workload) if found.words else 0
     for points, earlier, casts in (
         (found.head.forward, found.earlier, found.cast_weights),
@@ -93,7 +93,7 @@ def _in_last_layer(architecture: Architecture, workload: Workload, states: State
     """The last layer's forward (with checkpointing: computed again) and backward pass; the head's gradient is there."""
     if not found.segments:
         return
-    last, tokens, pairs = found.segments[-1], workload.tokens, workload.pairs
+    last, tokens, pairs = found.segments[-1], workload.local_tokens, workload.pairs
     below, kept = found.below(last), last.profile.kept
     gradient = found.stream * tokens
     head_gradient = found.head.weight_gradients or _waiting_head_gradient(architecture, workload)
@@ -115,7 +115,7 @@ def _in_last_layer(architecture: Architecture, workload: Workload, states: State
 
 def _backward_end(architecture: Architecture, workload: Workload, states: States, found: Passes) -> Held:
     """All gradients exist, or nearly: before the embedding's and the first layer's do, that layer's activations are there instead."""
-    tokens, pairs = workload.tokens, workload.pairs
+    tokens, pairs = workload.local_tokens, workload.pairs
     embedding = _embedding_gradient(architecture, workload)
     beside = found.outside.of(tokens, pairs) - found.outside.fixed
     # Embedding: the stream's gradient and its own. A tied one is added to the head's as a third tensor: a real step with a tied weight of

@@ -54,6 +54,10 @@ class Software:
     """Queries attend to a learned prefix as well, in an attention of its own whose output is scaled and added (litgpt/adapter.py)."""
     bare_layers: int = 0
     """First layers without an adapter in a frozen model, which no backward pass reaches (litgpt/adapter.py, adapter_start_layer)."""
+    saves_products: bool = False
+    """Checkpointing keeps attention and every second matrix product of a layer (torchtitan, parallelize_llama.py, `_save_list`)."""
+    checkpointed_every: int = 1
+    """Only every so many layers are computed again (torchtitan: selective by layer)."""
     steps_in_backward: bool = False
     """Every weight is stepped and its gradient freed as soon as that exists (torchtune, training/memory.py,
     register_optim_in_bwd_hooks)."""

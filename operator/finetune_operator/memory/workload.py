@@ -225,7 +225,15 @@ class Workload:
     @cached_property
     def pairs(self) -> int:
         """Pairs of tokens of the same sequence: what scores and masks of attention grow with."""
-        return self.tokens * self.sequence_length
+        return self.local_tokens * self.sequence_length
+
+    @property
+    def local_tokens(self) -> int:
+        """As many tokens as have the activations of one process: with tensor parallelism its share of them.
+
+        It divides heads, MLP and vocabulary by width, and the rest by tokens (sequence parallelism, arXiv 2205.05198, §4.2.2).
+        """
+        return -(-self.tokens // self.tensor_parallel)
 
     @property
     def trains_base(self) -> bool:

@@ -80,6 +80,8 @@ def _whole(tape: Tape, mode: LayerMode, head: OutputHead, stream: Value, loss: L
 
 def _cross_entropy(tape: Tape, mode: LayerMode, head: OutputHead, logits: Value, loss: LossKind) -> Value:
     software, wide = mode.software, logits
+    if software.compiled_loss:
+        return tape.apply((logits,), TARGETS, 8, saves=(logits,))
     if not software.keeps_compute_logits and (head.widens or mode.autocasts):
         wide = tape.cast(logits, FLOAT32)
     if software.shifts_logits:

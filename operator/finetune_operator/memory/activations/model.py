@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from finetune_operator.api.compatibility import Checkpointing
+from finetune_operator.memory.activations.attention import STATISTICS
 from finetune_operator.memory.activations.head import OutputHead, head_profile
 from finetune_operator.memory.activations.layer import layer_profile
 from finetune_operator.memory.activations.mode import LayerMode, layer_mode, residual_bytes
@@ -112,6 +113,11 @@ def _segments(architecture: Architecture, workload: Workload) -> tuple[Segment, 
         if copies and not found and not _input_differentiable(workload):
             found.append(_segment(architecture, block, workload, 1, input_differentiable=False))
             copies -= 1
+        plain = copies - copies // workload.software.checkpointed_every
+        if plain and workload.checkpointing is not Checkpointing.NONE:
+            kept_whole = replace(workload, checkpointing=Checkpointing.NONE)
+            found.append(_segment(architecture, block, kept_whole, plain, input_differentiable=True))
+            copies -= plain
         if copies:
             found.append(_segment(architecture, block, workload, copies, input_differentiable=True))
         position += block.copies
@@ -149,7 +155,21 @@ def _segment(
     if workload.checkpointing is Checkpointing.NONE:
         return Segment(copies, profile, profile.kept, recomputed=False)
     waiting = NOTHING if workload.software.offloads_activations else Size(architecture.hidden * mode.stream)
+    if workload.software.saves_products:
+        waiting = waiting.plus(_saved_products(block, mode.compute))
     return Segment(copies, profile, waiting, recomputed=True)
+
+
+def _saved_products(block: Block, width: int) -> Size:
+    """Outputs of attention and of every second product, in the order of the forward pass; the last one's is the next layer's input."""
+    attention, part = block.attention, block.feed_forward
+    if len(attention.inputs) == 3:
+        projections = [attention.query_width, attention.key_width, attention.value_width]
+    else:
+        projections = [attention.query_width + attention.key_width + attention.value_width]
+    # The output projection's width is never one of those kept.
+    outputs = [*projections, 0, *(part.width for _ in part.inputs)]
+    return Size(width * (sum(outputs[::2]) + attention.output_width) + STATISTICS * attention.heads)
 
 
 def _mixed(trained: Profile, frozen: Profile, share: float) -> Profile:

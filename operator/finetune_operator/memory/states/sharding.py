@@ -98,7 +98,9 @@ def _fsdp(whole: Whole, workload: Workload, padding: Padding) -> Shard:
     gradients = share(numerics.trained * (whole.gradient_parameters + padding.trained), shards)
     accumulated = 0
     if workload.accumulation > 1:
-        accumulated = gradients if workload.syncs_every_batch else numerics.compute * whole.gradient_parameters
+        # FSDP 2 adds them up in the type that they are reduced in (torch 2.13, FSDPParam.to_accumulated_grad_if_needed).
+        each = numerics.compute if workload.flat_parameters else numerics.reduction
+        accumulated = gradients if workload.syncs_every_batch else each * whole.gradient_parameters
     held = Shard(
         resident=share(
             whole.frozen + padding.frozen + whole.reference + _alike(whole.reference, whole, padding) + trained, shards
