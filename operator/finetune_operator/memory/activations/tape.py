@@ -222,21 +222,30 @@ class Tape:
 
     def _forward(self, output: Value, *, whole: bool) -> list[Size]:
         """Return every point of the forward pass: what is kept, and what is alive because something still reads or holds it."""
-        last_use = {output.storage: len(self._moments)}
-        for number, moment in enumerate(self._moments):
+        moments, end = self._moments, len(self._moments)
+        last_use = {output.storage: end}
+        for number, moment in enumerate(moments):
             last_use.update(dict.fromkeys(moment.used, number))
-        points, alive = [], {0} if whole else set[int]()
-        stop = max((number for number, moment in enumerate(self._moments) if moment.saves), default=-1)
-        for number, moment in enumerate(self._moments):
-            if not whole and number == stop and not moment.saves_output:
-                break
+        passing, leaving = NOTHING, [NOTHING] * (end + 1)
+
+        def arrive(storage: int, number: int) -> Size:
+            """Count a tensor until it is used for the last time, or kept and so counted there."""
+            last = min(last_use.get(storage, number), self._kept.get(storage, end + 1) - 1)
+            if last < number:
+                return NOTHING
+            leaving[last] = leaving[last].plus(self._sizes[storage])
+            return self._sizes[storage]
+
+        if whole:
+            passing = arrive(0, 0)
+        points = []
+        for number, moment in enumerate(moments):
             if moment.made is not None:
-                alive.add(moment.made)
-            passing = total(self._sizes[s] for s in alive if self._kept.get(s, number + 1) > number)
+                passing = passing.plus(arrive(moment.made, number))
             points.append(moment.kept.plus(passing).plus(moment.transient))
-            if not whole and number == stop:
-                break
-            alive = {storage for storage in alive if last_use.get(storage, number) > number}
+            passing = passing.minus(leaving[number])
+        if not whole and (saving := [number for number, moment in enumerate(moments) if moment.saves]):
+            points = points[: saving[-1] + moments[saving[-1]].saves_output]
         return points or [NOTHING]
 
     def _record(
