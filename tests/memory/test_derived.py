@@ -62,6 +62,7 @@ workloads = st.builds(
     offload=st.sampled_from(list(Offload)),
     reshards=st.booleans(),
     flat_parameters=st.booleans(),
+    splits_root=st.booleans(),
     tensor_parallel=st.sampled_from((1, 2)),
     context_parallel=st.sampled_from((1, 2)),
     trained_layers=st.integers(0, 4),

@@ -12,7 +12,7 @@ import pytest
 from finetune_operator.api.compatibility import Strategy
 from finetune_operator.memory.architecture import Architecture, architecture_of
 from finetune_operator.memory.states import states_of
-from finetune_operator.memory.workload import FLOAT32, Tuning, Workload
+from finetune_operator.memory.workload import FLOAT32, FLOAT32_MASTER, Tuning, Workload
 
 HIDDEN, TOKENS, LAYERS, RANKS = 32, 128, 6, 4
 
@@ -190,3 +190,40 @@ def test_experts_that_the_processes_do_not_divide_are_padded(ranks: None, expert
     layer = sum(gathered.numel() for parameter in groups[0].fsdp_params for gathered in parameter.all_gather_outputs)
     gradients = sum(parameter.grad.to_local().nbytes for parameter in real.parameters())
     assert (held, gradients, 4 * layer) == (states.resident_weights, states.gradients, states.layer_weights)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_an_embedding_of_its_own_is_not_whole_beside_the_head(ranks: None, tied: bool) -> None:
+    """Units as accelerate 1.15 makes them (fsdp2_prepare_model): layers, embedding, and last norm with head; what is gathered inside the loss."""
+    import torch
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+    from torch.distributed.fsdp._fully_shard._fsdp_state import _get_module_fsdp_state
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    shape = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = LlamaConfig(**shape, vocab_size=512, tie_word_embeddings=tied)
+    real = AutoModelForCausalLM.from_config(config)
+    options = {
+        "mesh": torch.distributed.device_mesh.init_device_mesh("cpu", (RANKS,)),
+        "mp_policy": MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.bfloat16),
+    }
+    for layer in real.model.layers:
+        fully_shard(layer, **options)
+    embedding = real.model.embed_tokens
+    tail = [real.model.norm, real.lm_head]
+    if tied:
+        tail.insert(1, embedding)
+    else:
+        fully_shard(embedding, **options)
+    fully_shard(tail, reshard_after_forward=False, **options)
+    fully_shard(real, **options)
+    tokens = torch.zeros(1, 8, dtype=torch.long)
+    real(input_ids=tokens)
+    units = [_get_module_fsdp_state(module)._fsdp_param_group for module in (*real.model.layers, embedding, tail[0])]
+    whole = {id(unit): unit for unit in units if unit is not None and unit.is_unsharded}
+    gathered = sum(parameter.unsharded_param.nbytes for unit in whole.values() for parameter in unit.fsdp_params)
+
+    architecture = architecture_of(config.to_dict())
+    assert isinstance(architecture, Architecture)
+    workload = Workload(Tuning.FULL, FLOAT32_MASTER, 1, 8, strategy=Strategy.FSDP, processes=RANKS, splits_root=True)
+    assert gathered == states_of(architecture, workload).root_weights

@@ -269,6 +269,7 @@ def _workload(options: argparse.Namespace, architecture: Architecture) -> Worklo
         evaluation_batch=options.evaluation_batch,
         # As the trainer does it (memory.workload.workload_of), so that a plan and an estimate of the same thing are equal.
         syncs_every_batch=strategy is Strategy.FSDP,
+        splits_root=True,
         loads_whole=quantization is not Quantization.NONE and strategy is Strategy.FSDP,
         efficient_loading=loads_once(strategy, quantized=quantization is not Quantization.NONE),
         trained_layers=options.trained_layers if tuning is Tuning.FREEZE else 0,

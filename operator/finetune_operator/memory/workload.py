@@ -199,6 +199,9 @@ class Workload:
     syncs_every_batch: bool = False
     """FSDP reduces gradients after every micro-batch; otherwise they stay whole on every process until the last one (accelerate's no_sync).
     The trainer of this project does."""
+    splits_root: bool = False
+    """FSDP 2 as accelerate 1.15 sets it up (fsdp2_prepare_model), and so the trainer: an embedding that is not the head as well is gathered for
+    its own passes alone, not with the head until the end of backward."""
     reduce_bucket: int = 500_000_000
     """Elements of DeepSpeed's reduce_bucket_size; transformers' `auto` makes it hidden size squared."""
     loads_whole: bool = False
@@ -303,6 +306,7 @@ def workload_of(
         accumulation=accumulation,
         strategy=strategy,
         syncs_every_batch=strategy is Strategy.FSDP,
+        splits_root=True,
         processes=processes,
         checkpointing=checkpointing,
         rank=adapter.rank,

@@ -17,7 +17,7 @@ from finetune_operator.memory.states.quantization import (
     frozen_element_bytes,
     frozen_layer_bytes,
 )
-from finetune_operator.memory.states.sharding import Whole, shard, share
+from finetune_operator.memory.states.sharding import Shard, Whole, shard, share
 from finetune_operator.memory.states.states import States
 from finetune_operator.memory.states.trainable import Trained, has_score_head, outer_tensors, total, trained_tensors
 from finetune_operator.memory.workload import Goal, Tuning, Workload
@@ -38,7 +38,7 @@ def states_of(architecture: Architecture, workload: Workload) -> States:
     """Return the states of one process; sharding.py has the formula of each strategy. Sharded sizes are rounded up."""
     model = _model(architecture, workload)
     whole = model.whole
-    held = shard(whole, workload, padding_of(architecture, workload))
+    held = _with_own_embedding(architecture, workload, shard(whole, workload, padding_of(architecture, workload)))
     return States(
         trainable=model.trainable,
         resident_weights=held.resident,
@@ -130,6 +130,22 @@ def _trained_in_layer(architecture: Architecture, workload: Workload) -> int:
     if workload.tuning is Tuning.FREEZE and not workload.trained_layers:
         return 0
     return architecture.layer_parameters
+
+
+def _with_own_embedding(architecture: Architecture, workload: Workload, held: Shard) -> Shard:
+    """What a process holds where the input embedding is a unit of its own: it is not whole beside the head.
+
+    Where it is trained, it is gathered once more for its backward pass, the last one, and then reduced; the head's gradient was reduced long before.
+    """
+    is_own = workload.splits_root and workload.strategy is Strategy.FSDP and not workload.flat_parameters
+    if not is_own or workload.shards == 1 or architecture.tied_embeddings or workload.trained_embeddings:
+        return held
+    words, numerics = architecture.vocabulary * architecture.hidden, workload.numerics
+    if workload.tuning is not Tuning.FULL:
+        return held._replace(root=max(0, held.root - frozen_element_bytes(workload) * words))
+    return held._replace(
+        root=held.root - numerics.compute * words, root_reduction=(2 * numerics.compute + numerics.reduction) * words
+    )
 
 
 def _unsharded_layers(whole: Whole, workload: Workload) -> int:
