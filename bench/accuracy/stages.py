@@ -13,9 +13,14 @@ from finetune_operator.memory.workload import Workload
 
 def stages_of(row: Row) -> int:
     """Return into how many stages the row's model is cut: the column `pp`, or every GPU under transformers' device_map."""
-    if re.search(r"device_map|naive pipeline", row.text("sharding").lower()):
+    if re.search(r"device_map|naive pipeline", row.text("sharding").lower()) and not is_replicated(row):
         return row.whole("n_gpus") or 1
     return row.whole("pp") or 1
+
+
+def is_replicated(row: Row) -> bool:
+    """Return whether the run's own name says DDP, so that every GPU has the whole model (ms-swift's scripts/benchmark, `ddp`)."""
+    return re.search(r"\bddp\b", row.name.lower()) is not None
 
 
 def last_stage(architecture: Architecture, stages: int) -> Architecture:

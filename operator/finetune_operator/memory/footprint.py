@@ -11,7 +11,7 @@ from operator import attrgetter
 from typing import Final, NamedTuple
 
 from finetune_operator.api.plan import GIB, Component, MemoryEstimate, MemoryRange, Phase, PhaseMemory
-from finetune_operator.memory.allocator import LASTING_SHARE, margin_bytes, passing_share
+from finetune_operator.memory.allocator import IdleShares, idle_shares, margin_bytes
 from finetune_operator.memory.runtime import communication_bytes, runtime_bytes
 from finetune_operator.memory.workload import Workload
 
@@ -92,22 +92,22 @@ class Footprint:
 def footprint_of(workload: Workload, phases: Iterable[tuple[Phase, tuple[Held, ...]]]) -> Footprint:
     """Return the footprint of a process that holds so much at the points of each phase."""
     highest = _highest_on_cpu if workload.accelerator == "cpu" else _highest_on_gpu
-    share = passing_share(workload)
-    peaks = tuple(highest(phase, points, share) for phase, points in phases)
+    shares = idle_shares(workload)
+    peaks = tuple(highest(phase, points, shares) for phase, points in phases)
     peak = max(peaks, key=_reserved)
     expected = peak.reserved + runtime_bytes(workload) + communication_bytes(workload)
     return Footprint(workload, peaks, peak, expected, expected + _margin(workload, peak.reserved))
 
 
-def _highest_on_gpu(phase: Phase, points: tuple[Held, ...], share: float) -> PhasePeak:
+def _highest_on_gpu(phase: Phase, points: tuple[Held, ...], shares: IdleShares) -> PhasePeak:
     def reserved(held: Held) -> int:
         live, passing = sum(held), held.passing
-        return live + round(LASTING_SHARE * (live - passing) + share * passing)
+        return live + shares.of(live, passing, held.logits if passing else 0)
 
     return max((PhasePeak(phase, held, reserved(held)) for held in points), key=_reserved)
 
 
-def _highest_on_cpu(phase: Phase, points: tuple[Held, ...], _share: float) -> PhasePeak:
+def _highest_on_cpu(phase: Phase, points: tuple[Held, ...], _shares: IdleShares) -> PhasePeak:
     held = max(points, key=sum)
     holes = round(CPU_HEAP_SHARE * held.passing) if phase is Phase.BACKWARD else 0
     return PhasePeak(phase, held, sum(held) + holes)

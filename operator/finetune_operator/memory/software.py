@@ -36,6 +36,12 @@ class Software:
     """The model's output, logits included, stays alive during the backward pass."""
     shifts_logits: bool = False
     """The loss copies the logits without the last token (transformers < 4.46)."""
+    narrow_loss: bool = False
+    """Under autocast the model's loss reads logits in the compute type. torch's cross_entropy hands their own type to log_softmax, which
+    autocast respects (ATen/native/LossNLL.cpp, cross_entropy_loss; autocast_mode.h, set_opt_dtype): 2 bytes of log-softmax stay, 4 of the
+    copy that nll_loss reads, and 4 of the logits that accelerate's wrapper returns; traced with torch 2.13."""
+    normalises_head: bool = False
+    """The head's weight is normalised in every forward pass, in float32 under autocast (Baichuan 2, modeling_baichuan.py, NormHead)."""
     keeps_compute_logits: bool = False
     """The loss is computed on the compute type's logits without a float32 copy: 2 bytes of logits and 2 of log-softmax stay (litgpt)."""
     frozen_gradients: bool = False

@@ -96,6 +96,11 @@ def _cross_entropy(tape: Tape, mode: LayerMode, head: OutputHead, logits: Value,
 
 
 def _logits(tape: Tape, mode: LayerMode, head: OutputHead, stream: Value) -> Value:
+    if mode.software.normalises_head and not mode.trains_weights:
+        weights = head.hidden * head.vocabulary
+        normal, cast = Size(fixed=FLOAT32 * weights), Size(fixed=mode.compute * weights)
+        size = Size(head.vocabulary * mode.compute)
+        return tape.apply((stream,), size, mode.compute, also_saves=cast, forward_transient=normal)
     logits = product(
         tape, mode, stream, head.vocabulary, trains=mode.trains_weights, quantized=mode.quantized, calls=head.calls
     )
