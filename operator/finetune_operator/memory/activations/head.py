@@ -74,7 +74,8 @@ def head_profile(head: OutputHead, mode: LayerMode, loss: LossKind, *, several_t
 def _whole(tape: Tape, mode: LayerMode, head: OutputHead, stream: Value, loss: LossKind) -> Value:
     logits = _logits(tape, mode, head, stream)
     out = _cross_entropy(tape, mode, head, logits, loss)
-    tape.hold(stream, logits)  # the model's outputs, until the loss has been computed
+    # The model's outputs, until the loss has been computed; up to 4.45 `logits = logits.float()` let go of the narrow ones.
+    tape.hold(stream, *(() if mode.software.shifts_logits else (logits,)))
     return out
 
 
