@@ -11,13 +11,14 @@ from typing import Final, TypeVar
 
 from pydantic import JsonValue
 
-from finetune_operator.api.compatibility import Checkpointing, Strategy, loads_once
+from finetune_operator.api.compatibility import Checkpointing, Strategy
 from finetune_operator.api.plan import PlanError
 from finetune_operator.cli.exit_codes import BAD_INPUT
 from finetune_operator.cli.manifest_file import UnreadableManifest
 from finetune_operator.cli.model_config import config_in_folder, known_config, similar_names
 from finetune_operator.memory.architecture import ALL_LINEAR, Architecture, architecture_of, text_part
 from finetune_operator.memory.estimate import estimate
+from finetune_operator.memory.own_workload import as_trained_here
 from finetune_operator.memory.states import host_load_bytes, states_of, trainable_parameters
 from finetune_operator.memory.workload import (
     BF16_FLOAT32_MOMENTS,
@@ -247,7 +248,7 @@ def _workload(options: argparse.Namespace, architecture: Architecture) -> Worklo
         raise UnreadableManifest(
             f"--quantization: quantised weights cannot be trained by --method {tuning}; use --method qlora or --quantization none"
         )
-    return Workload(
+    workload = Workload(
         tuning=tuning,
         numerics=NUMERICS[options.numerics],
         micro_batch=options.micro_batch,
@@ -267,11 +268,7 @@ def _workload(options: argparse.Namespace, architecture: Architecture) -> Worklo
         goal=Goal(options.objective),
         offload=offload,
         evaluation_batch=options.evaluation_batch,
-        # As the trainer does it (memory.workload.workload_of), so that a plan and an estimate of the same thing are equal.
-        syncs_every_batch=strategy is Strategy.FSDP,
-        splits_root=True,
-        loads_whole=quantization is not Quantization.NONE and strategy is Strategy.FSDP,
-        efficient_loading=loads_once(strategy, quantized=quantization is not Quantization.NONE),
         trained_layers=options.trained_layers if tuning is Tuning.FREEZE else 0,
         trained_fraction=options.trained_fraction if tuning is Tuning.SPECTRUM else 0.0,
     )
+    return as_trained_here(workload)

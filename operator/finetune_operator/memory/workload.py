@@ -7,8 +7,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Literal
 
-from finetune_operator.api.compatibility import Checkpointing, Method, Strategy, loads_once
-from finetune_operator.api.spec import FineTuneJobSpec
+from finetune_operator.api.compatibility import Checkpointing, Strategy
 from finetune_operator.memory.architecture import ALL_LINEAR
 from finetune_operator.memory.software import OWN_SOFTWARE, Software
 
@@ -274,45 +273,3 @@ class Workload:
     def autocasts(self) -> bool:
         """Whether torch.autocast casts activations and weights again and again; sharded full training holds bfloat16 copies instead."""
         return self.numerics.autocast and not (self.trains_base and self.shards > 1)
-
-
-def numerics_of(spec: FineTuneJobSpec) -> Numerics:
-    """Return the number formats that the trainer uses for `spec`.
-
-    bf16: float32 trained weights under autocast (16 bytes per parameter) beside a base in bfloat16. Also of qlora: TRL 1.16 casts the adapters
-    of a quantised model to bfloat16, and the trainer casts them back (modeling.py, `restore_float_masters`).
-    """
-    return FLOAT32 if spec.training.precision == "fp32" else FLOAT32_MASTER
-
-
-def workload_of(
-    spec: FineTuneJobSpec,
-    *,
-    sequence_length: int,
-    micro_batch: int,
-    accumulation: int,
-    strategy: Strategy,
-    processes: int,
-    checkpointing: Checkpointing,
-) -> Workload:
-    """Return the workload of one process for `spec` and one way to split its global batch."""
-    adapter = spec.tuning.adapter
-    return Workload(
-        tuning=Tuning.FULL if spec.tuning.method is Method.FULL else Tuning.LORA,
-        quantization=Quantization.NF4_DOUBLE if spec.tuning.method is Method.QLORA else Quantization.NONE,
-        numerics=numerics_of(spec),
-        micro_batch=micro_batch,
-        sequence_length=sequence_length,
-        accumulation=accumulation,
-        strategy=strategy,
-        syncs_every_batch=strategy is Strategy.FSDP,
-        splits_root=True,
-        processes=processes,
-        checkpointing=checkpointing,
-        rank=adapter.rank,
-        targets=tuple(adapter.targets),
-        dropout=adapter.dropout,
-        accelerator=spec.resources.accelerator,
-        loads_whole=spec.tuning.method is Method.QLORA and strategy is Strategy.FSDP,
-        efficient_loading=loads_once(strategy, quantized=spec.tuning.method is Method.QLORA),
-    )

@@ -8,8 +8,9 @@ from finetune_operator.api.compatibility import Strategy
 from finetune_operator.api.plan import MemoryEstimate
 from finetune_operator.memory.estimate import beside_passes, footprint
 from finetune_operator.memory.footprint import Footprint
+from finetune_operator.memory.own_workload import workload_of
 from finetune_operator.memory.states import States, states_of
-from finetune_operator.memory.workload import Workload, workload_of
+from finetune_operator.memory.workload import Workload
 from finetune_operator.planner.candidates import Split
 from finetune_operator.planner.history import UNCORRECTED, Correction, Peak, corrected
 from finetune_operator.planner.roofline.work import Work, work_of

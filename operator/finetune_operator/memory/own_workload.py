@@ -1,0 +1,61 @@
+"""What the trainer of this project makes of a job: its number formats and habits, where the estimator knows those of other programs as well."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from finetune_operator.api.compatibility import Checkpointing, Method, Strategy, loads_once
+from finetune_operator.api.spec import FineTuneJobSpec
+from finetune_operator.memory.workload import FLOAT32, FLOAT32_MASTER, Numerics, Quantization, Tuning, Workload
+
+
+def numerics_of(spec: FineTuneJobSpec) -> Numerics:
+    """Return the number formats that the trainer uses for `spec`.
+
+    bf16: float32 trained weights under autocast (16 bytes per parameter) beside a base in bfloat16. Also of qlora: TRL 1.16 casts the adapters
+    of a quantised model to bfloat16, and the trainer casts them back (modeling.py, `restore_float_masters`).
+    """
+    return FLOAT32 if spec.training.precision == "fp32" else FLOAT32_MASTER
+
+
+def as_trained_here(workload: Workload) -> Workload:
+    """Return the workload with the trainer's habits: how it loads, and what it makes of FSDP 2 (arguments.py, modeling.py, job_trainer.py)."""
+    is_quantised = workload.quantization is not Quantization.NONE
+    is_fsdp = workload.strategy is Strategy.FSDP
+    return replace(
+        workload,
+        syncs_every_batch=is_fsdp,
+        splits_root=True,
+        loads_whole=is_quantised and is_fsdp,
+        efficient_loading=loads_once(workload.strategy, quantized=is_quantised),
+    )
+
+
+def workload_of(
+    spec: FineTuneJobSpec,
+    *,
+    sequence_length: int,
+    micro_batch: int,
+    accumulation: int,
+    strategy: Strategy,
+    processes: int,
+    checkpointing: Checkpointing,
+) -> Workload:
+    """Return the workload of one process for `spec` and one way to split its global batch."""
+    adapter = spec.tuning.adapter
+    workload = Workload(
+        tuning=Tuning.FULL if spec.tuning.method is Method.FULL else Tuning.LORA,
+        quantization=Quantization.NF4_DOUBLE if spec.tuning.method is Method.QLORA else Quantization.NONE,
+        numerics=numerics_of(spec),
+        micro_batch=micro_batch,
+        sequence_length=sequence_length,
+        accumulation=accumulation,
+        strategy=strategy,
+        processes=processes,
+        checkpointing=checkpointing,
+        rank=adapter.rank,
+        targets=tuple(adapter.targets),
+        dropout=adapter.dropout,
+        accelerator=spec.resources.accelerator,
+    )
+    return as_trained_here(workload)
