@@ -6,7 +6,7 @@ bytes per logit at the highest point. transformers up to 4.45 widened the logits
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final
 
@@ -46,10 +46,15 @@ class OutputHead:
     """Parts of the tokens that the output layer is called for, one after another."""
 
 
-@lru_cache(maxsize=512)
 def head_profile(head: OutputHead, mode: LayerMode, loss: LossKind, *, several_tiles: bool = False) -> Profile:
     """Return what last norm, head and loss keep, and the points of their forward and backward pass."""
-    tape = Tape(accumulates=mode.accumulates)
+    first = _played(head, replace(mode, accumulates=False), loss, several_tiles=several_tiles)
+    return first.again() if mode.accumulates else first
+
+
+@lru_cache(maxsize=512)
+def _played(head: OutputHead, mode: LayerMode, loss: LossKind, *, several_tiles: bool) -> Profile:
+    tape = Tape()
     stream = tape.tensor(Size(head.hidden * mode.stream), mode.stream, differentiable=True)
     if head.final_norm:
         stream = norm(tape, mode, head.norm, stream, weighted=head.norm_weights)

@@ -18,13 +18,13 @@ from finetune_operator.memory.blocks import Block, NormPlacement
 
 def layer_profile(hidden: int, block: Block, mode: LayerMode) -> Profile:
     """Return what one layer keeps, and the points of its forward and backward pass."""
-    # Gradients that do not stay here are not added to earlier ones either: one programme is enough for both.
-    return _played(hidden, block, mode if mode.keeps_gradients else replace(mode, accumulates=False))
+    first = _played(hidden, block, replace(mode, accumulates=False))
+    return first.again() if mode.accumulates else first
 
 
 @lru_cache(maxsize=1024)
 def _played(hidden: int, block: Block, mode: LayerMode) -> Profile:
-    tape = Tape(accumulates=mode.accumulates)
+    tape = Tape()
     stream = tape.tensor(Size(hidden * mode.stream), mode.stream, differentiable=mode.input_differentiable)
     record = _parallel if block.parallel else _in_turn
     return tape.profile(record(tape, mode, block, stream))

@@ -207,7 +207,6 @@ def head_mode(mode: LayerMode) -> LayerMode:
     return replace(
         mode,
         keeps_gradients=True,
-        accumulates=mode.accumulates and mode.trains_weights,
         quantized=mode.quantized and mode.software.quantizes_head,
         tuning=Tuning.FULL,
         targets=(),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from finetune_operator.memory.activations.gradients import Gradients, Value
@@ -50,12 +50,18 @@ class Profile:
     """Points of the backward pass: tensors still kept, gradients of activations, gradients of this programme's weights so far."""
     weight_gradients: int
     """Bytes of gradients that are there when the programme has run backwards."""
+    accumulating: tuple[Size, ...] = ()
+    """`backward` where gradients of earlier micro-batches exist, to which new ones are added and so freed."""
     keeps_input: bool = False
     """Whether `kept` includes the programme's input."""
     cached: int = 0
     """Bytes of casts of trained weights in autocast's cache, which lives as long as the forward pass."""
     held: Size = NOTHING
     """The part of `kept` that the backward pass does not free."""
+
+    def again(self) -> Profile:
+        """Return the programme of a later micro-batch of the same step."""
+        return replace(self, backward=self.accumulating, weight_gradients=0)
 
 
 class _Moment(NamedTuple):
@@ -73,9 +79,8 @@ class _Moment(NamedTuple):
 
 @dataclass
 class Tape:
-    """Records operations. `accumulates`: gradients exist already, so that new ones are added to them and freed."""
+    """Records operations."""
 
-    accumulates: bool = False
     _sizes: list[Size] = field(default_factory=list)
     _operations: list[Operation] = field(default_factory=list)
     _kept: dict[int, int] = field(default_factory=dict)
@@ -208,45 +213,48 @@ class Tape:
 
     def profile(self, output: Value, *, output_gradient: bool = True) -> Profile:
         """Return what the programme needs when the gradient of `output` is given."""
-        points, gradients = self._backward(output, output_gradient=output_gradient)
+        forward, recomputed = self._forward(output)
+        points, earlier, gradients = self._backward(output, output_gradient=output_gradient)
+        added_up = (point.plus(Size(fixed=weights)) for point, weights in zip(points, earlier, strict=True))
         return Profile(
             kept=self._kept_size,
-            forward=highest(self._forward(output, whole=True)),
-            recomputed=highest(self._forward(output, whole=False)),
-            backward=highest(points),
+            forward=highest(forward),
+            recomputed=highest(recomputed),
+            backward=highest(added_up),
+            accumulating=highest(points),
             weight_gradients=gradients,
             keeps_input=0 in self._kept,
             cached=self._cached,
             held=total(self._sizes[storage] for storage in {s for o in self._operations for s in o.held}),
         )
 
-    def _forward(self, output: Value, *, whole: bool) -> list[Size]:
-        """Return every point of the forward pass: what is kept, and what is alive because something still reads or holds it."""
+    def _forward(self, output: Value) -> tuple[list[Size], list[Size]]:
+        """Return every point of the forward pass: what is kept, and what is alive because something still reads or holds it.
+
+        Then those of a checkpoint's second one, without the input and without what follows the last saved tensor.
+        """
         moments, end = self._moments, len(self._moments)
         last_use = {output.storage: end}
         for number, moment in enumerate(moments):
             last_use.update(dict.fromkeys(moment.used, number))
         passing, leaving = NOTHING, [NOTHING] * (end + 1)
 
-        def arrive(storage: int, number: int) -> Size:
-            """Count a tensor until it is used for the last time, or kept and so counted there."""
-            last = min(last_use.get(storage, number), self._kept.get(storage, end + 1) - 1)
-            if last < number:
-                return NOTHING
-            leaving[last] = leaving[last].plus(self._sizes[storage])
-            return self._sizes[storage]
+        def last_moment(storage: int, made: int) -> int:
+            """Until when it is counted here: its last use, or before it is kept and counted there."""
+            return min(last_use.get(storage, made), self._kept.get(storage, end + 1) - 1)
 
-        if whole:
-            passing = arrive(0, 0)
         points = []
         for number, moment in enumerate(moments):
-            if moment.made is not None:
-                passing = passing.plus(arrive(moment.made, number))
+            if moment.made is not None and (last := last_moment(moment.made, number)) >= number:
+                passing = passing.plus(self._sizes[moment.made])
+                leaving[last] = leaving[last].plus(self._sizes[moment.made])
             points.append(moment.kept.plus(passing).plus(moment.transient))
             passing = passing.minus(leaving[number])
-        if not whole and (saving := [number for number, moment in enumerate(moments) if moment.saves]):
+        with_input = last_moment(0, 0) + 1
+        whole = [point.plus(self._sizes[0]) for point in points[:with_input]] + points[with_input:]
+        if saving := [number for number, moment in enumerate(moments) if moment.saves]:
             points = points[: saving[-1] + moments[saving[-1]].saves_output]
-        return points or [NOTHING]
+        return whole or [NOTHING], points or [NOTHING]
 
     def _record(
         self,
@@ -265,7 +273,8 @@ class Tape:
         differentiable = tuple(value for value in inputs if value.differentiable)
         self._operations.append(Operation(differentiable, outputs, tuple(saved), held, passes_on, transient, weights))
 
-    def _backward(self, output: Value, *, output_gradient: bool) -> tuple[list[Size], int]:
+    def _backward(self, output: Value, *, output_gradient: bool) -> tuple[list[Size], list[int], int]:
+        """Return every point with the weights' gradients of that operation alone, those of the operations before, and those of all."""
         holders = dict.fromkeys(self._kept, 0)
         for operation in self._operations:
             for storage in (*operation.saved, *operation.held):
@@ -274,7 +283,7 @@ class Tape:
         if output_gradient:
             gradients.give(output, gradients.make(output.size))
         alive, weights = total(self._sizes[storage] for storage in self._kept), 0
-        points = [alive.plus(gradients.alive)]
+        points, earlier = [alive.plus(gradients.alive)], [0]
         for operation in reversed(self._operations):
             incoming = [key for output in operation.outputs if (key := gradients.take(output)) is not None]
             if not incoming:
@@ -284,9 +293,9 @@ class Tape:
                 key = incoming[0] if operation.passes_on else gradients.make(value.size)
                 made.append((value, key))
             new = sum(operation.weight_gradients)
-            fixed = Size(fixed=weights + new)
-            points.append(alive.plus(gradients.alive).plus(operation.transient).plus(fixed))
-            weights += 0 if self.accumulates else new
+            points.append(alive.plus(gradients.alive).plus(operation.transient).plus(Size(fixed=new)))
+            earlier.append(weights)
+            weights += new
             for value, key in made:
                 gradients.give(value, key)
             for key in incoming:
@@ -295,5 +304,5 @@ class Tape:
                 holders[storage] -= 1
                 if not holders[storage]:
                     alive = alive.minus(self._sizes[storage])
-        points.append(alive.plus(gradients.alive).plus(Size(fixed=weights)))
-        return points, 0 if self.accumulates else weights
+        points.append(alive.plus(gradients.alive))
+        return points, [*earlier, weights], weights
