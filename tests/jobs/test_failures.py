@@ -8,7 +8,7 @@ import pytest
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.progress import TerminationMessage
 from finetune_operator.api.reasons import ConditionType, JobState, Reason
-from finetune_operator.jobs.retry import GiveUp, Retry, cause_of_message, delay_before_next, next_after_failure
+from finetune_operator.jobs.retry import cause_of_message, delay_before_next
 from finetune_operator.jobs.testing import START, FixedPlanner, World, ended_pod, make_job, make_plan, make_pod
 
 
@@ -249,126 +249,6 @@ def test_changed_inputs_are_inspected_again_and_not_charged() -> None:
     assert world.files[2].inspection.dataset.rows == 120
     assert world.files[2].charged_before == 0
     assert condition(world, ConditionType.PLANNED)[0] == "True"
-
-
-INSPECTION_ENDS = {
-    "bad rows": (41, Reason.INVALID_DATA, "rows.jsonl:7: no messages"),
-    "bad spec": (40, Reason.INVALID_SPEC, "dataset.format is alpaca"),
-    "taken output": (40, Reason.OUTPUT_EXISTS, "another job's model"),
-}
-
-
-@pytest.mark.parametrize("case", INSPECTION_ENDS)
-def test_what_the_user_must_mend_ends_the_inspection(case: str) -> None:
-    code, why, message = INSPECTION_ENDS[case]
-    world = World()
-    world.settle()
-    pod = ended_pod(code, reason=why, message=message, component="inspect", attempt=None)
-    world.fail("tune-inspect", pod)
-    world.settle()
-    assert condition(world, ConditionType.INSPECTED) == ("False", why)
-    assert condition(world, ConditionType.FAILED) == ("True", why)
-    assert message in (world.status.message or "")
-    assert list(world.children) == ["tune-inspect"]
-
-
-def test_a_report_with_too_many_unusable_rows_ends_the_job() -> None:
-    world = World()
-    world.settle()
-    problem = {"file": "s3://data/rows.jsonl", "line": 3, "reason": "not JSON"}
-    world.inspect(rows=50, dropped=50, problems=(problem,))
-    world.settle()
-    assert condition(world, ConditionType.FAILED) == ("True", Reason.INVALID_DATA)
-    assert "s3://data/rows.jsonl:3: not JSON" in (world.status.message or "")
-
-
-REFUSALS = {43: Reason.STORAGE_REFUSED, 44: Reason.STORAGE_UNAVAILABLE}
-
-
-@pytest.mark.parametrize("code", REFUSALS)
-def test_a_bucket_that_refuses_is_told_and_tried_again_without_end(code: int) -> None:
-    world = World()
-    world.settle()
-    world.pods = [ended_pod(code, message="s3://data refuses.", component="inspect", attempt=None)]
-    desired = world.settle()
-    assert condition(world, ConditionType.INSPECTED) == ("False", REFUSALS[code])
-    assert condition(world, ConditionType.STALLED) == ("True", Reason.NO_PROGRESS)
-    assert "s3://data refuses." in (world.status.message or "")
-    assert desired.requeue_after is not None
-
-    world.fail("tune-inspect", *world.pods, kind="Failed", message="reached the backoff limit")
-    desired = world.settle()
-    assert desired.requeue_after == 60.0
-    world.advance(60)
-    world.settle()
-    assert world.children["tune-inspect"].conditions == ()
-    assert world.children["tune-inspect"].created == world.now
-
-
-def trained() -> World:
-    world = running(pods=1)
-    world.finish("tune-1", ended_pod(0, peak=2**30))
-    world.settle()
-    return world
-
-
-def publish_pod(code: int, **parts: object):
-    return ended_pod(code, component="publish", attempt=1, name="tune-publish-x", **parts)
-
-
-def test_a_failed_publication_is_told_and_repeated_ever_more_slowly() -> None:
-    world = trained()
-    pauses = []
-    for _ in range(4):
-        world.fail("tune-publish", publish_pod(43, message="403 from the bucket."), kind="Failed")
-        desired = world.settle()
-        assert condition(world, ConditionType.PUBLISHED) == ("False", Reason.PUBLICATION_FAILED)
-        assert condition(world, ConditionType.FAILED)[0] == "False"
-        assert desired.requeue_after is not None
-        pauses.append(desired.requeue_after)
-        world.advance(desired.requeue_after)
-        world.settle()
-        assert world.children["tune-publish"].conditions == ()
-    assert pauses == [60.0, 60.0, 120.0, 240.0]
-    world.finish("tune-publish")
-    world.settle()
-    assert world.status.state is JobState.COMPLETE
-
-
-def test_an_output_that_is_taken_ends_the_job_and_keeps_the_checkpoints() -> None:
-    world = trained()
-    world.fail("tune-publish", publish_pod(40, reason=Reason.OUTPUT_EXISTS, message="another job's model is there."))
-    world.settle()
-    assert condition(world, ConditionType.FAILED) == ("True", Reason.OUTPUT_EXISTS)
-    assert "checkpoints stay" in (world.status.message or "")
-
-
-def failure(reason: Reason, code: int) -> TerminationMessage:
-    return TerminationMessage(reason=reason, exit_code=code, message="why.")
-
-
-LOCAL = [
-    ([failure(Reason.TRAINER_ERROR, 1)], 1, Retry()),
-    ([failure(Reason.RANK_KILLED, 137)], 1, Retry()),
-    ([failure(Reason.TERMINATED, 49)] * 9, 0, Retry()),
-    ([failure(Reason.INPUTS_CHANGED, 42)], 0, Retry(inspect_again=True)),
-]
-
-
-@pytest.mark.parametrize(("failures", "retries", "expected"), LOCAL)
-def test_a_local_run_retries_by_the_same_policy(
-    failures: list[TerminationMessage], retries: int, expected: Retry
-) -> None:
-    assert next_after_failure(failures, retries) == expected
-
-
-def test_a_local_run_gives_up_by_the_same_policy() -> None:
-    end = next_after_failure([failure(Reason.TRAINER_ERROR, 1)] * 2, 1)
-    assert isinstance(end, GiveUp)
-    assert end.reason is Reason.RETRIES_EXHAUSTED
-    bad = next_after_failure([failure(Reason.DIVERGED, 46)], 9)
-    assert isinstance(bad, GiveUp)
-    assert bad.reason is Reason.DIVERGED
 
 
 @pytest.mark.parametrize(
