@@ -66,6 +66,14 @@ def test_the_dearer_type_is_taken_only_where_it_is_worth_its_price() -> None:
     assert planned(Prices(**level, per_gpu_hour={H100: 50.0, L4: 0.1})).gpu_product == L4
 
 
+def test_a_chosen_type_that_the_price_table_lacks_is_said_to_have_no_price() -> None:
+    def told(prices: Prices) -> list[str]:
+        return [reason for reason in planned(prices, products=(H100,)).reasons if reason.startswith("prices: ")]
+
+    assert len(told(Prices(per_gpu_hour={L4: 0.7}))) == 1
+    assert told(Prices(per_gpu_hour={H100: 3.0})) == told(NO_PRICES) == []
+
+
 def test_money_is_hours_times_price_and_absent_without_one() -> None:
     found = speed(planned(Prices(currency="EUR", per_gpu_hour={H100: 3.0, L4: 3.0})))
     assert found.gpu_hours is not None

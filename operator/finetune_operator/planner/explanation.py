@@ -71,6 +71,14 @@ def _remarks(task: Task, chosen: Candidate, pools: tuple[Pool, ...]) -> list[str
         remarks.append(
             f"the catalogue lacks {chosen.pool.product}: its speed is guessed; name types in resources.gpuProduct to choose yourself"
         )
+    if (
+        chosen.pool.product is not None
+        and not task.prices.is_empty
+        and task.prices.per_hour(chosen.pool.product) is None
+    ):
+        remarks.append(
+            f"prices: the table lacks {chosen.pool.product}; it was compared by the catalogue's relative price, and no money is shown"
+        )
     if chosen.pool.product is not None and not chosen.pool.gpu.has_bf16 and task.spec.training.precision == "bf16":
         remarks.append(
             f"{chosen.pool.product} has no bfloat16 arithmetic: training.precision: bf16 is emulated there, slowly"

@@ -19,6 +19,11 @@ class PriceList:
         ratios = [price / gpu_of(product).price for product, price in prices.per_gpu_hour.items()]
         self._scale = median(ratios) if ratios else 1.0
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nobody has said what anything costs."""
+        return not self._known
+
     def per_hour(self, product: str | None) -> float | None:
         """Return the money for one GPU and hour, or None where the table lacks the type (a slice or a shared GPU is a product of its own)."""
         return self._known.get(product) if product is not None else None
