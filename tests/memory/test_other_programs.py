@@ -11,11 +11,11 @@ import torch
 from finetune_operator.api.compatibility import Checkpointing
 from finetune_operator.api.plan import Component, Phase
 from finetune_operator.memory.activations.head import OutputHead, head_profile
-from finetune_operator.memory.activations.linear import product
+from finetune_operator.memory.activations.linear import linear, product
 from finetune_operator.memory.activations.mode import layer_mode
 from finetune_operator.memory.activations.model import head_mode, passes
 from finetune_operator.memory.activations.size import Size
-from finetune_operator.memory.activations.tape import Tape
+from finetune_operator.memory.activations.tape import Profile, Tape
 from finetune_operator.memory.architecture import Architecture, architecture_of
 from finetune_operator.memory.blocks import NormKind
 from finetune_operator.memory.estimate import estimate
@@ -226,3 +226,23 @@ def test_logits_that_were_widened_in_their_own_name_are_gone_before_the_shifted_
     assert bytes_per_logit(Software(shifts_logits=True)) == pytest.approx(8, rel=0.001)
     # Newer versions widen inside the loss, while the model's own logits are still there.
     assert bytes_per_logit(Software()) == pytest.approx(6, rel=0.001)
+
+
+def test_a_frozen_first_factor_does_not_keep_the_adapters_input() -> None:
+    kept, frozen = (adapted(Software(frozen_inputs=frozen)) for frozen in (False, True))
+    assert kept.kept.token - frozen.kept.token == 4 * INPUTS
+
+
+def test_a_whole_update_is_kept_for_the_inputs_gradient() -> None:
+    plain, whole = (adapted(Software(whole_updates=whole)) for whole in (False, True))
+    assert whole.kept.fixed - plain.kept.fixed == 4 * INPUTS * OUTPUTS
+
+
+def adapted(software: Software) -> Profile:
+    """Return a linear layer with a float32 adapter on a bfloat16 input."""
+    workload = Workload(
+        Tuning.LORA, Numerics(2, 4, 2, autocast=False), 1, TOKENS, rank=4, targets=("x",), software=software
+    )
+    mode, tape = layer_mode(workload, trains_weights=False, input_differentiable=True), Tape()
+    value = tape.tensor(Size(2 * INPUTS), 2, differentiable=True)
+    return tape.profile(linear(tape, mode, value, "x", OUTPUTS))

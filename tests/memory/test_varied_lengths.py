@@ -95,3 +95,10 @@ def test_a_normalised_head_is_made_anew_in_every_step() -> None:
     assert (
         4 * weights < logits(short) - logits(plain) <= 6 * weights
     )  # the float32 copy beside it is higher than few logits
+
+
+def test_an_emptied_cache_leaves_one_steps_holes() -> None:
+    plain = replace(LORA, checkpointing=Checkpointing.NONE)
+    emptied = replace(plain, software=Software(empties_cache=True))
+    assert idle_shares(emptied).passing < idle_shares(plain).passing
+    assert estimate(llama(), emptied).allocated == estimate(llama(), plain).allocated

@@ -30,6 +30,10 @@ SHARDED_SHARE: Final = 0.12
 """Added to it with FSDP 1 and ZeRO: what was gathered waits for its stream (record_stream, which FSDP 2 avoids). 0.25 to 0.28 without whole
 logits (14 runs there), and reserved exceeds allocated by 12 to 24 % in fsdp_qlora's runs on two GPUs."""
 
+FRESH_SHARE: Final = 0.02
+"""The same without gradient checkpointing where the cache was emptied before the step. Simulated (bench/allocator_fragmentation.py, `fresh`):
+0.00 to 0.06, mean 0.02."""
+
 VARIED_SHARE: Final = 1.0
 """The same when lengths differ from step to step and segments cannot grow: a longer step does not fit into the blocks of shorter ones.
 Simulated over two distributions, where the longest step does not come first: 0.7 to 2.1, mean 1.0; it is reached within 100 steps."""
@@ -85,6 +89,8 @@ def idle_shares(workload: Workload) -> IdleShares:
 
 def _passing_share(workload: Workload) -> float:
     """Return the holes among activations, logits and temporaries, as a share of their bytes."""
+    if workload.software.empties_cache and workload.checkpointing is Checkpointing.NONE:
+        return FRESH_SHARE
     share = VARIED_SHARE if workload.varied_lengths else PASSING_SHARE
     if workload.checkpointing is not Checkpointing.NONE and not workload.varied_lengths:
         share += RECOMPUTED_SHARE

@@ -40,6 +40,13 @@ class Software:
     """Under autocast the model's loss reads logits in the compute type. torch's cross_entropy hands their own type to log_softmax, which
     autocast respects (ATen/native/LossNLL.cpp, cross_entropy_loss; autocast_mode.h, set_opt_dtype): 2 bytes of log-softmax stay, 4 of the
     copy that nll_loss reads, and 4 of the logits that accelerate's wrapper returns; traced with torch 2.13."""
+    empties_cache: bool = False
+    """The allocator's cache is emptied every few steps, so that the longest step's reserved memory is what one step makes of nothing (PEFT's
+    method_comparison, run.py)."""
+    whole_updates: bool = False
+    """An adapter multiplies its input with a whole update of the weight, made anew in every forward pass and kept for the input's gradient."""
+    frozen_inputs: bool = False
+    """The factor that reads an adapter's input is frozen, or only pools it, so that the input is not kept (VeRA, TinyLoRA, LoRA-FA)."""
     normalises_head: bool = False
     """The head's weight is normalised in every forward pass, in float32 under autocast (Baichuan 2, modeling_baichuan.py, NormHead)."""
     keeps_compute_logits: bool = False

@@ -71,7 +71,7 @@ def _dropped(tape: Tape, mode: LayerMode, value: Value) -> Value:
 
 
 def _low_rank(tape: Tape, mode: LayerMode, value: Value, outputs: int) -> Value:
-    inner = product(tape, mode, value, mode.rank, trains=True)
+    inner = product(tape, mode, value, mode.rank, trains=not mode.software.frozen_inputs)
     tape.hold(value)
     return product(tape, mode, inner, outputs, trains=True)
 
@@ -84,7 +84,8 @@ def _lora(tape: Tape, mode: LayerMode, value: Value, result: Value, outputs: int
     casts = not (mode.quantized and mode.autocasts)
     read = tape.cast(value, mode.trained) if casts else value
     low_rank = _low_rank(tape, mode, _dropped(tape, mode, read), outputs)
-    scaled = tape.apply((low_rank,), low_rank.size, low_rank.width)
+    update = mode.trained * _features(value) * outputs if mode.software.whole_updates else 0
+    scaled = tape.apply((low_rank,), low_rank.size, low_rank.width, also_saves=Size(fixed=update))
     tape.hold(read)
     if share := mode.software.padded_share:
         # litgpt's zero_pad: index_copy keeps what it copied.
