@@ -123,5 +123,5 @@ def test_a_list_of_layers_that_is_none_is_named() -> None:
 def test_a_classifier_of_a_decoder_has_labels_instead_of_a_vocabulary() -> None:
     found = architecture_of(KNOWN_MODELS["Qwen/Qwen3-0.6B"], head=Head.SEQUENCE_CLASSIFICATION, labels=3)
     assert isinstance(found, Architecture)
-    assert found.logits_width == 3
+    assert found.labels == 3
     assert found.parameters == known("Qwen/Qwen3-0.6B").parameters + 3 * 1024

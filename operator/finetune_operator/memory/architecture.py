@@ -57,13 +57,6 @@ class Architecture:
     logits_capped: bool = False
     """Logits are capped by a tanh (Gemma 2): division, tanh and product are tensors of their size."""
 
-    @property
-    def logits_width(self) -> int:
-        """Numbers that the head makes of one token (of one sequence, when it classifies): vocabulary, labels, or none."""
-        if self.head is Head.SEQUENCE_CLASSIFICATION:
-            return self.labels
-        return 0 if self.head is Head.NONE else self.vocabulary
-
     @cached_property
     def derived(self) -> dict[Hashable, Any]:
         """Results of pure functions of this architecture, by what else they depend on: the planner asks the same thousands of times."""

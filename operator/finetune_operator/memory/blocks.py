@@ -177,11 +177,6 @@ class Attention:
         """Width of the attention's output, which the output projection reads."""
         return self.heads * (self.value_head_dim or self.head_dim)
 
-    @property
-    def biased_scores(self) -> bool:
-        """Whether something is added to the scores beside the causal mask: a mask tensor exists even without padding."""
-        return self.positions in (Positions.ALIBI, Positions.BUCKETS, Positions.DISENTANGLED)
-
 
 @dataclass(frozen=True)
 class FeedForward:
@@ -251,11 +246,6 @@ class Block:
     """Dropout of the outputs of attention and MLP, as config.json sets it."""
     residual_scaled: bool = False
     """Outputs of attention and MLP are multiplied by a number before they are added to the stream (Granite)."""
-
-    @property
-    def sandwich_norms(self) -> bool:
-        """A second pair of norms behind attention and MLP (Gemma 2 and 3)."""
-        return self.placement is NormPlacement.AROUND
 
     @cached_property
     def parameters(self) -> int:
