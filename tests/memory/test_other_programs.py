@@ -246,3 +246,32 @@ def adapted(software: Software) -> Profile:
     mode, tape = layer_mode(workload, trains_weights=False, input_differentiable=True), Tape()
     value = tape.tensor(Size(2 * INPUTS), 2, differentiable=True)
     return tape.profile(linear(tape, mode, value, "x", OUTPUTS))
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_a_reentrant_checkpoint_holds_the_output_of_the_layer_that_runs_backwards(reentrant: bool) -> None:
+    made: list[weakref.ref] = []
+    alive: list[bool] = []
+
+    def layer(value: torch.Tensor) -> torch.Tensor:
+        inner = value * 3
+        if inner.requires_grad:  # the reentrant one's first pass is without gradients
+            inner.register_hook(lambda gradient: alive.append(made[-1]() is not None))
+        output = inner.sin()
+        made.append(weakref.ref(output))
+        return output
+
+    torch.utils.checkpoint.checkpoint(
+        layer, torch.ones(4, requires_grad=True), use_reentrant=reentrant
+    ).sum().backward()
+    assert alive[-1] is reentrant
+
+
+def test_the_held_output_is_one_residual_stream() -> None:
+    checkpointed = replace(QLORA, checkpointing=Checkpointing.FULL, loss=LossKind.LIGER, software=Software())
+    reentrant = replace(checkpointed, software=Software(reentrant_checkpoints=True))
+    plain, held = (
+        next(phase for phase in estimate(llama(), workload).phases if phase.phase is Phase.BACKWARD_END)
+        for workload in (checkpointed, reentrant)
+    )
+    assert held.total - plain.total == pytest.approx(2 * llama().hidden * QLORA.tokens, rel=0.15)

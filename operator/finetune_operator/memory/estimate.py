@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from finetune_operator.api.plan import MemoryEstimate, Phase
-from finetune_operator.memory.activations.model import Passes, passes
+from finetune_operator.memory.activations.model import Passes, Segment, passes
 from finetune_operator.memory.activations.size import NOTHING, Size
 from finetune_operator.memory.architecture import Architecture
 from finetune_operator.memory.between_steps import phases_between_steps
@@ -97,7 +97,7 @@ def _in_last_layer(architecture: Architecture, workload: Workload, states: State
     below, kept = found.below(last), last.profile.kept
     gradient = found.stream * tokens
     head_gradient = found.head.weight_gradients or _waiting_head_gradient(architecture, workload)
-    points = [(_most(last.profile.backward, tokens, pairs), head_gradient)]
+    points = [(_most(last.profile.backward, tokens, pairs) + _held_output(workload, found, last), head_gradient)]
     if last.recomputed:
         points.append((_most(last.profile.recomputed, tokens, pairs) + gradient, head_gradient))
     else:
@@ -132,7 +132,8 @@ def _backward_end(architecture: Architecture, workload: Workload, states: States
                 late = architecture.layer_parameters + architecture.vocabulary * architecture.hidden
                 missing = states.gradients * late // architecture.parameters
         own_input = first.input_beside.of(tokens, pairs)
-        points.append(_most(first.profile.backward, tokens, pairs) + own_input + waiting - missing)
+        output = _held_output(workload, found, first)
+        points.append(_most(first.profile.backward, tokens, pairs) + output + own_input + waiting - missing)
         if first.recomputed:
             points.append(_most(first.profile.recomputed, tokens, pairs) + own_input + found.stream * tokens - missing)
     gathered = states.root_weights + states.layer_weights if states.retained_inputs else 0
@@ -144,6 +145,15 @@ def _backward_end(architecture: Architecture, workload: Workload, states: States
         temporaries=max(0, *points) + states.retained_inputs,
         communication=states.buckets + states.root_reduction,
     )
+
+
+def _held_output(workload: Workload, found: Passes, segment: Segment) -> int:
+    """What a layer's second forward pass returned, though nothing of the layer reads it: the reentrant checkpoint holds it.
+
+    torch.utils.checkpoint, CheckpointFunction.backward: `outputs` lives until the inner backward pass is done.
+    """
+    holds = workload.software.reentrant_checkpoints and segment.recomputed
+    return found.stream * workload.local_tokens if holds else 0
 
 
 def _waiting_head_gradient(architecture: Architecture, workload: Workload) -> int:

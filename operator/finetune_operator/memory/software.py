@@ -55,7 +55,8 @@ class Software:
     """FSDP 1 with frozen and trained weights in one flat parameter: gradients are as large as if nothing were frozen
     (torch.distributed.fsdp, note on parameter freezing)."""
     reentrant_checkpoints: bool = False
-    """Layers are computed again by torch's reentrant checkpoint (transformers < 5 unless told otherwise). Under FSDP 1 a frozen layer then
+    """Layers are computed again by torch's reentrant checkpoint (transformers < 5 unless told otherwise). It holds a layer's output while that
+    layer runs backwards (tests/memory/test_other_programs.py). Under FSDP 1 a frozen layer then
     keeps its input and that input's gradient until the end of backward: the hook that reshards it holds the autograd node
     (torch.distributed.fsdp._runtime_utils, _register_post_backward_reshard_only_hook; tests/memory/test_states_sharded.py)."""
     padded_share: float = 0.0
