@@ -2,8 +2,8 @@
 
 Time is quickly worked out and memory is not: so ways are looked at in the order of their score, and their memory is estimated when it is
 their turn. Two facts keep estimates few: a larger micro-batch takes no longer, and of those that accumulate it needs no less memory (without
-accumulation FSDP2 need not hold whole gradients). The order is total and nothing random or unordered takes part: equal inputs give equal
-plans in every process.
+accumulation no earlier gradients are held beside the activations). The order is total and nothing random or unordered takes part: equal
+inputs give equal plans in every process.
 """
 
 from __future__ import annotations
