@@ -171,6 +171,7 @@ class CheckpointWriter:
             step=pending.folder.step,
             world_size=self._attempt.plan.processes,
             strategy=self._attempt.plan.strategy,
+            plan=self._attempt.plan.memory_key,
             created_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             versions=installed_versions(),
             files=files,

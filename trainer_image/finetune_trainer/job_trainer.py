@@ -14,13 +14,14 @@ from trl import SFTTrainer
 
 from finetune_operator.api.compatibility import Strategy
 from finetune_operator.api.exit_codes import ExitCode
-from finetune_operator.api.plan import AttemptFile
+from finetune_operator.api.plan import GIB, AttemptFile
 from finetune_trainer.attempt import Place
 from finetune_trainer.checkpoint_writer import CheckpointWriter
 from finetune_trainer.collective import Collective
 from finetune_trainer.export import EXPORT_FOLDER, export_sharded
 from finetune_trainer.failures import TrainerFailure
 from finetune_trainer.measure import device_memory
+from finetune_trainer.probe import probe_longest_batch
 from finetune_trainer.stopping import Stop
 from finetune_trainer.telemetry import StepRecord, Telemetry
 from finetune_trainer.watchdog import Watchdog
@@ -41,6 +42,8 @@ class JobContext:
     writer: CheckpointWriter
     stop: Stop
     watchdog: Watchdog
+    probes: bool
+    """Try the longest batch before the first step: no attempt has trained by this plan yet."""
 
 
 class JobTrainer(SFTTrainer):
@@ -62,11 +65,27 @@ class JobTrainer(SFTTrainer):
         attempt, place = self.context.attempt, self.context.place
         said = check_wrapping(attempt.plan.strategy, self.model_wrapped, self.optimizer, place.world_size)
         print(f"rank {place.rank}: {said}", flush=True)
+        if self.context.probes:
+            self._probe(has_optimizer_state=len(arguments) > 2 and arguments[2] is not None)
         # From here on SIGTERM waits for the end of a step.
         self.context.stop.is_training = True
         self.context.watchdog.start()
         self._step_started = time.monotonic()
         return prepared
+
+    def _probe(self, *, has_optimizer_state: bool) -> None:
+        context, started = self.context, time.monotonic()
+        length = probe_longest_batch(self, context.telemetry, has_optimizer_state=has_optimizer_state)
+        seconds = time.monotonic() - started
+        context.telemetry.metrics.badput("probe", seconds)
+        plan, peak = context.attempt.plan, device_memory(torch).peak
+        print(
+            f"rank {context.place.rank}: the longest batch ({plan.micro_batch_size} × {length} tokens) fits: peak {peak / GIB:.2f} GiB, "
+            f"{plan.memory.expected_bytes / GIB:.2f} expected; {seconds:.1f} s"
+            if length
+            else f"rank {context.place.rank}: the longest batch is not tried, since DeepSpeed's optimizer state was loaded",
+            flush=True,
+        )
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
         """Measure how long the step waits for its batches (counting their tokens over all ranks is in it)."""

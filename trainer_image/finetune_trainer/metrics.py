@@ -52,9 +52,9 @@ COUNTERS: Final = (
     Described("report_failures", "Progress reports that the operator did not take."),
 )
 BADPUT: Final = Described(
-    "badput_seconds", "Time in which no step was made, by cause: import, load, data, checkpoint, resume."
+    "badput_seconds", "Time in which no step was made, by cause: import, load, resume, probe, data, checkpoint."
 )
-BADPUT_CAUSES: Final = ("import", "load", "data", "checkpoint", "resume")
+BADPUT_CAUSES: Final = ("import", "load", "resume", "probe", "data", "checkpoint")
 
 
 class RankMetrics:

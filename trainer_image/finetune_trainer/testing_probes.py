@@ -150,6 +150,25 @@ class Exhaust(TrainerCallback):
             )
 
 
+class Limit(TrainerCallback):
+    """`limit:<rank>:<tokens>`: a GPU that is too small for a micro-batch of more tokens."""
+
+    def __init__(self, rank: int, target: str, tokens: str) -> None:
+        self._is_target = rank == int(target)
+        self._tokens = int(tokens)
+
+    def on_init_end(self, args: Any, state: Any, control: Any, model: Any = None, **others: Any) -> None:
+        """Watch what the model is given."""
+        if self._is_target:
+            model.register_forward_pre_hook(self._check, with_kwargs=True)
+
+    def _check(self, module: Any, arguments: Any, named: dict[str, Any]) -> None:
+        if named["input_ids"].numel() > self._tokens:
+            raise torch.OutOfMemoryError(
+                "CUDA out of memory. Tried to allocate 512.00 MiB. GPU 0 has a total capacity of 79 GiB"
+            )
+
+
 class Raise(TrainerCallback):
     """`raise:<rank>:<step>:<kind>`: raises an error of a kind on one rank."""
 
@@ -172,6 +191,7 @@ _PROBES: Final[dict[str, Callable[..., TrainerCallback]]] = {
     "TERM": lambda rank, *rest: Signal(rank, "TERM", *rest),
     "poison": Poison,
     "exhaust": Exhaust,
+    "limit": Limit,
     "raise": Raise,
 }
 

@@ -58,6 +58,17 @@ class CaseResult:
         return (self.folder / f"rank-{rank}.log").read_text(errors="replace")
 
 
+def _own_extensions() -> Path:
+    """Return where DeepSpeed's operators are compiled to for these tests: with the user's own folder each checkout would compile them again.
+
+    torch waits for ever for the lock of a compilation that was killed, so that such locks go first.
+    """
+    folder = Path(sys.prefix) / "torch_extensions"
+    for lock in folder.rglob("lock"):
+        lock.unlink()
+    return folder
+
+
 class RankServer:
     """Starts the process that forks ranks; a context manager."""
 
@@ -68,6 +79,7 @@ class RankServer:
             "HF_HUB_OFFLINE": "1",
             "TOKENIZERS_PARALLELISM": "false",
             "DS_ACCELERATOR": "cpu",
+            "TORCH_EXTENSIONS_DIR": str(_own_extensions()),
         }
         self._process = subprocess.Popen(
             [sys.executable, "-m", "finetune_trainer.testing_ranks"],

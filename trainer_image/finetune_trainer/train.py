@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from finetune_operator.api.compatibility import Method
 from finetune_operator.api.durations import parse_interval
 from finetune_operator.api.exit_codes import ExitCode
+from finetune_operator.api.manifest import Manifest
 from finetune_operator.api.plan import AttemptFile
 from finetune_operator.api.progress import MemoryShortage
 from finetune_operator.api.reasons import Reason
@@ -207,7 +208,9 @@ class _Rank:
         model, tokenizer = loaded
         watchdog = Watchdog(HANG_SECONDS, on_hang=self._hang)
         trainer = JobTrainer(
-            JobContext(attempt, place, self._collective, telemetry, writer, self._stop, watchdog),
+            JobContext(
+                attempt, place, self._collective, telemetry, writer, self._stop, watchdog, self._probes(found.manifest)
+            ),
             model=model,
             args=config,
             train_dataset=rows,
@@ -222,6 +225,10 @@ class _Rank:
         with self._badput("checkpoint"):
             writer.close()
         self._finish(boundary.stopped_at)
+
+    def _probes(self, resumed: Manifest | None) -> bool:
+        attempt = self._attempt
+        return attempt.spec.resources.probe and (resumed is None or resumed.plan != attempt.plan.memory_key)
 
     def _finish(self, stopped_at: int | None) -> None:
         import torch

@@ -29,6 +29,9 @@ class Manifest(ReadModel):
     step: int = Field(description="Optimizer steps that were finished.")
     world_size: int = Field(description="Processes that wrote it.")
     strategy: str
+    plan: str = Field(
+        "", description="What of the plan decides its memory; a resume by the same one is not probed again."
+    )
     created_at: str = Field(description="RFC 3339, UTC.")
     versions: dict[str, str] = Field(description="Library versions, such as {torch: 2.13.0}.")
     files: tuple[FileEntry, ...]

@@ -150,6 +150,12 @@ class Plan(ReadModel):
     kept_free_bytes: int = Field(0, description="What they lacked: left unused on every GPU, beyond the usual reserve.")
 
     @property
+    def memory_key(self) -> str:
+        """What decides the memory of a step, in words; two plans with the same need the same."""
+        parts = (self.gpu_product or self.accelerator, self.processes, self.strategy, self.micro_batch_size)
+        return "/".join(str(part) for part in (*parts, self.gradient_checkpointing, self.max_length))
+
+    @property
     def gpus(self) -> int:
         """GPUs in all; 0 with accelerator cpu."""
         return self.processes if self.accelerator == "gpu" else 0

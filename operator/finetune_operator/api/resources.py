@@ -50,6 +50,10 @@ class Resources(ApiModel):
         "auto",
         description="Compute activations again in the backward pass (full) instead of keeping them (none). Default auto: planned.",
     )
+    probe: bool = Field(
+        True,
+        description="Run the longest batch once before the first step, so that a lack of memory shows at once; losses stay the same. Default true.",
+    )
     objective_of_plan: Literal["cheapest", "fastest"] = Field(
         "cheapest",
         description="Which of the plans that fit is taken: fewest GPU-hours, or shortest time. Default cheapest.",
