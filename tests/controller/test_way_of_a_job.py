@@ -6,12 +6,42 @@ from pathlib import Path
 
 import pytest
 
+from finetune_operator.api.architecture_trace import (
+    ArchitectureTrace,
+    TracedBytes,
+    TracedLayers,
+    TracedPass,
+    TracedTensor,
+)
 from finetune_operator.api.progress import METRIC_STEP, Metric, TrainerStatus
 from finetune_operator.api.reasons import Reason
 from finetune_operator.controller.kube import CONFIG_MAPS, EVENTS, FINETUNE_JOBS, JOBS, SERVICES, Unavailable
 from finetune_operator.controller.settings import OperatorSettings
 from finetune_operator.testing import finetune_job
-from finetune_operator.testing.operated_cluster import SPEC, operating, operator_settings
+from finetune_operator.testing.operated_cluster import SPEC, OperatedCluster, operating, operator_settings
+
+UNKNOWN = {"model_type": "newest", "num_attention_heads": 2}
+TRACE = ArchitectureTrace(
+    model_type="newest",
+    hidden=64,
+    vocabulary=512,
+    tied_embeddings=True,
+    layers=(
+        TracedLayers(
+            copies=2,
+            tensors=(TracedTensor(name="mix", kind="matrix", shape=(64, 64), copies=4, inputs=64, outputs=64),),
+        ),
+    ),
+    outer=(TracedTensor(name="words", kind="embedding", shape=(512, 64)),),
+    passes=tuple(
+        TracedPass(
+            method=method, precision=precision, kept=TracedBytes(per_token=2048), backward=TracedBytes(per_token=1024)
+        )
+        for method in ("full", "lora")
+        for precision in ("bf16", "autocast")
+    ),
+    rank=16,
+)
 
 
 @pytest.fixture
@@ -43,6 +73,29 @@ async def test_a_job_goes_its_way_from_apply_to_complete_and_then_rests(settings
             if (event := cluster.api.find(EVENTS, "team", name))
         }
         assert "Succeeded" in reasons
+
+
+async def test_a_model_that_no_table_knows_is_inspected_again_in_the_trainers_image(settings: OperatorSettings) -> None:
+    def inspects_with(cluster: OperatedCluster) -> list[str]:
+        job = cluster.api.find(JOBS, "team", "tune-inspect")
+        assert job is not None
+        container = job["spec"]["template"]["spec"]["containers"][0]
+        return [container["image"], *container["args"]]
+
+    async with operating(settings) as cluster:
+        cluster.submit()
+        await cluster.clock.advance(1)
+        assert "--trace" not in inspects_with(cluster)
+        await cluster.inspected(config=UNKNOWN)
+        await cluster.clock.advance(10)
+        assert (cluster.state(), cluster.api.names(JOBS)) == ("Inspecting", ["tune-inspect"])
+        assert inspects_with(cluster)[:3] == [settings.trainer_image, "inspect", "--trace"]
+        cluster.api.forget_calls()
+        await cluster.clock.advance(40)
+        assert [call for call in cluster.api.writes() if call.kind != "Lease"] == []
+        await cluster.inspected(config=UNKNOWN, trace=TRACE)
+        await cluster.clock.advance(5)
+        assert cluster.api.names(JOBS) == ["tune-1", "tune-inspect"], cluster.job().status.message
 
 
 async def test_a_rank_that_is_killed_makes_a_second_attempt(settings: OperatorSettings) -> None:

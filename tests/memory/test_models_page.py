@@ -8,7 +8,7 @@ from pathlib import Path
 from finetune_operator.memory.architecture import text_part
 from finetune_operator.memory.families import DECODERS, ENCODERS, FAMILIES, REMOTE_CODE
 from finetune_operator.planner.known_models import KNOWN_MODELS
-from finetune_trainer.model_files import BUILT_IN_MODEL_TYPES
+from finetune_trainer.model_types import BUILT_IN_MODEL_TYPES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "models.md").read_text()
 ROW = re.compile(r"^\| `(?P<type>[^`]+)` \| (?!models )[^|]+ \| (?P<models>[^|]+) \|$", re.MULTILINE)
@@ -27,5 +27,8 @@ def test_the_rows_name_every_model_whose_numbers_are_shipped() -> None:
 
 
 def test_the_trainer_runs_no_foreign_code_for_a_type_that_transformers_brings() -> None:
-    assert set(DECODERS) | set(ENCODERS) <= BUILT_IN_MODEL_TYPES
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    assert set(DECODERS) <= BUILT_IN_MODEL_TYPES
+    assert set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) | set(ENCODERS) == BUILT_IN_MODEL_TYPES
     assert BUILT_IN_MODEL_TYPES.isdisjoint(REMOTE_CODE)

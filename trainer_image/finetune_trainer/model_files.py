@@ -16,6 +16,7 @@ from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.inspection import InputFile, ModelFacts
 from finetune_operator.api.spec import ModelSource
 from finetune_trainer.failures import TrainerFailure
+from finetune_trainer.model_types import BUILT_IN_MODEL_TYPES
 from finetune_trainer.safetensors_headers import read_header
 from finetune_trainer.storage import Storage, StoredFile, open_storage
 from finetune_trainer.storage_errors import StorageRefused
@@ -29,19 +30,6 @@ PARALLEL_REQUESTS: Final = 8
 LONGEST_TEXT: Final = 200
 _LEFT_OUT: Final = frozenset({"id2label", "label2id"})
 _SMALL_SUFFIXES: Final = frozenset({".json", ".jinja", ".txt", ".model"})
-
-BUILT_IN_MODEL_TYPES: Final = frozenset(
-    {
-        *("arcee", "bert", "bloom", "camembert", "cohere", "cohere2", "deberta", "deberta-v2", "deepseek_v2"),
-        *("deepseek_v3", "distilbert", "electra", "falcon", "gemma", "gemma2", "gemma3", "gemma3_text", "glm"),
-        *("glm4", "glm4_moe", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gpt_oss", "gptj", "granite"),
-        *("granitemoe", "granitemoeshared", "internlm3", "llama", "llama4", "llama4_text", "ministral", "ministral3"),
-        *("mistral", "mixtral", "modernbert", "mpnet", "mpt", "nemotron", "olmo", "olmo2", "olmo3", "olmoe", "opt"),
-        *("phi", "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "roberta", "seed_oss", "smollm3", "stablelm"),
-        *("starcoder2", "xlm-roberta"),
-    }
-)
-"""Types that transformers 5.23 brings itself: an `auto_map` in such a config is a relic, and its code is not run."""
 
 
 @dataclass(frozen=True)

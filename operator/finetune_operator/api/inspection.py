@@ -8,6 +8,7 @@ from typing import Final
 
 from pydantic import Field, JsonValue
 
+from finetune_operator.api.architecture_trace import ArchitectureTrace
 from finetune_operator.api.model import ReadModel
 from finetune_operator.api.spec import FineTuneJobSpec
 
@@ -57,6 +58,10 @@ class ModelFacts(ReadModel):
     dtypes: dict[str, int] = Field(description="Elements by stored dtype, such as {BF16: 8030261248}.")
     files: tuple[InputFile, ...]
     has_chat_template: bool = False
+    trace: ArchitectureTrace | None = Field(
+        None, description="What the oracle measured, where the estimator has no table for the architecture."
+    )
+    trace_error: str | None = Field(None, description="Why the oracle, asked for a trace, has none.")
 
 
 class RowProblem(ReadModel):

@@ -169,6 +169,9 @@ class PlanError(ReadModel):
     )
     message: str = Field(description="What does not work, with numbers, and what to do.")
     waits: bool = Field(False, description="Time can help (no such nodes now, a quota): it is planned again.")
+    needs_trace: bool = Field(
+        False, description="A trace of the model would help: the trainer's software measures it on fake tensors."
+    )
 
 
 class AttemptFile(ReadModel):

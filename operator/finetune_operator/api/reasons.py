@@ -156,8 +156,8 @@ REASON_MEANINGS: Final = MappingProxyType(
             "change one of the fields that the message names",
         ),
         Reason.UNKNOWN_ARCHITECTURE: ReasonMeaning(
-            "the estimator does not know the model's architecture",
-            "use a model of one of the types that the message lists",
+            "no table of the estimator knows the model's architecture, and it cannot be traced on fake tensors either",
+            "read in the message why it cannot be traced, or use a model of one of the types that it lists",
         ),
         Reason.WAITING_FOR_PLAN: ReasonMeaning("no pods are created before there is a plan", "wait"),
         Reason.CREATING_PODS: ReasonMeaning("the attempt's Job was created; its pods are not there yet", "wait"),

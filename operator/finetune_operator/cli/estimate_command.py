@@ -16,6 +16,7 @@ from finetune_operator.api.plan import PlanError
 from finetune_operator.cli.exit_codes import BAD_INPUT
 from finetune_operator.cli.manifest_file import UnreadableManifest
 from finetune_operator.cli.model_config import config_in_folder, known_config, similar_names
+from finetune_operator.cli.model_trace import trace_of_folder
 from finetune_operator.memory.architecture import ALL_LINEAR, Architecture, architecture_of, text_part
 from finetune_operator.memory.estimate import estimate
 from finetune_operator.memory.own_workload import as_trained_here
@@ -36,6 +37,7 @@ from finetune_operator.memory.workload import (
 )
 from finetune_operator.planner.catalogue import CATALOGUE, UNKNOWN, gpu_of
 from finetune_operator.planner.known_models import KNOWN_MODELS
+from finetune_operator.planner.plan import untraced
 from finetune_operator.planner.pools import gib
 
 NUMERICS: Final = {
@@ -122,7 +124,7 @@ def run(options: argparse.Namespace) -> int:
     """Print the estimate. Return 0, or 2 when model, GPU or the combination of options cannot be used (why on stderr)."""
     try:
         config = _config(options.model)
-        architecture = _architecture(config)
+        architecture = _architecture(config, Path(options.model.removeprefix("file://")))
         capacity = _capacity(options.gpu)
         workload = _workload(options, architecture)
     except UnreadableManifest as error:
@@ -185,13 +187,16 @@ def _config(model: str) -> dict[str, JsonValue]:
     return known if known is not None else config_in_folder(folder)
 
 
-def _architecture(config: dict[str, JsonValue]) -> Architecture:
-    """Return the model's numbers.
+def _architecture(config: dict[str, JsonValue], folder: Path) -> Architecture:
+    """Return the model's numbers, traced where no table knows the one in `folder`.
 
     Raises:
         UnreadableManifest: config.json cannot be used.
     """
     answer = architecture_of(config)
+    if isinstance(answer, PlanError) and answer.needs_trace:
+        trace = trace_of_folder(folder)
+        answer = untraced(answer, trace) if isinstance(trace, str) else architecture_of(config, trace)
     if isinstance(answer, PlanError):
         raise UnreadableManifest(answer.message)
     return answer

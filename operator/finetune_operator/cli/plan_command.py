@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -17,6 +18,7 @@ from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.cli.exit_codes import BAD_INPUT, NO_PLAN
 from finetune_operator.cli.manifest_file import UnreadableManifest, add_filename, read_job, with_absolute_locations
 from finetune_operator.cli.model_config import config_in_folder, known_config, similar_names
+from finetune_operator.cli.model_trace import trace_of_folder
 from finetune_operator.cli.plan_inputs import read_file, read_history, read_inspection, read_inventory
 from finetune_operator.planner.catalogue import CATALOGUE, UNKNOWN, catalogue_inventory, gpu_of
 from finetune_operator.planner.inventory import CpuNodes, Inventory
@@ -71,7 +73,8 @@ def run(options: argparse.Namespace) -> int:
     except UnreadableManifest as error:
         print(f"finetune plan: {error}", file=sys.stderr)
         return BAD_INPUT
-    plan = make_plan(
+    plan_with = partial(
+        make_plan,
         spec,
         inspection,
         inventory,
@@ -81,6 +84,10 @@ def run(options: argparse.Namespace) -> int:
         rows=knowledge.rows,
         assumptions=(*knowledge.assumptions, *inventory_assumption),
     )
+    plan = plan_with()
+    if isinstance(plan, PlanError) and plan.needs_trace and inspection is None:
+        folder = Path(spec.model.uri.removeprefix("file://"))
+        plan = plan_with(trace=trace_of_folder(folder, trusts_code=spec.model.trust_remote_code))
     if isinstance(plan, PlanError):
         if options.output == "json":
             print(json.dumps(plan.to_json_dict(), indent=2))

@@ -39,6 +39,7 @@ from finetune_operator.cli.run_report import RunRecord
 from finetune_operator.cli.tables import inspection_table, memory_comparison_table, plan_table
 from finetune_operator.cli.trainer_process import Ending, TrainerProcess
 from finetune_operator.jobs.retry import GiveUp, next_after_failure
+from finetune_operator.memory.architecture import architecture_of
 from finetune_operator.planner.history import FinishedRun
 from finetune_operator.planner.replan import RanOut, next_plan
 
@@ -147,7 +148,7 @@ class LocalRun:
         path.write_text(json.dumps(self._record.report(self._plan), indent=2) + "\n")
         return path
 
-    def _inspect(self) -> InspectionReport:
+    def _inspect(self, *options: str) -> InspectionReport:
         spec = self._job.spec
         namespace, name = self._job.metadata.namespace, self._job.metadata.name
         key = inspection_key(namespace, spec)
@@ -155,7 +156,7 @@ class LocalRun:
         request_path, report_path = self._folder / "request.json", self._folder / "inspection.json"
         request_path.write_text(request.model_dump_json(by_alias=True))
         with self._console.status("Inspecting model and data …"), self._timed("inspect"):
-            arguments = ("--job", str(request_path), "--output", str(report_path))
+            arguments = ("--job", str(request_path), "--output", str(report_path), *options)
             ending = self._trainer.run("inspect", "inspect", *arguments)
         if ending.exit_code != 0:
             raise _failure("inspection", ending)
@@ -163,6 +164,10 @@ class LocalRun:
 
     def _make_plan(self) -> tuple[InspectionReport, Plan]:
         inspection = self._inspect()
+        known = architecture_of(inspection.model.config)
+        if isinstance(known, PlanError) and known.needs_trace:
+            self._console.print("No table knows this model: it is traced on fake tensors.")
+            inspection = self._inspect("--trace")
         self._console.print(inspection_table(inspection))
         return inspection, self._planned(inspection)
 

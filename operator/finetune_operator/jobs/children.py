@@ -49,6 +49,8 @@ PUBLISH_BACKOFF_LIMIT: Final = 4
 INSPECT_TTL_SECONDS: Final = 3600
 """A finished inspect Job is only of use for its log."""
 _INSPECT_MEMORY: Final = 2 * GIB
+_TRACE_MEMORY: Final = 4 * GIB
+"""torch, transformers and a model on fake tensors took 0.9 GiB with 61 layers of 256 experts (DeepSeek V3.2), beside what reading rows takes."""
 _INSPECT_WORK: Final = 2 * GIB
 _PUBLISH_BASE: Final = 2 * GIB
 """Imports of the trainer (about 1 GiB) and buffers of the upload."""
@@ -56,8 +58,11 @@ _PUBLISH_COPIES: Final = 3
 """Of the model, in memory and on disk: the weights, the merged or converted tensors, and the file being written."""
 
 
-def inspect_job(job: FineTuneJob, settings: RenderSettings) -> Body:
-    """Return the Job that reads the model's config and every data row; it asks for no GPU."""
+def inspect_job(job: FineTuneJob, settings: RenderSettings, *, trace: bool = False) -> Body:
+    """Return the Job that reads the model's config and every data row; it asks for no GPU.
+
+    With `trace` it also measures the model on fake tensors, which takes the trainer's image.
+    """
     meta = job.metadata
     request = InspectionRequest(
         namespace=meta.namespace,
@@ -68,15 +73,16 @@ def inspect_job(job: FineTuneJob, settings: RenderSettings) -> Body:
         progress=settings.progress,
     )
     marks = labels(meta.name, COMPONENT_INSPECT)
+    memory = _TRACE_MEMORY if trace else _INSPECT_MEMORY
     field_path = f"metadata.annotations['{REQUEST_ANNOTATION}']"
     shape = PodShape(
-        image=settings.inspect_image,
-        arguments=("inspect", "--job", REQUEST_PATH),
+        image=settings.trainer_image if trace else settings.inspect_image,
+        arguments=("inspect", *(("--trace",) if trace else ()), "--job", REQUEST_PATH),
         labels=marks,
         annotations={REQUEST_ANNOTATION: request.model_dump_json(by_alias=True, exclude_none=True)},
         resources={
-            "requests": {"cpu": millicores(250), "memory": mebibytes(_INSPECT_MEMORY // 4)},
-            "limits": {"memory": mebibytes(_INSPECT_MEMORY)},
+            "requests": {"cpu": millicores(1000 if trace else 250), "memory": mebibytes(memory // 4)},
+            "limits": {"memory": mebibytes(memory)},
         },
         work_bytes=_INSPECT_WORK,
         volumes=(

@@ -1,5 +1,8 @@
 """The inspection: whose report is good enough, when the inspect Job runs, and what its failures mean.
 
+A report about a model that no table knows comes back for a second inspection, in the trainer's image, which traces the model: the same Job with other
+arguments. It is wanted as long as the stored report lacks what it would tell, so nothing has to be remembered of it.
+
 What the user must mend in the job (spec, rows, an occupied output) ends it. What time or an administrator can mend (a bucket that refuses, a store
 that is down) is said at once and tried again without end: by the batch Job with growing pauses, and when its backoffLimit is reached, by a new one.
 """
@@ -78,7 +81,8 @@ def inspected(job: FineTuneJob, report: InspectionReport) -> Finding:
     own = report.job == f"{job.metadata.namespace}/{job.metadata.name}"
     facts = report.dataset
     dropped = f", {facts.dropped} unusable rows left out" if facts.dropped else ""
-    message = f"{facts.rows} rows{dropped}; {report.model.architecture}, {report.model.parameters} parameters"
+    traced = ", traced" if report.model.trace is not None else ""
+    message = f"{facts.rows} rows{dropped}; {report.model.architecture}, {report.model.parameters} parameters{traced}"
     if own:
         return Finding(ConditionType.INSPECTED, "True", Reason.INSPECTED, message)
     return Finding(ConditionType.INSPECTED, "True", Reason.INSPECTION_REUSED, f"{message}; inspected for {report.job}")
@@ -105,16 +109,27 @@ def own_copy(job: FineTuneJob, report: InspectionReport, observed: Observed) -> 
     return () if observed.inspection_owned else (inspection_config_map(job.metadata, report),)
 
 
-def inspecting(job: FineTuneJob, observed: Observed, settings: RenderSettings, attempts: Attempts) -> Stage:
-    """Return the stage of a job without a usable report."""
+def inspecting(
+    job: FineTuneJob,
+    observed: Observed,
+    settings: RenderSettings,
+    attempts: Attempts,
+    untraced: InspectionReport | None = None,
+) -> Stage:
+    """Return the stage of a job without a usable report, or with one, `untraced`, that lacks the trace of its model."""
     child = observed.child(COMPONENT_INSPECT)
-    wanted = inspect_job(job, settings)
+    wanted = inspect_job(job, settings, trace=untraced is not None)
     pods = tuple(pod for pod in observed.pods if pod.component == COMPONENT_INSPECT)
     if child is None:
-        return _in_work("creating the inspect pod", objects=(wanted,), requeue_after=5.0)
+        said = "creating the inspect pod" if untraced is None else _tracing(untraced)
+        return _in_work(said, objects=(wanted,), requeue_after=5.0)
     if child.deleting:
         return _in_work("the inspect Job is being replaced", requeue_after=5.0)
-    if _is_outdated(child, spec_hash(wanted), attempts, observed):
+    if untraced is not None and child.spec_hash != spec_hash(wanted):
+        # Only the Job goes: its report stays, and tells the next look to make the one that traces.
+        deletions = (job_reference(inspect_name(job.metadata.name)),)
+        return _in_work(_tracing(untraced), deletions=deletions, requeue_after=2.0)
+    if untraced is None and _is_outdated(child, spec_hash(wanted), attempts, observed):
         stale = observed.inspection is not None and observed.inspection_owned
         reports = (config_map_reference(inspection_name(job.metadata.name)),) if stale else ()
         deletions = (job_reference(inspect_name(job.metadata.name)), *reports)
@@ -123,7 +138,13 @@ def inspecting(job: FineTuneJob, observed: Observed, settings: RenderSettings, a
         return _failing(job, child, pods, observed)
     if child.has_condition("Complete"):
         return _without_report(job, child, observed)
-    return _running(pods, observed.refusals.get(child.name, ""))
+    reading = "reading the model's config and every row" if untraced is None else _tracing(untraced)
+    return _running(pods, observed.refusals.get(child.name, ""), reading)
+
+
+def _tracing(report: InspectionReport) -> str:
+    model_type = report.model.config.get("model_type")
+    return f"no table knows model_type {model_type!r}: the trainer's image traces the model on fake tensors"
 
 
 def _refuted(attempts: Attempts, observed: Observed) -> InspectionReport | None:
@@ -188,13 +209,13 @@ def _without_report(job: FineTuneJob, child: ChildJob, observed: Observed) -> St
     return _in_work("the report did not arrive; inspecting again", deletions=(reference,), requeue_after=2.0)
 
 
-def _running(pods: tuple[PodReport, ...], refused: str) -> Stage:
+def _running(pods: tuple[PodReport, ...], refused: str, reading: str) -> Stage:
     if (cause := latest_cause(pods)) is not None:
         return _troubled(cause, "It is tried again.", requeue_after=30.0)
     if any(pod.exit_code == 0 for pod in pods):
         return _in_work("the inspect pod is done, its report is on its way", requeue_after=30.0)
     wait = why_waiting(pods, 1, refused)
     if wait is None:
-        return _in_work("reading the model's config and every row", requeue_after=30.0)
+        return _in_work(reading, requeue_after=30.0)
     stage = _in_work(wait.message, requeue_after=15.0)
     return replace(stage, findings=(*stage.findings, stalled(wait.message))) if wait.needs_people else stage

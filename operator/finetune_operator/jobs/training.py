@@ -71,6 +71,10 @@ def prepare(
     finding = inspected(job, report)
     copies = own_copy(job, report, observed)
     plan = planner(job.spec, report, observed.inventory, history=observed.history, limits=observed.limits)
+    if isinstance(plan, PlanError) and plan.needs_trace:
+        stage = inspecting(job, observed, settings, attempts, untraced=report)
+        # Another job's report first becomes this one's own: without it nobody would know that the next inspection has to trace.
+        return replace(stage, objects=(*copies, *stage.objects), inspection=inspection_status(report))
     if isinstance(plan, PlanError):
         stage = _without_plan(plan)
         return replace(stage, objects=copies, inspection=inspection_status(report)).after((finding,))

@@ -58,6 +58,9 @@ QUANTIZED_MARGIN: Final = 0.03
 SHARDED_MARGIN: Final = 0.08
 """Added to it for FSDP2 and ZeRO: gathered layers come and go."""
 
+TRACED_MARGIN: Final = 0.10
+"""Added to it for an architecture without a table: what a job adds to its traced layers is taken from others (memory/traced.py)."""
+
 
 class IdleShares(NamedTuple):
     """What the allocator holds idle at one point of a step, as shares of the live bytes there."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
+from finetune_operator.api.architecture_trace import ArchitectureTrace
 from finetune_operator.api.plan import PlanError
 from finetune_operator.api.reasons import Reason
 from finetune_operator.memory.blocks import Block, Tensor, TensorClass
@@ -74,6 +75,11 @@ class Architecture:
     def layers(self) -> int:
         """Number of layers, of all kinds of blocks together."""
         return sum(block.copies for block in self.blocks)
+
+    @property
+    def traced(self) -> bool:
+        """Whether it was measured, because no family describes it."""
+        return self.main_block.traced is not None
 
     @cached_property
     def main_block(self) -> Block:
@@ -174,7 +180,12 @@ def lora_parameters(architecture: Architecture, rank: int, targets: tuple[str, .
 
 
 def architecture_of(
-    config: Mapping[str, JsonValue], *, head: Head | None = None, labels: int = 2, transformers_major: int = 5
+    config: Mapping[str, JsonValue],
+    trace: ArchitectureTrace | None = None,
+    *,
+    head: Head | None = None,
+    labels: int = 2,
+    transformers_major: int = 5,
 ) -> Architecture | PlanError:
     """Return the architecture that `config` (the content of config.json) describes, or why it cannot be told.
 
@@ -183,15 +194,30 @@ def architecture_of(
 
     Args:
         config: the content of config.json.
+        trace: what the oracle measured (memory/traced.py); used where no family describes the config.
         head: what stands behind the last layer; None: the language-modelling head that the type was trained with.
         labels: classes of a sequence-classification head.
         transformers_major: which transformers' module layout is meant; before 5, experts and Falcon's layers count as plain linear modules.
     """
-    # The families build Architectures and so import this module.
+    # They build Architectures and so import this module.
+    from finetune_operator.memory.traced import traced_architecture
+
+    known = _known_architecture(config, head, labels, transformers_major)
+    if isinstance(known, PlanError) and trace is not None and head in (None, Head.CAUSAL_LM):
+        return traced_architecture(config, trace)
+    return known
+
+
+def _known_architecture(
+    config: Mapping[str, JsonValue], head: Head | None, labels: int, transformers_major: int
+) -> Architecture | PlanError:
+    # Families build Architectures and so import this module.
     from finetune_operator.memory.config_reader import ConfigError, ConfigReader
     from finetune_operator.memory.families import ENCODERS, FAMILIES
 
     text = text_part(config)
+    # The oracle builds whole models and follows decoders; of a multimodal one neither plan nor trace would be right.
+    traceable = text is config and head in (None, Head.CAUSAL_LM)
     model_type = text.get("model_type")
     family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
     if family is None:
@@ -201,6 +227,7 @@ def architecture_of(
                 f"the model's config.json has model_type {model_type!r}, which the memory estimator does not know; "
                 f"use a model of one of these types: {', '.join(sorted(FAMILIES))}"
             ),
+            needs_trace=traceable,
         )
     natural = Head.MASKED_LM if model_type in ENCODERS else Head.CAUSAL_LM
     try:
@@ -209,6 +236,7 @@ def architecture_of(
         return PlanError(
             reason=Reason.UNKNOWN_ARCHITECTURE,
             message=f"the model's config.json (model_type {model_type}) cannot be used: {error}; mend the file or use another model",
+            needs_trace=traceable,
         )
 
 

@@ -226,6 +226,33 @@ WRITTEN_OUT_ACTIVATIONS = frozenset(
 
 
 @dataclass(frozen=True)
+class TracedLayer:
+    """What one layer needed when it was traced (api/architecture_trace.py). Bytes per token, and per pair of tokens."""
+
+    kept: tuple[int, int]
+    """Kept from the forward to the backward pass."""
+    backward: tuple[int, int]
+    """Made at the highest moment of the backward pass, beyond what is kept."""
+
+
+@dataclass(frozen=True)
+class TracedActivations:
+    """The four ways of training in which a layer was traced. Adapters, of `rank`, were on all linear modules."""
+
+    full: TracedLayer
+    full_autocast: TracedLayer
+    adapted: TracedLayer
+    adapted_autocast: TracedLayer
+    rank: int
+
+    def of(self, *, trains_weights: bool, autocasts: bool) -> TracedLayer:
+        """Return one of them."""
+        if trains_weights:
+            return self.full_autocast if autocasts else self.full
+        return self.adapted_autocast if autocasts else self.adapted
+
+
+@dataclass(frozen=True)
 class Block:
     """One kind of layer and how many of them the model has."""
 
@@ -246,6 +273,8 @@ class Block:
     """Dropout of the outputs of attention and MLP, as config.json sets it."""
     residual_scaled: bool = False
     """Outputs of attention and MLP are multiplied by a number before they are added to the stream (Granite)."""
+    traced: TracedActivations | None = None
+    """Of an architecture without a table: attention and feed-forward part are then Llama's, of about this size (traced.py)."""
 
     @cached_property
     def parameters(self) -> int:

@@ -31,14 +31,14 @@ def estimate(architecture: Architecture, workload: Workload) -> MemoryEstimate:
 
 def footprint(architecture: Architecture, workload: Workload) -> Footprint:
     """Return the same as plain numbers, in a fifth of the time."""
-    return footprint_of(workload, _phases(architecture, workload))
+    return footprint_of(workload, _phases(architecture, workload), traced=architecture.traced)
 
 
 def beside_passes(architecture: Architecture, workload: Workload) -> Footprint:
     """Return the footprint of loading and of the optimizer's step alone: no batch takes less, and none is looked at."""
     states = states_of(architecture, workload)
     load, step = _load(architecture, workload, states), _optimizer_step(states)
-    return footprint_of(workload, ((Phase.LOAD, (load,)), (Phase.OPTIMIZER_STEP, (step,))))
+    return footprint_of(workload, ((Phase.LOAD, (load,)), (Phase.OPTIMIZER_STEP, (step,))), traced=architecture.traced)
 
 
 def _phases(architecture: Architecture, workload: Workload) -> Iterator[tuple[Phase, tuple[Held, ...]]]:

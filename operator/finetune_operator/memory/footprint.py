@@ -11,7 +11,7 @@ from operator import attrgetter
 from typing import Final, NamedTuple
 
 from finetune_operator.api.plan import GIB, Component, MemoryEstimate, MemoryRange, Phase, PhaseMemory
-from finetune_operator.memory.allocator import IdleShares, idle_shares, margin_bytes
+from finetune_operator.memory.allocator import TRACED_MARGIN, IdleShares, idle_shares, margin_bytes
 from finetune_operator.memory.runtime import communication_bytes, runtime_bytes
 from finetune_operator.memory.workload import Workload
 
@@ -65,6 +65,8 @@ class Footprint:
     peak: PhasePeak
     expected_bytes: int
     upper_bytes: int
+    traced: bool = False
+    """Of an architecture without a table."""
 
     def estimate(self) -> MemoryEstimate:
         """Return the same in the words of the API."""
@@ -79,7 +81,8 @@ class Footprint:
         )
 
     def _range(self, held: int, *, holes: bool = True) -> MemoryRange:
-        return MemoryRange(expected_bytes=held, upper_bytes=held + _margin(self.workload, held, holes=holes))
+        margin = _margin(self.workload, held, holes=holes, traced=self.traced)
+        return MemoryRange(expected_bytes=held, upper_bytes=held + margin)
 
     def _components(self, peak: PhasePeak) -> dict[Component, int]:
         found = {Component(name): size for name, size in peak.held._asdict().items()}
@@ -89,14 +92,18 @@ class Footprint:
         return found
 
 
-def footprint_of(workload: Workload, phases: Iterable[tuple[Phase, tuple[Held, ...]]]) -> Footprint:
+def footprint_of(
+    workload: Workload, phases: Iterable[tuple[Phase, tuple[Held, ...]]], *, traced: bool = False
+) -> Footprint:
     """Return the footprint of a process that holds so much at the points of each phase."""
     highest = _highest_on_cpu if workload.accelerator == "cpu" else _highest_on_gpu
     shares = idle_shares(workload)
     peaks = tuple(highest(phase, points, shares) for phase, points in phases)
     peak = max(peaks, key=_reserved)
     expected = peak.reserved + runtime_bytes(workload) + communication_bytes(workload)
-    return Footprint(workload, peaks, peak, expected, expected + _margin(workload, peak.reserved))
+    return Footprint(
+        workload, peaks, peak, expected, expected + _margin(workload, peak.reserved, traced=traced), traced
+    )
 
 
 def _highest_on_gpu(phase: Phase, points: tuple[Held, ...], shares: IdleShares) -> PhasePeak:
@@ -113,7 +120,8 @@ def _highest_on_cpu(phase: Phase, points: tuple[Held, ...], _shares: IdleShares)
     return PhasePeak(phase, held, sum(held) + holes)
 
 
-def _margin(workload: Workload, held: int, *, holes: bool = True) -> int:
+def _margin(workload: Workload, held: int, *, holes: bool = True, traced: bool = False) -> int:
+    more = round(TRACED_MARGIN * held) if traced else 0
     if workload.accelerator == "cpu":
-        return round(CPU_MARGIN * held) + CPU_UPPER_CONSTANT
-    return margin_bytes(workload, held, holes=holes)
+        return round(CPU_MARGIN * held) + CPU_UPPER_CONSTANT + more
+    return margin_bytes(workload, held, holes=holes) + more

@@ -11,6 +11,7 @@ from math import ceil
 
 from pydantic import JsonValue
 
+from finetune_operator.api.architecture_trace import ArchitectureTrace
 from finetune_operator.api.compatibility import Method
 from finetune_operator.api.history import EMPTY_HISTORY, History
 from finetune_operator.api.inspection import InspectionReport
@@ -44,6 +45,7 @@ from finetune_operator.planner.task import Task
 
 STORED_BYTES_PER_PARAMETER = 2
 """Assumed size of downloaded weights where nothing was inspected: bfloat16."""
+TRACED = "model: no table knows model_type {}; its memory was traced on fake tensors and is carried over to this plan, with a wider upper bound"
 
 
 def make_plan(
@@ -55,6 +57,7 @@ def make_plan(
     limits: Limits = NO_LIMITS,
     prices: Prices = NO_PRICES,
     config: Mapping[str, JsonValue] | None = None,
+    trace: ArchitectureTrace | str | None = None,
     rows: int = 0,
     assumptions: tuple[str, ...] = (),
 ) -> Plan | PlanError:
@@ -68,6 +71,7 @@ def make_plan(
         limits: What the job's namespace may take: quotas and policy.
         prices: What GPUs cost; without a table the catalogue's relative prices choose, and no money is shown.
         config: The model's config.json, where there is no inspection.
+        trace: What the oracle measured of a model without a table, where there is no inspection; a text says why it could not.
         rows: Usable rows, where there is no inspection and they are known; 0 leaves the steps open unless training.maxSteps is set.
         assumptions: What the caller assumed, to be shown with the plan.
     """
@@ -79,6 +83,7 @@ def make_plan(
         limits=limits,
         prices=prices,
         config=config,
+        trace=trace,
         rows=rows,
         assumptions=assumptions,
     )
@@ -135,6 +140,7 @@ def question_of(
     limits: Limits = NO_LIMITS,
     prices: Prices = NO_PRICES,
     config: Mapping[str, JsonValue] | None = None,
+    trace: ArchitectureTrace | str | None = None,
     rows: int = 0,
     assumptions: tuple[str, ...] = (),
     kept_free_bytes: int = 0,
@@ -145,17 +151,20 @@ def question_of(
 
     `kept_free_bytes` of every GPU are not used, beyond the usual reserve: what an earlier attempt lacked.
     """
-    config = inspection.model.config if inspection is not None else config
+    if inspection is not None:
+        config, trace = inspection.model.config, inspection.model.trace or inspection.model.trace_error
     if config is None:
         return PlanError(
             reason=Reason.UNKNOWN_ARCHITECTURE,
             message=f"nothing is known about {spec.model.uri}; give an inspection, or a local folder with its config.json",
         )
-    architecture = architecture_of(config)
+    architecture = architecture_of(config, None if isinstance(trace, str) else trace)
     if isinstance(architecture, PlanError):
-        return architecture
+        return untraced(architecture, trace) if isinstance(trace, str) else architecture
     if "text_config" in config:
         return _multimodal(spec)
+    if architecture.traced:
+        assumptions = (*assumptions, TRACED.format(architecture.model_type))
     if limits.problem:
         return PlanError(reason=Reason.QUOTA_EXCEEDED, message=limits.problem, waits=True)
     counts = process_counts(spec)
@@ -196,6 +205,12 @@ def _longest_sequence(spec: FineTuneJobSpec, inspection: InspectionReport | None
     if inspection is None or inspection.dataset.tokens.maximum < 1:
         return spec.training.max_length
     return min(spec.training.max_length, inspection.dataset.tokens.maximum)
+
+
+def untraced(error: PlanError, why: str) -> PlanError:
+    """Return the error of a model that no table knows with the reason why there is no trace of it either."""
+    message = f"{error.message}. It could not be traced on fake tensors either: {why}"
+    return error.model_copy(update={"message": message, "needs_trace": False})
 
 
 def _multimodal(spec: FineTuneJobSpec) -> PlanError:

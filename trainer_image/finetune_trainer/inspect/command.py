@@ -1,7 +1,7 @@
-"""`python -m finetune_trainer inspect --job FILE [--output FILE]`: from the request to the report, and the exit code that says how it ended.
+"""`python -m finetune_trainer inspect --job FILE [--trace] [--output FILE]`: from the request to the report, and the exit code that tells its end.
 
-Everything is checked in the order of its price: the request, the output folder, the model's small files, the headers of its weights, and
-last every row of the data set.
+Everything is checked in the order of its price: the request, the output folder, the model's small files, the headers of its weights (with
+`--trace` also what the model needs on fake tensors), and last every row of the data set.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from finetune_operator.api.inspection import (
 )
 from finetune_operator.api.progress import TerminationMessage
 from finetune_operator.api.reasons import Reason
+from finetune_operator.api.spec import ModelSource
 from finetune_trainer.dataset_files import DatasetFiles, find_files
 from finetune_trainer.failures import TrainerFailure, calls_of, failure_of
 from finetune_trainer.inspect.delivery import post_report, to_json
@@ -37,7 +38,7 @@ from finetune_trainer.inspect.histogram import histogram
 from finetune_trainer.inspect.output_target import check_output
 from finetune_trainer.inspect.survey import Limits, Survey, survey_rows
 from finetune_trainer.inspect.verdict import check_rows
-from finetune_trainer.model_files import describe_model, open_model
+from finetune_trainer.model_files import ModelFolder, describe_model, open_model
 from finetune_trainer.rendering import read_rendered_rows
 from finetune_trainer.tokenizer_files import read_tokenizer
 
@@ -48,6 +49,11 @@ def run(arguments: list[str]) -> int:
     """Inspect, report, write the termination message, and return the exit code."""
     parser = argparse.ArgumentParser(prog="finetune_trainer inspect", description="Read model and data, without a GPU.")
     parser.add_argument("--job", type=Path, default=Path(REQUEST_PATH), help="the InspectionRequest as JSON")
+    parser.add_argument(
+        "--trace",
+        action="store_true",
+        help="also measure the model on fake tensors, for the estimator has no table for it; needs the trainer's packages",
+    )
     parser.add_argument("--output", type=Path, help="also write the report to this file")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
@@ -55,7 +61,7 @@ def run(arguments: list[str]) -> int:
     # As process 1 of a container Python ignores SIGTERM unless it is handled, and the pod uses up its grace period.
     previous = signal.signal(signal.SIGTERM, _stop)
     try:
-        report = inspect(_read_request(options.job), options.output)
+        report = inspect(_read_request(options.job), options.output, trace=options.trace)
     except Exception as error:
         failure = failure_of(error)
         if failure.exit_code is ExitCode.BUG:
@@ -74,7 +80,7 @@ def run(arguments: list[str]) -> int:
     return int(ExitCode.OK)
 
 
-def inspect(request: InspectionRequest, output: Path | None = None) -> InspectionReport:
+def inspect(request: InspectionRequest, output: Path | None = None, *, trace: bool = False) -> InspectionReport:
     """Return the report, after it has been delivered; anything that stops the job is raised."""
     started = time.monotonic()
     spec = request.spec
@@ -84,6 +90,8 @@ def inspect(request: InspectionRequest, output: Path | None = None) -> Inspectio
     tokenizer = read_tokenizer(folder.storage)
     model = describe_model(folder, spec.model, tokenizer)
     logger.info("model %s: %s, %d parameters", spec.model.uri, model.architecture, model.parameters)
+    if trace:
+        model = _traced(model, folder, spec.model)
     files = find_files(spec.dataset.uri)
     layout, rows = read_rendered_rows(files.contents(), spec.dataset, tokenizer)
     survey = survey_rows(rows, tokenizer, Limits(spec.training.max_length, spec.training.loss_on))
@@ -102,6 +110,17 @@ def inspect(request: InspectionRequest, output: Path | None = None) -> Inspectio
     elif request.progress is None:
         print(body.decode())
     return report
+
+
+def _traced(model: ModelFacts, folder: ModelFolder, source: ModelSource) -> ModelFacts:
+    try:
+        # The image that inspects without a trace has no torch.
+        from finetune_trainer.inspect.model_trace import with_trace
+    except ImportError as error:
+        raise TrainerFailure(
+            ExitCode.BUG, f"--trace needs the trainer's packages, and {error.name} is missing: use the trainer's image"
+        ) from error
+    return with_trace(model, folder.config, source)
 
 
 def _dataset_facts(request: InspectionRequest, files: DatasetFiles, layout: str, survey: Survey) -> DatasetFacts:

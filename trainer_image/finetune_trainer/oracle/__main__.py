@@ -42,11 +42,12 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         setting = TraceSetting(**{name: _typed(name, value) for name, value in options.items()})
         if whole_architecture:
-            print(json.dumps(dataclasses.asdict(trace_architecture(config)), indent=1))
+            print(trace_architecture(config).model_dump_json(indent=1, by_alias=True))
             return
         traced = trace_extrapolated(config, setting)
-    except ValueError as error:
-        sys.exit(f"cannot be traced: {error}")
+    except Exception as error:
+        # Any model's code may raise anything on shapes alone.
+        sys.exit(f"cannot be traced: {type(error).__name__}: {' '.join(str(error).split())[:500]}")
     print(
         json.dumps(
             {

@@ -1,162 +1,136 @@
 """What an estimate needs of an architecture that the closed form does not know: measured on fake tensors, as numbers.
 
-The inspect path writes it beside the inspection report (docs/explanation/oracle.md); the operator needs no torch to use it.
+The inspection's report carries it (docs/explanation/oracle.md); the operator needs no torch to use it.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
-import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from finetune_trainer.oracle.extrapolation import depth_of, extrapolate, shallow_depths, with_depth
+from finetune_operator.api.architecture_trace import ArchitectureTrace, TracedBytes, TracedLayers, TracedPass
+from finetune_trainer.oracle.extrapolation import depth_of, shallow_depths, with_depth
 from finetune_trainer.oracle.peak_tracker import Category, TracedPhase
 from finetune_trainer.oracle.setting import Precision, TracedMethod, TraceSetting
-from finetune_trainer.oracle.step import trace
-from finetune_trainer.oracle.traced_model import build_model
+from finetune_trainer.oracle.step import Trace, trace
+from finetune_trainer.oracle.tensors import ModelTensors
+from finetune_trainer.oracle.traced_model import TracedModel, build_model
 
-LENGTHS: Final = (512, 1024)
-"""Two lengths tell what grows with tokens from what grows with their square (scores of attention that no fused kernel computes)."""
-
-
-@dataclass(frozen=True)
-class KeptActivations:
-    """What one way of training keeps for the backward pass."""
-
-    method: str
-    precision: str
-    checkpointing: bool
-    sequence_length: int
-    bytes_per_token_and_layer: float
-    """Kept from the forward pass by one layer (the mean, where layers differ)."""
-    bytes_per_token_outside: float
-    """Kept outside the layers: embedding, last norm, positions."""
-    layer_backward_bytes_per_token: float
-    """Held in the highest moment of one layer's backward beyond what is kept: recomputed activations and gradients of activations."""
-    loss_bytes_per_token: float
-    """Held inside the loss beyond what is kept, with the model's own loss: logits, their copies and gradients."""
+LONGEST: Final = 1024
+"""Tokens. Half and a quarter of it are traced too: three lengths tell apart what grows with tokens, what grows with their square (scores of
+attention that no fused kernel computes), and what does not grow (casts of weights under autocast)."""
+ROUNDING: Final = 0.02
+"""Bytes that would be less than this share of the longest sequence's, if they grew with its square, do not."""
 
 
-@dataclass(frozen=True)
-class TracedArchitecture:
-    """Numbers of one architecture; parameters are counted, bytes are measured."""
-
-    model_type: str
-    layers: int
-    hidden: int
-    vocabulary: int
-    parameters: int
-    layer_parameters: int
-    """Of all layers together."""
-    outer_parameters: int
-    """Embeddings, last norm and head; a tied head counts once."""
-    linear_parameters: int
-    """Weights of linear modules without the head: what adapters attach to and quantisation stores in 4 bits."""
-    adapter_inputs_and_outputs: int
-    """Sum over these modules of input + output width: times the rank, it is LoRA's trainable parameters."""
-    parameters_by_class: dict[str, int]
-    largest_tensor: int
-    kept: tuple[KeptActivations, ...]
-
-
-def trace_architecture(config: Mapping[str, Any]) -> TracedArchitecture:
+def trace_architecture(config: Mapping[str, Any]) -> ArchitectureTrace:
     """Return what a generic estimate needs of the decoder that `config` (the content of config.json) describes.
 
-    Traces full training and LoRA on all linear layers in bfloat16 (casts of autocast would count as activations), with and without gradient
-    checkpointing, at two lengths, each at two shallow depths: about ten seconds on one core, whatever the model's size.
+    Traces full training and LoRA on all linear modules, each in bfloat16 and under autocast as the trainer trains, at three lengths. Two
+    shallow depths stand for the whole model where its layers go on like theirs; otherwise the whole model is traced.
 
     Raises:
-        ValueError: transformers does not know the architecture, or it has no list of layers.
+        ValueError: transformers does not know the architecture, or it has no list of layers. Other errors are those of its own code.
     """
-    counted = _counts(config)
-    kept = tuple(
-        _kept(
-            config,
-            TraceSetting(method=method, precision=precision, sequence_length=length, checkpointing=checkpointing),
-        )
-        for method, precision in (
-            (TracedMethod.FULL, Precision.BF16),
-            (TracedMethod.LORA, Precision.BF16),
-        )
-        for checkpointing in (False, True)
-        for length in LENGTHS
+    whole = _built(config)
+    text = whole.module.config.get_text_config()
+    longest = min(LONGEST, getattr(text, "max_position_embeddings", None) or LONGEST)
+    depths = _depths(config, _kinds(whole))
+    passes = tuple(
+        _pass(config, TraceSetting(method=method, precision=precision), longest // 4, depths)
+        for method in (TracedMethod.FULL, TracedMethod.LORA)
+        for precision in (Precision.BF16, Precision.AUTOCAST)
     )
-    return replace(counted, kept=kept)
-
-
-def _counts(config: Mapping[str, Any]) -> TracedArchitecture:
-    with FakeTensorMode():
-        model = build_model(config, TraceSetting())
-    module = model.module
-    head = module.get_output_embeddings()
-    in_layers = {id(parameter) for layer in model.layers for parameter in layer.parameters()}
-    parameters = list(module.parameters())
-    linears = [m for m in module.modules() if type(m) is torch.nn.Linear and m is not head]
-    total = sum(parameter.numel() for parameter in parameters)
-    inside = sum(parameter.numel() for parameter in parameters if id(parameter) in in_layers)
-    text = module.config.get_text_config()
-    return TracedArchitecture(
+    tensors = ModelTensors(whole.module)
+    layers = Counter(tensors.of(layer) for layer in whole.layers)
+    head = whole.module.get_output_embeddings()
+    return ArchitectureTrace(
         model_type=str(config["model_type"]),
-        layers=depth_of(config),
         hidden=text.hidden_size,
         vocabulary=text.vocab_size,
-        parameters=total,
-        layer_parameters=inside,
-        outer_parameters=total - inside,
-        linear_parameters=sum(linear.weight.numel() for linear in linears),
-        adapter_inputs_and_outputs=sum(linear.in_features + linear.out_features for linear in linears),
-        parameters_by_class=_by_class(module, in_layers),
-        largest_tensor=max(parameter.numel() for parameter in parameters),
-        kept=(),
+        tied_embeddings=head is not None and head.weight is whole.module.get_input_embeddings().weight,
+        layers=tuple(TracedLayers(copies=copies, tensors=found) for found, copies in layers.items()),
+        outer=tensors.outer(),
+        passes=passes,
+        rank=TraceSetting().rank,
     )
 
 
-def _by_class(module: Any, in_layers: set[int]) -> dict[str, int]:
-    """Count parameters by what they belong to: linear, experts and other matrices, and vectors, inside layers and outside."""
-    linear = {id(m.weight) for m in module.modules() if isinstance(m, torch.nn.Linear)}
-    found = dict.fromkeys(
-        ("layer-linear", "layer-stacked", "layer-other", "layer-vector", "outer-matrix", "outer-vector"), 0
+Depths = tuple[int, int]
+"""Two shallow depths."""
+
+
+def _built(config: Mapping[str, Any]) -> TracedModel:
+    with FakeTensorMode():
+        return build_model(config, TraceSetting())
+
+
+def _kinds(model: TracedModel) -> Counter[Any]:
+    """Count layers that have the same class and the same tensors."""
+    return Counter((type(layer).__name__, ModelTensors(layer).of(layer)) for layer in model.layers)
+
+
+def _depths(config: Mapping[str, Any], whole: Counter[Any]) -> Depths | None:
+    """Return two shallow depths if what the second adds to the first, repeated, makes the whole model's layers; else None."""
+    full, (low, high) = depth_of(config), shallow_depths(config, least=1, patterns=1)
+    try:
+        shallow, deep = _kinds(_built(with_depth(config, low))), _kinds(_built(with_depth(config, high)))
+    except Exception:
+        # Each configuration class checks its own fields, in its own way: lists with an entry per layer do not fit other depths.
+        return None
+    grows = {kind: deep[kind] - shallow[kind] for kind in whole | deep | shallow}
+    continues = all((whole[kind] - deep[kind]) * (high - low) == (full - high) * more for kind, more in grows.items())
+    return (low, high) if continues else None
+
+
+def _pass(config: Mapping[str, Any], setting: TraceSetting, shortest: int, depths: Depths | None) -> TracedPass:
+    lengths = (shortest, 2 * shortest, 4 * shortest)
+    kept, backward = zip(
+        *(_kept_and_passing(config, replace(setting, sequence_length=length), depths) for length in lengths),
+        strict=True,
     )
-    for parameter in module.parameters():
-        if id(parameter) not in in_layers:
-            name = "outer-matrix" if parameter.dim() > 1 else "outer-vector"
-        elif id(parameter) in linear:
-            name = "layer-linear"
-        else:
-            name = {1: "layer-vector", 3: "layer-stacked"}.get(parameter.dim(), "layer-other")
-        found[name] += parameter.numel()
+    return TracedPass(
+        method="full" if setting.method is TracedMethod.FULL else "lora",
+        precision="autocast" if setting.autocasts else "bf16",
+        kept=_growth(shortest, *kept),
+        backward=_growth(shortest, *backward),
+    )
+
+
+def _kept_and_passing(config: Mapping[str, Any], setting: TraceSetting, depths: Depths | None) -> tuple[float, float]:
+    """Return the bytes that one layer keeps, and those that come on top in the layers' backward pass.
+
+    A model that is traced whole has in each layer's bytes its share of what is kept outside the layers.
+    """
+    if depths is None:
+        whole = trace(config, setting)
+        return _kept(whole) / depth_of(config), _passing(whole)
+    low, high = depths
+    shallow, deep = trace(with_depth(config, low), setting), trace(with_depth(config, high), setting)
+    return (_kept(deep) - _kept(shallow)) / (high - low), _passing(deep)
+
+
+def _growth(shortest: int, short: float, middle: float, long: float) -> TracedBytes:
+    """Split bytes at n, 2n and 4n tokens: the parabola through the three, without its constant."""
+    first, second = middle - short, long - middle
+    pair = (second - 2 * first) / (6 * shortest**2)
+    if abs(pair) * (4 * shortest) ** 2 < ROUNDING * long:
+        return TracedBytes(per_token=max(0.0, second / (2 * shortest)))
+    return TracedBytes(per_token=max(0.0, (first - 3 * pair * shortest**2) / shortest), per_pair=max(0.0, pair))
+
+
+def _kept(traced: Trace) -> int:
+    """Bytes that wait when the last hidden state is reached: everything that the forward pass made and has not let go."""
+    found: int = traced.at_last_hidden_state[Category.ACTIVATIONS.value]
     return found
 
 
-def _kept(config: Mapping[str, Any], setting: TraceSetting) -> KeptActivations:
-    full = depth_of(config)
-    low, high = shallow_depths(config)
-    shallow = trace(with_depth(config, min(low, full)), setting)
-    deep = trace(with_depth(config, high), setting) if high < full else shallow
-    traced = extrapolate(shallow, deep, low, high, full) if high < full else shallow
-    tokens = setting.micro_batch * setting.sequence_length
-
-    def kept_in(each: Any) -> int:
-        # Where the last hidden state is reached: everything that forward made and has not let go.
-        found: int = each.at_last_hidden_state[Category.ACTIVATIONS.value]
-        return found
-
-    per_layer = (kept_in(deep) - kept_in(shallow)) / (high - low) if high < full else kept_in(shallow) / full
-    loss = max(
-        traced.phases[phase].categories[Category.LOSS.value] for phase in (TracedPhase.LOSS, TracedPhase.LOSS_BACKWARD)
-    )
+def _passing(traced: Trace) -> int:
+    """Bytes that come on top of those at the highest moment of the layers' backward pass."""
     in_backward = traced.phases[TracedPhase.LAYERS_BACKWARD].categories
     passing = sum(in_backward[category.value] for category in (Category.ACTIVATIONS, Category.TEMPORARIES))
-    return KeptActivations(
-        method=setting.method.value,
-        precision=setting.precision.value,
-        checkpointing=setting.checkpointing,
-        sequence_length=setting.sequence_length,
-        bytes_per_token_and_layer=per_layer / tokens,
-        bytes_per_token_outside=(kept_in(traced) - per_layer * full) / tokens,
-        layer_backward_bytes_per_token=max(0.0, (passing - kept_in(traced)) / tokens),
-        loss_bytes_per_token=loss / tokens,
-    )
+    return max(0, passing - _kept(traced))

@@ -66,13 +66,16 @@ def trace_extrapolated(config: Mapping[str, Any], setting: TraceSetting) -> Trac
     return extrapolate(shallow, deep, low, high, full)
 
 
-def shallow_depths(config: Mapping[str, Any]) -> tuple[int, int]:
-    """Return the two depths whose traces tell all others: two patterns of layers apart, with the same remainder as the whole model."""
+def shallow_depths(config: Mapping[str, Any], *, least: int = SHALLOW, patterns: int = 2) -> tuple[int, int]:
+    """Return the two depths whose traces tell all others: some patterns of layers apart, with the same remainder as the whole model.
+
+    The shallower has at least `least` layers and one pattern behind the leading dense layers.
+    """
     full, period = depth_of(config), period_of(config)
     leading = config.get("first_k_dense_replace", 0) or 0
-    low = leading + max(period, SHALLOW)
+    low = leading + max(period, least)
     low += (full - low) % period
-    return low, low + 2 * period
+    return low, low + patterns * period
 
 
 def extrapolate(shallow: Trace, deep: Trace, low: int, high: int, full: int) -> Trace:

@@ -172,13 +172,13 @@ def _follow_phases(tracker: PeakTracker, model: TracedModel) -> None:
     """Let hooks tell the tracker where the step is: at the last hidden state, and at its gradient and that of the first layer's output."""
 
     def at_last_hidden_state(_: Any, __: Any, output: Any) -> None:
-        hidden = output[0] if isinstance(output, tuple) else output.last_hidden_state
+        hidden = output[0] if isinstance(output, tuple | list) else output.last_hidden_state
         if hidden.requires_grad:
             tracker.enter(TracedPhase.LOSS)
             hidden.register_hook(lambda _: tracker.enter(TracedPhase.LAYERS_BACKWARD))
 
     def after_first_layer(_: Any, __: Any, output: Any) -> None:
-        hidden = output[0] if isinstance(output, tuple) else output
+        hidden = output[0] if isinstance(output, tuple | list) else output
         if hidden.requires_grad and tracker.phase is TracedPhase.FORWARD:
             hidden.register_hook(lambda _: tracker.enter(TracedPhase.FIRST_LAYER_BACKWARD))
 

@@ -13,6 +13,7 @@ from finetune_operator.memory.activations.mode import LayerMode
 from finetune_operator.memory.activations.norms import norm
 from finetune_operator.memory.activations.size import Size
 from finetune_operator.memory.activations.tape import Profile, Tape
+from finetune_operator.memory.activations.traced_layer import adapting_all, as_measured, as_traced, stand_in
 from finetune_operator.memory.blocks import Block, NormPlacement
 
 
@@ -24,6 +25,11 @@ def layer_profile(hidden: int, block: Block, mode: LayerMode) -> Profile:
 
 @lru_cache(maxsize=1024)
 def _played(hidden: int, block: Block, mode: LayerMode) -> Profile:
+    if block.traced is not None:
+        # No programme describes this layer: its measured bytes scale those of a Llama layer of about the same size.
+        like = stand_in(block)
+        nearest = layer_profile(hidden, like, as_traced(mode, block.traced.rank))
+        return as_measured(hidden, block.traced, layer_profile(hidden, like, adapting_all(mode)), nearest, mode)
     tape = Tape()
     stream = tape.tensor(Size(hidden * mode.stream), mode.stream, differentiable=mode.input_differentiable)
     record = _parallel if block.parallel else _in_turn
