@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from accuracy.models import architecture_of_row
 from accuracy.rows import MetricKind, Row
 from accuracy.stacks import stack_of
-from accuracy.stages import first_stage, last_stage, stages_of, waiting_bytes
+from accuracy.stages import first_stage, is_mapped, last_stage, stages_of, waiting_bytes
 from finetune_operator.api.plan import GIB, MemoryRange
 from finetune_operator.memory.estimate import estimate
 from finetune_operator.memory.runtime import CUDA_CONTEXT_BYTES
@@ -56,7 +56,7 @@ def predict(row: Row) -> Prediction | Unpredictable:
     if isinstance(workload, str):
         return Unpredictable(workload, is_launchable(row))
     stages, waiting = stages_of(row), 0
-    memory = estimate(last_stage(architecture, stages), workload)
+    memory = estimate(last_stage(architecture, stages, mapped=is_mapped(row)), workload)
     if row.whole("pp") is not None and stages > 1:
         first = first_stage(architecture, stages)
         memory_of_first, waiting = estimate(first, workload), waiting_bytes(first, workload, stages)

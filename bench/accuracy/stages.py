@@ -13,9 +13,14 @@ from finetune_operator.memory.workload import Workload
 
 def stages_of(row: Row) -> int:
     """Return into how many stages the row's model is cut: the column `pp`, or every GPU under transformers' device_map."""
-    if re.search(r"device_map|naive pipeline", row.text("sharding").lower()) and not is_replicated(row):
+    if is_mapped(row):
         return row.whole("n_gpus") or 1
     return row.whole("pp") or 1
+
+
+def is_mapped(row: Row) -> bool:
+    """Return whether transformers' device_map spreads the model over the GPUs."""
+    return re.search(r"device_map|naive pipeline", row.text("sharding").lower()) is not None and not is_replicated(row)
 
 
 def is_replicated(row: Row) -> bool:
@@ -23,14 +28,31 @@ def is_replicated(row: Row) -> bool:
     return re.search(r"\bddp\b", row.name.lower()) is not None
 
 
-def last_stage(architecture: Architecture, stages: int) -> Architecture:
-    """Return the last of `stages` equal parts: its share of the layers (at least one), last norm and head."""
+def last_stage(architecture: Architecture, stages: int, *, mapped: bool = False) -> Architecture:
+    """Return the last of `stages` parts: its share of the layers (at least one), last norm and head. `mapped`: by device_map, else equal."""
     if stages <= 1:
         return architecture
+    if mapped:
+        share = mapped_layers(architecture, stages) / architecture.layers
+        blocks = tuple(replace(block, copies=max(1, round(block.copies * share))) for block in architecture.blocks)
+    else:
+        blocks = _share_of_layers(architecture, stages).blocks
     outer = tuple(
         tensor for tensor in architecture.outer if tensor.name != EMBEDDING_NAME or architecture.tied_embeddings
     )
-    return replace(_share_of_layers(architecture, stages), outer=outer)
+    return replace(architecture, blocks=blocks, outer=outer)
+
+
+def mapped_layers(architecture: Architecture, gpus: int) -> int:
+    """Return how many layers the last of `gpus` GPUs gets from `device_map="auto"`.
+
+    accelerate, utils/modeling.py: every GPU but the last takes an equal share and 1.25 layers more (get_balanced_memory); the first keeps
+    room for the largest module beside it (infer_auto_device_map, main_devices), which is the embedding.
+    """
+    layer, embedding = architecture.layer_parameters, architecture.outer[0].total
+    room = architecture.parameters / gpus + 1.25 * layer
+    first, between = int((room - embedding - max(embedding, layer)) / layer), int(room / layer)
+    return max(1, architecture.layers - max(0, first) - (gpus - 2) * between)
 
 
 def first_stage(architecture: Architecture, stages: int) -> Architecture:

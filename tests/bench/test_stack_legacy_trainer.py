@@ -4,7 +4,7 @@ import pytest
 from accuracy.models import architecture_of_row
 from accuracy.rows import Row
 from accuracy.stacks import stack_of
-from accuracy.stages import stages_of
+from accuracy.stages import last_stage, mapped_layers, stages_of
 
 from finetune_operator.api.compatibility import Strategy
 from finetune_operator.memory.architecture import Architecture
@@ -60,3 +60,13 @@ def test_a_run_that_is_called_ddp_has_the_whole_model_on_every_gpu() -> None:
     row = Row({**QWEN, "id": "swift/lora+ddp"})
     assert (stages_of(Row(QWEN)), stages_of(row)) == (2, 1)
     assert read(id="swift/lora+ddp").strategy is Strategy.DDP
+
+
+def test_device_map_gives_the_last_gpu_the_layers_that_the_first_has_no_room_for() -> None:
+    qwen_14b = {**QWEN, "model": "qwen-14b-chat", "hidden": "5120", "layers": "40", "heads": "40", "kv_heads": "40"}
+    architecture = architecture_of_row(Row({**qwen_14b, "intermediate": "13696", "vocab": "152064"}))
+    assert isinstance(architecture, Architecture)
+    # 7.09 billion parameters and 1.25 layers of 0.315, less the embedding of 0.78 and room for as much: 18 layers.
+    assert mapped_layers(architecture, 2) == 22
+    assert last_stage(architecture, 2, mapped=True).layers == 22
+    assert last_stage(architecture, 2).layers == 20
