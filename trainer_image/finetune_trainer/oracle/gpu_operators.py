@@ -61,6 +61,12 @@ FLOAT32_UNDER_AUTOCAST: Final[frozenset[Callable[..., Any]]] = frozenset(
         torch.Tensor.__pow__,
         torch.logsumexp,
         torch.Tensor.logsumexp,
+    }
+)
+"""torch/include/ATen/autocast_mode.h of torch 2.13: AT_FORALL_FP32."""
+
+FLOAT32_RESULT_UNDER_AUTOCAST: Final[frozenset[Callable[..., Any]]] = frozenset(
+    {
         torch.softmax,
         torch.Tensor.softmax,
         F.softmax,
@@ -71,11 +77,11 @@ FLOAT32_UNDER_AUTOCAST: Final[frozenset[Callable[..., Any]]] = frozenset(
         torch.Tensor.cumsum,
         torch.prod,
         torch.Tensor.prod,
+        torch.sum,
+        torch.Tensor.sum,
     }
 )
-"""torch/include/ATen/autocast_mode.h of torch 2.13. `sum` is there too, but only sets the result's type: it copies nothing."""
-
-_SUMS: Final = frozenset({torch.sum, torch.Tensor.sum})
+"""The same file's AT_FORALL_FP32_SET_OPT_DTYPE: the result's type becomes float32 unless the caller names one."""
 
 
 class GpuOperators(TorchFunctionMode):
@@ -100,8 +106,8 @@ class GpuOperators(TorchFunctionMode):
             if func in FLOAT32_UNDER_AUTOCAST:
                 args = tuple(_cast_to_float32(value) for value in args)
                 kwargs = {name: _cast_to_float32(value) for name, value in kwargs.items()}
-            elif func in _SUMS and args[0].dtype in HALF:
-                kwargs.setdefault("dtype", torch.float32)
+            elif func in FLOAT32_RESULT_UNDER_AUTOCAST and args[0].dtype in HALF and kwargs.get("dtype") is None:
+                kwargs["dtype"] = torch.float32
         if func is torch._grouped_mm and args[1].dtype is not torch.bfloat16:
             # CUDA multiplies group by group into one output; torch's shape rule knows bfloat16 only.
             return torch.ops.transformers.grouped_mm_fallback(args[0], args[1], kwargs["offs"])
@@ -125,15 +131,45 @@ class GpuOperators(TorchFunctionMode):
             query, key, value = query.to(compute), key.to(compute), value.to(compute)
             if attn_mask is not None and attn_mask.is_floating_point():
                 attn_mask = attn_mask.to(compute)
-        width = query.shape[-1]
-        is_flash = attn_mask is None and query.dtype in HALF and width <= FLASH_HEAD_LIMIT and value.shape[-1] == width
-        if is_flash:
+        width, same_heads = query.shape[-1], key.shape[1] == query.shape[1]
+        takes_flash = attn_mask is None and query.dtype in HALF and width <= FLASH_HEAD_LIMIT
+        if takes_flash and value.shape[-1] == width and (same_heads or enable_gqa):
             return self._flash(query, key, value, dropout_p, is_causal, scale)
-        if enable_gqa and key.shape[1] != query.shape[1]:
-            return aten._scaled_dot_product_attention_math(  # type: ignore[no-any-return]
-                query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=True
-            )[0]
+        if not same_heads:
+            # ATen's check_batch_size_and_num_heads_dense: no fused kernel spreads one head over many by itself.
+            if enable_gqa:
+                groups = query.shape[1] // key.shape[1]
+                key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+            return self._mathematical(query, key, value, attn_mask, dropout_p, is_causal, scale)
         return self._efficient(query, key, value, attn_mask, dropout_p, is_causal, scale)
+
+    def _mathematical(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None,
+        dropout: float,
+        is_causal: bool,
+        scale: float | None,
+    ) -> torch.Tensor:
+        """ATen's _scaled_dot_product_attention_math: in float32, scores as tensors; _safe_softmax makes a second result and a mask inside."""
+        kind, factor = query.dtype, (scale or query.shape[-1] ** -0.5) ** 0.5
+        if is_causal:
+            mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool).tril()
+        if mask is not None and mask.dtype is torch.bool:
+            mask = torch.where(mask, 0.0, float("-inf")).to(kind)
+        with torch.autocast("cpu", enabled=False):
+            query, key, value = query.float(), key.float(), value.float()
+            scores = (query * factor) @ (key.transpose(-2, -1) * factor)
+            if mask is not None:
+                scores.add_(mask)
+            self._tracker.passing(9 * scores.numel())
+            weights = _dropout(aten._safe_softmax(scores, -1), dropout)
+            out = (weights @ value).to(kind)
+        if kind in HALF:
+            self._tracker.passing(2 * weights.numel())  # the weights in the caller's type, which nobody uses
+        return out
 
     def _flash(
         self,

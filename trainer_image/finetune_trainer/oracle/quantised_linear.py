@@ -7,6 +7,9 @@ from typing import Any, Final
 import bitsandbytes
 import torch
 import torch.nn.functional as F
+from transformers.pytorch_utils import Conv1D
+from transformers.quantizers.base import get_keys_to_not_convert
+from transformers.quantizers.quantizers_utils import should_convert_module
 
 BLOCK: Final = 64
 """Weights that share a scale."""
@@ -33,10 +36,11 @@ class _Quantised4bit(torch.autograd.Function):
 class TracedLinear4bit(bitsandbytes.nn.Linear4bit):  # type: ignore[misc]
     """Stands in for `bitsandbytes.nn.Linear4bit`, which PEFT recognises; holds what a quantised weight holds."""
 
-    def __init__(self, linear: torch.nn.Linear, compute_dtype: torch.dtype) -> None:
+    def __init__(self, linear: torch.nn.Linear | Conv1D, compute_dtype: torch.dtype) -> None:
+        inputs, outputs = linear.weight.shape if isinstance(linear, Conv1D) else linear.weight.shape[::-1]
         super().__init__(
-            linear.in_features,
-            linear.out_features,
+            inputs,
+            outputs,
             bias=linear.bias is not None,
             compute_dtype=compute_dtype,
             quant_type="nf4",
@@ -72,9 +76,16 @@ class TracedLinear4bit(bitsandbytes.nn.Linear4bit):  # type: ignore[misc]
         return out.to(input_type)  # type: ignore[no-any-return]
 
 
+TASK_HEADS: Final = ("classifier", "score")
+"""PEFT trains them whole (task type SEQ_CLS), so nobody can quantise them."""
+
+
 def quantise_linears(model: Any, compute_dtype: torch.dtype) -> None:
-    """Replace every linear layer of the backbone; heads keep their type, as transformers leaves them."""
-    for parent in list(model.base_model.modules()):
+    """Replace the modules that transformers' bitsandbytes integration replaces: all linear ones but output embeddings and task heads."""
+    left_out = [*get_keys_to_not_convert(model), *TASK_HEADS]
+    for path, parent in list(model.named_modules()):
         for name, child in list(parent.named_children()):
-            if type(child) is torch.nn.Linear:
+            full_name = f"{path}.{name}".removeprefix(".")
+            is_linear = type(child) is torch.nn.Linear or isinstance(child, Conv1D)
+            if is_linear and should_convert_module(full_name, left_out):
                 setattr(parent, name, TracedLinear4bit(child, compute_dtype))
