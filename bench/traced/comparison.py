@@ -8,11 +8,13 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from finetune_operator.api.plan import Component, Phase, PlanError
-from finetune_operator.memory.architecture import architecture_of
+from finetune_operator.memory.architecture import Head, architecture_of
 from finetune_operator.memory.estimate import estimate
+from finetune_operator.memory.workload import Goal
 from finetune_trainer.oracle.peak_tracker import TracedPhase
 from finetune_trainer.oracle.step import trace
 from traced.cases import Case, setting_of
+from traced.configurations import ENCODERS
 from traced.store import TracedCase
 
 COUNTERPARTS: Final = {
@@ -70,7 +72,8 @@ def traced_case(case: Case) -> TracedCase:
 
 def predicted_phases(case: Case) -> dict[str, int] | PlanError:
     """Return the closed form's bytes by phase; a PlanError where it does not know the architecture."""
-    architecture = architecture_of(case.config)
+    classifies = case.workload.goal is Goal.CLASSIFICATION and case.config["model_type"] in ENCODERS
+    architecture = architecture_of(case.config, head=Head.SEQUENCE_CLASSIFICATION if classifies else None)
     if isinstance(architecture, PlanError):
         return architecture
     return {

@@ -76,6 +76,8 @@ class Tensor:
     """The weight of a linear module: it can carry an adapter (PEFT takes torch.nn.Linear, its subclasses, and GPT-2's Conv1D)."""
     in_features: int = 0
     out_features: int = 0
+    task_head: bool = False
+    """Of the module that PEFT trains whole beside adapters (task type SEQ_CLS: names that end in classifier or score)."""
     subclassed: bool = False
     """Of a subclass of torch.nn.Linear (Falcon's, Llama 4's router): PEFT adapts it, bitsandbytes (transformers 5) leaves it as it is."""
     targets: tuple[str, ...] = ()
@@ -154,6 +156,12 @@ class Attention:
     """False in encoders: every token sees every other, SDPA gets no is_causal."""
     dropout: float = 0.0
     """Dropout of the attention probabilities as config.json sets it."""
+    always_masked: bool = False
+    """The model makes a mask even where none is needed (Falcon: ALiBi might be added to it)."""
+    picked_heads: bool = False
+    """Queries, keys and values are picked out of their common projection by index, which copies them (Falcon's _split_heads)."""
+    spread_heads: bool = False
+    """Keys and values are spread over all heads before they are turned (Falcon's new architecture)."""
     clipped: bool = False
     """Query, key and value are clamped after their projection where the config says so (OLMo, MPT: clip_qkv)."""
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 from finetune_operator.memory.activations.gradients import Value
 from finetune_operator.memory.activations.linear import linear
 from finetune_operator.memory.activations.mode import LayerMode
 from finetune_operator.memory.activations.norms import norm
 from finetune_operator.memory.activations.size import Size
 from finetune_operator.memory.activations.tape import Tape
+from finetune_operator.memory.activations.unspread import eager, mathematical, picked_heads
 from finetune_operator.memory.blocks import Attention, Block, Latent, Positions
 from finetune_operator.memory.workload import AttentionKernel, Tuning
 
@@ -109,6 +113,8 @@ def _projections(tape: Tape, mode: LayerMode, part: Attention, value: Value) -> 
     joined = linear(tape, mode, value, part.inputs[0], part.query_width + part.key_width + part.value_width)
     if mode.tuning is Tuning.IA3:
         joined = scaled(tape, mode, joined)
+    if part.picked_heads:
+        return picked_heads(tape, part, joined)
     return (
         part_of(tape, joined, part.query_width),
         part_of(tape, joined, part.key_width),
@@ -151,14 +157,20 @@ def rotated(tape: Tape, value: Value, share: float = 1.0) -> Value:
 
 def attend(tape: Tape, mode: LayerMode, part: Attention, query: Value, key: Value, values: Value) -> Value:
     """Record the kernel and return its output, heads side by side."""
-    if _kernel(mode, part) is AttentionKernel.EAGER:
-        return _eager(tape, mode, part, query, key, values)
+    kernel = _kernel(mode, part)
+    if part.spread_heads:
+        part = replace(part, kv_heads=part.heads)
+    if kernel is AttentionKernel.EAGER:
+        record = eager if part.picked_heads else partial(_eager, mode=mode)
+        return record(tape, part=part, query=query, key=key, values=values)
+    if part.picked_heads and part.heads != part.kv_heads and kernel is AttentionKernel.SDPA:
+        return mathematical(tape, part, query, key, values)
     statistics = Size(STATISTICS * part.heads)
     out = Size(part.output_width * query.width)
     if not mode.masked or mode.kernel is AttentionKernel.FLASH:
         if mode.software.repeats_keys:
             key, values = repeated(tape, part, key), repeated(tape, part, values)
-        return tape.apply(
+        mixed = tape.apply(
             (query, key, values),
             out,
             query.width,
@@ -166,6 +178,9 @@ def attend(tape: Tape, mode: LayerMode, part: Attention, query: Value, key: Valu
             saves_output=True,
             also_saves=statistics,
         )
+        # Flash attention lays its output out as the query is; a concatenation leaves that head by head, so it is copied.
+        is_joined = part.positions is Positions.ROTARY and part.rotary_share < 1
+        return tape.apply((mixed,), out, query.width) if is_joined else mixed
     key, values = repeated(tape, part, key), repeated(tape, part, values)
     mask = tape.tensor(Size(pair=query.width), query.width, differentiable=False)
     return tape.apply(

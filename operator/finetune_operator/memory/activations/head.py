@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Final
 
 from finetune_operator.memory.activations.gradients import Value
-from finetune_operator.memory.activations.linear import product, scaled_output
+from finetune_operator.memory.activations.linear import linear, product, scaled_output
 from finetune_operator.memory.activations.mode import LayerMode
 from finetune_operator.memory.activations.norms import norm
 from finetune_operator.memory.activations.size import NOTHING, Size
@@ -38,6 +38,10 @@ class OutputHead:
     norm_weights: bool = True
     transform: bool = False
     """Masked-language heads of encoders: a linear layer, gelu and LayerNorm before the vocabulary."""
+    quantized_transform: bool = False
+    """bitsandbytes replaces that layer too."""
+    first_token: bool = False
+    """Labels of an encoder: made of every sequence's first token alone."""
     widens: bool = True
     """The loss casts logits to float32; BERT and its kind compute it in the compute type."""
     scaled: bool = False
@@ -58,8 +62,10 @@ def _played(head: OutputHead, mode: LayerMode, loss: LossKind, *, several_tiles:
     stream = tape.tensor(Size(head.hidden * mode.stream), mode.stream, differentiable=True)
     if head.final_norm:
         stream = norm(tape, mode, head.norm, stream, weighted=head.norm_weights)
+    if head.first_token:
+        return tape.profile(tape.apply((stream,), NOTHING, stream.width))
     if head.transform:
-        stream = product(tape, mode, stream, head.hidden, trains=mode.trains_weights)
+        stream = linear(tape, replace(mode, quantized=head.quantized_transform), stream, "dense", head.hidden)
         stream = tape.apply((stream,), stream.size, stream.width, saves=(stream,))
         stream = norm(tape, mode, NormKind.LAYER, stream)
     match loss:

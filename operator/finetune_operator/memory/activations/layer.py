@@ -40,7 +40,8 @@ def _in_turn(tape: Tape, mode: LayerMode, block: Block, stream: Value) -> Value:
     """Attention, then the feed-forward part, each with its norms and its addition to the stream."""
     for part in (attention, experts if block.feed_forward.experts else feed_forward):
         read = stream
-        if block.placement in (NormPlacement.BEFORE, NormPlacement.AROUND):
+        is_bare = part is attention and block.norms == 1  # ModernBERT's first layer
+        if block.placement in (NormPlacement.BEFORE, NormPlacement.AROUND) and not is_bare:
             read = _norm(tape, mode, block, stream)
         out = _processed(tape, block, part(tape, mode, block, read))
         if block.placement in (NormPlacement.AROUND, NormPlacement.OUTPUT):

@@ -50,13 +50,15 @@ class LayerMode:
         return has_adapters and (self.targets == (ALL_LINEAR,) or name in self.targets)
 
 
-def layer_mode(workload: Workload, *, trains_weights: bool, input_differentiable: bool) -> LayerMode:
-    """Return the mode of a layer whose own weights are trained or not."""
+def layer_mode(
+    workload: Workload, *, trains_weights: bool, input_differentiable: bool, normed_embedding: bool = False
+) -> LayerMode:
+    """Return the mode of a layer whose own weights are trained or not. `normed_embedding`: a LayerNorm makes the first layer's input."""
     numerics = workload.numerics
     adapter_like = not workload.trains_base
     return LayerMode(
         compute=numerics.compute,
-        stream=residual_bytes(workload),
+        stream=residual_bytes(workload, normed_embedding=normed_embedding),
         base=numerics.base,
         trained=numerics.trained if adapter_like or workload.shards == 1 else numerics.compute,
         autocasts=workload.autocasts,
@@ -76,9 +78,12 @@ def layer_mode(workload: Workload, *, trains_weights: bool, input_differentiable
     )
 
 
-def residual_bytes(workload: Workload) -> int:
-    """Bytes per element of the residual stream: float32 where a float32 embedding starts it and autocast leaves it so, or where norms do."""
-    if workload.software.float32_norms:
+def residual_bytes(workload: Workload, *, normed_embedding: bool = False) -> int:
+    """Bytes per element of the residual stream: float32 where a float32 embedding starts it and autocast leaves it so, or where norms do.
+
+    Autocast runs LayerNorm in float32 and leaves its output so: a `normed_embedding` starts the stream of BERT and its kind.
+    """
+    if workload.software.float32_norms or (normed_embedding and workload.autocasts):
         return FLOAT32
     numerics = workload.numerics
     if not workload.autocasts:

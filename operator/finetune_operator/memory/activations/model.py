@@ -13,10 +13,10 @@ from finetune_operator.memory.activations.mode import LayerMode, layer_mode, res
 from finetune_operator.memory.activations.size import NOTHING, Size, total
 from finetune_operator.memory.activations.tape import Profile
 from finetune_operator.memory.architecture import Architecture, Head
-from finetune_operator.memory.blocks import Block, Positions
+from finetune_operator.memory.blocks import Attention, Block, Positions
 from finetune_operator.memory.derived import derived
 from finetune_operator.memory.loss import TILE_TOKENS, head_calls
-from finetune_operator.memory.workload import AttentionKernel, Goal, LossKind, Tuning, Workload
+from finetune_operator.memory.workload import AttentionKernel, Goal, LossKind, Quantization, Tuning, Workload
 
 INDICES = 8
 """Token ids, labels and masks are 64-bit whole numbers."""
@@ -91,7 +91,7 @@ def passes(architecture: Architecture, workload: Workload) -> Passes:
         segments=segments,
         head=head,
         outside=_outside(architecture, workload),
-        stream=architecture.hidden * residual_bytes(workload),
+        stream=architecture.hidden * residual_bytes(workload, normed_embedding=architecture.embedding_norm),
         words=architecture.vocabulary if has_words(architecture, workload) else 0,
         earlier=_held(segments, head) if workload.software.keeps_graph else NOTHING,
     )
@@ -147,7 +147,13 @@ def _segment(
     architecture: Architecture, block: Block, workload: Workload, copies: int, *, input_differentiable: bool
 ) -> Segment:
     trains = workload.tuning in (Tuning.FULL, Tuning.FREEZE, Tuning.SPECTRUM)
-    mode = layer_mode(workload, trains_weights=trains, input_differentiable=input_differentiable)
+    mode = layer_mode(
+        workload,
+        trains_weights=trains,
+        input_differentiable=input_differentiable,
+        normed_embedding=architecture.embedding_norm,
+    )
+    mode = replace(mode, masked=has_mask(block.attention, workload))
     profile = layer_profile(architecture.hidden, block, mode)
     if workload.tuning is Tuning.SPECTRUM:
         without = layer_profile(architecture.hidden, block, replace(mode, trains_weights=False))
@@ -172,6 +178,13 @@ def _saved_products(block: Block, width: int) -> Size:
     return Size(width * (sum(outputs[::2]) + attention.output_width) + STATISTICS * attention.heads)
 
 
+def has_mask(part: Attention, workload: Workload) -> bool:
+    """Whether SDPA gets a mask: for padding, for a window that is narrower than the rows, or because the model always makes one (Falcon)."""
+    if workload.attention is AttentionKernel.FLASH:
+        return False
+    return workload.has_padding_mask or part.always_masked or 0 < part.window < workload.sequence_length
+
+
 def _mixed(trained: Profile, frozen: Profile, share: float) -> Profile:
     """A layer of which a share of the weights is trained: tensors kept for weights' gradients count by that share."""
 
@@ -193,28 +206,34 @@ def _mixed(trained: Profile, frozen: Profile, share: float) -> Profile:
 
 
 def _head(architecture: Architecture, workload: Workload) -> Profile:
-    mode = layer_mode(workload, trains_weights=_trains_head(workload), input_differentiable=True)
+    mode = layer_mode(
+        workload,
+        trains_weights=_trains_head(workload),
+        input_differentiable=True,
+        normed_embedding=architecture.embedding_norm,
+    )
+    head = output_head(architecture, workload)
     return head_profile(
-        output_head(architecture, workload),
-        head_mode(mode),
+        head,
+        head_mode(mode, adapted=head.transform),
         loss_kind(architecture, workload),
         several_tiles=workload.tokens > TILE_TOKENS,
     )
 
 
-def head_mode(mode: LayerMode) -> LayerMode:
-    """The head's gradient stays whole until the root unit is reduced, whatever the sharding; attention and adapters are none of its business."""
-    return replace(
+def head_mode(mode: LayerMode, *, adapted: bool = False) -> LayerMode:
+    """The head's gradient stays whole until the root unit is reduced, whatever the sharding; attention and adapters are none of its business.
+
+    `adapted`: but for a masked-language head's linear layer, which carries an adapter as the layers' do.
+    """
+    found = replace(
         mode,
         keeps_gradients=True,
         quantized=mode.quantized and mode.software.quantizes_head,
-        tuning=Tuning.FULL,
-        targets=(),
-        rank=0,
-        drops=False,
         kernel=AttentionKernel.SDPA,
         masked=False,
     )
+    return found if adapted else replace(found, tuning=Tuning.FULL, targets=(), rank=0, drops=False)
 
 
 def _trains_head(workload: Workload) -> bool:
@@ -245,6 +264,8 @@ def output_head(architecture: Architecture, workload: Workload) -> OutputHead:
         final_norm=architecture.final_norm,
         norm_weights=last.norm_weights,
         transform=words and architecture.head is Head.MASKED_LM,
+        quantized_transform=workload.quantization is not Quantization.NONE,
+        first_token=not words and not last.attention.causal,
         widens=architecture.head is not Head.MASKED_LM or architecture.model_type == "modernbert",
         scaled=words and architecture.logits_scaled,
         capped=words and architecture.logits_capped,
@@ -258,26 +279,45 @@ def _outside(architecture: Architecture, workload: Workload) -> Size:
     if block.attention.positions is Positions.ROTARY:
         # Cosines and sines of one sequence: all rows share them.
         width = round(block.attention.head_dim * block.attention.rotary_share)
-        found = found.plus(Size(fixed=2 * residual_bytes(workload) * width * workload.sequence_length))
+        stream = residual_bytes(workload, normed_embedding=architecture.embedding_norm)
+        found = found.plus(Size(fixed=2 * stream * width * workload.sequence_length))
     if workload.checkpointing is not Checkpointing.NONE:
-        found = found.plus(Size(pair=_mask_width(workload)))
+        # Of every kind of mask that some layer takes one exists, for all of its layers.
+        kinds = {(block.attention.window, has_mask(block.attention, workload)) for block in architecture.blocks}
+        found = found.plus(Size(pair=sum(_mask_width(workload, masked=masked) for _, masked in kinds)))
     if workload.software.holds_logits and loss_kind(architecture, workload) not in (LossKind.CHUNKED, LossKind.LIGER):
         found = found.plus(Size(token=output_head(architecture, workload).vocabulary * _returned_width(workload)))
-    if workload.tuning is not Tuning.FULL:
-        return found
-    embedding = NOTHING
+    return found.plus(_embedding(architecture, workload))
+
+
+def _embedding(architecture: Architecture, workload: Workload) -> Size:
+    """What lies between the words' embedding and the first layer, where gradients go so far: a norm's input, a dropout's mask.
+
+    With adapters the embedding's output is a leaf that enable_input_require_grads made: autograd holds it, beside what is made of it.
+    """
+    if not _input_differentiable(workload):
+        return NOTHING
+    trained, hidden = workload.tuning is Tuning.FULL, architecture.hidden
+    width = workload.numerics.trained if trained and workload.shards == 1 else workload.numerics.base
+    if trained and workload.shards > 1:
+        width = workload.numerics.compute
+    summed = architecture.main_block.attention.positions is not Positions.ROTARY
+    changed = architecture.embedding_norm or architecture.embedding_dropout or architecture.embedding_scaled or summed
+    found = Size(0 if trained or not changed else hidden * width)
     if architecture.embedding_norm:
-        embedding = Size(architecture.hidden * 4 + 8)
+        read = 4 if workload.autocasts else width
+        reads_leaf = not trained and not summed and read == width
+        found = found.plus(Size((0 if reads_leaf else hidden * read) + 8))
     if architecture.embedding_dropout:
-        embedding = embedding.plus(Size(architecture.hidden))
-    return found.plus(embedding)
+        found = found.plus(Size(hidden))
+    return found
 
 
-def _mask_width(workload: Workload) -> int:
-    """Bytes per pair of the mask that all layers share; checkpointing keeps it as an argument of theirs."""
+def _mask_width(workload: Workload, *, masked: bool) -> int:
+    """Bytes per pair of a mask that layers share; checkpointing keeps it as an argument of theirs."""
     if workload.attention is AttentionKernel.EAGER:
         return workload.numerics.compute
-    return 1 if workload.has_padding_mask else 0
+    return 1 if masked else 0
 
 
 def _returned_width(workload: Workload) -> int:

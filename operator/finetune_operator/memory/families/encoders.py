@@ -193,5 +193,6 @@ def _head(config: ConfigReader, shape: Shape, names: Names, width: int) -> tuple
             else linear(last, HEAD, shape.hidden, config.labels, bias=True)
         )
         dense = (tensor for name in inner for tensor in linear(name, HEAD, shape.hidden, shape.hidden, bias=True))
-        return (*(pooler if names.pooler_when_classifying else ()), *dense, *final)
+        task_head = (replace(tensor, task_head=True) for tensor in (*dense, *final))
+        return (*(pooler if names.pooler_when_classifying else ()), *task_head)
     return pooler if names.pooler_when_bare else ()

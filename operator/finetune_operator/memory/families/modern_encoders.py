@@ -81,8 +81,8 @@ def _modernbert_head(config: ConfigReader, shape: Shape, *, norm_bias: bool) -> 
         *norm("transform_norm", shape.hidden, bias=norm_bias),
     )
     if config.head is Head.SEQUENCE_CLASSIFICATION:
-        last = (Tensor("classifier", HEAD, (config.labels, shape.hidden)), Tensor("classifier", HEAD, (config.labels,)))
-        return (*prediction, *last)
+        shapes = ((config.labels, shape.hidden), (config.labels,))
+        return (*prediction, *(Tensor("classifier", HEAD, each, task_head=True) for each in shapes))
     weight = () if shape.tied else (Tensor("decoder", HEAD, (shape.vocabulary, shape.hidden)),)
     bias = (Tensor("decoder", HEAD, (shape.vocabulary,)),) if config.flag("decoder_bias", default=True) else ()
     return (*prediction, *weight, *bias)

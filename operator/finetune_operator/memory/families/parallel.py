@@ -126,6 +126,9 @@ def falcon(config: ConfigReader) -> Architecture:
         attention,
         positions=Positions.ALIBI if config.flag("alibi", default=False) else Positions.ROTARY,
         dropout=config.number("attention_dropout", 0.0),
+        always_masked=True,
+        picked_heads=new or multi_query,
+        spread_heads=new,
     )
     mlp, mlp_tensors = plain_mlp(
         shape.hidden,

@@ -75,12 +75,12 @@ def base_weight_bytes(architecture: Architecture, workload: Workload) -> int:
     if workload.quantization is Quantization.NONE:
         return (architecture.parameters - head) * each
     quantised_head = _quantised_head(architecture, workload)
-    rest = architecture.parameters - head - architecture.quantisable_parameters - sum(t.total for t in quantised_head)
-    linear = sum(
-        block.copies * quantised_bytes((t for t in block.tensors if t.quantisable), workload.quantization)
-        for block in architecture.blocks
-    )
-    return linear + quantised_bytes(quantised_head, workload.quantization) + rest * each
+    outside = {id(tensor) for tensor in outer_tensors(architecture, workload)}
+    kept = {id(tensor) for tensor in architecture.outer if tensor.task_head or id(tensor) not in outside}
+    quantised = [tensor for tensor in architecture.tensors if tensor.quantisable and id(tensor) not in kept]
+    quantised += quantised_head
+    rest = architecture.parameters - head - sum(tensor.total for tensor in quantised)
+    return quantised_bytes(quantised, workload.quantization) + rest * each
 
 
 def _quantised_head(architecture: Architecture, workload: Workload) -> tuple[Tensor, ...]:

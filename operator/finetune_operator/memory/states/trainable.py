@@ -111,9 +111,11 @@ def _spectrum(architecture: Architecture, workload: Workload) -> tuple[Trained, 
 
 def _lora(architecture: Architecture, workload: Workload) -> tuple[Trained, ...]:
     rank = workload.rank
-    adapted = architecture.adapted(workload.targets)
+    adapted = [tensor for tensor in architecture.adapted(workload.targets) if not tensor.task_head]
     first = (Trained(rank * tensor.adapters, tensor.in_features, tensor.copies) for tensor in adapted)
-    return (*first, *(Trained(tensor.out_features, rank * tensor.adapters, tensor.copies) for tensor in adapted))
+    second = (Trained(tensor.out_features, rank * tensor.adapters, tensor.copies) for tensor in adapted)
+    task_head = (_whole(tensor, 1, outer=True) for tensor in architecture.outer if tensor.task_head)
+    return (*first, *second, *task_head)
 
 
 def _dora(architecture: Architecture, workload: Workload) -> tuple[Trained, ...]:
