@@ -156,6 +156,10 @@ class Attention:
     """False in encoders: every token sees every other, SDPA gets no is_causal."""
     dropout: float = 0.0
     """Dropout of the attention probabilities as config.json sets it."""
+    float32_softmax: bool = True
+    """Eager attention asks for a softmax in float32; BERT and GPT-2 do not, but autocast does it for them."""
+    narrows_softmax: bool = False
+    """Eager attention casts that softmax back before its dropout (GPT-2)."""
     always_masked: bool = False
     """The model makes a mask even where none is needed (Falcon: ALiBi might be added to it)."""
     picked_heads: bool = False

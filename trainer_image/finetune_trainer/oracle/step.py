@@ -75,7 +75,8 @@ def _tracing(tracker: PeakTracker, setting: TraceSetting) -> Iterator[None]:
         gpu_kernels_of_chunked_head(),
         # transformers cannot read positions on fake tensors and would take every row for several packed ones, which costs a mask.
         mock.patch("transformers.masking_utils.find_packed_sequence_indices", return_value=None),
-        # A checkpoint restores CUDA's autocast when it computes again, and torch refuses to on a machine without a GPU.
+        # A checkpoint restores CUDA's autocast when it computes again: PEFT asks for it. Without a GPU torch would not.
+        mock.patch.object(DefaultDeviceType, "_default_device_type", "cuda"),
         mock.patch("torch.cuda.amp.common.amp_definitely_not_available", return_value=False),
         mock.patch("torch.cuda.is_bf16_supported", return_value=True),
         mock.patch.object(torch.UntypedStorage, "resize_", tracker.resizing(torch.UntypedStorage.resize_)),

@@ -158,6 +158,8 @@ def rotated(tape: Tape, value: Value, share: float = 1.0) -> Value:
 def attend(tape: Tape, mode: LayerMode, part: Attention, query: Value, key: Value, values: Value) -> Value:
     """Record the kernel and return its output, heads side by side."""
     kernel = _kernel(mode, part)
+    if mode.autocasts:
+        query, key, values = (tape.cast(each, mode.compute) for each in (query, key, values))
     if part.spread_heads:
         part = replace(part, kv_heads=part.heads)
     if kernel is AttentionKernel.EAGER:
@@ -220,9 +222,12 @@ def _eager(tape: Tape, mode: LayerMode, part: Attention, query: Value, key: Valu
         product = tape.apply((product,), scores, width)
     product = tape.apply((product,), scores, width, forward_transient=scores)
     # softmax(dtype=float32) casts bfloat16 scores first; torch 2.13 fuses the two for float16 alone.
-    product = tape.cast(product, 4)
-    soft = tape.apply((product,), product.size, 4, saves_output=True)
-    weights = tape.cast(soft, width)
+    if part.float32_softmax or mode.autocasts:
+        product = tape.cast(product, 4)
+    weights = tape.apply((product,), product.size, product.width, saves_output=True)
+    if part.float32_softmax or part.narrows_softmax:
+        weights = tape.cast(weights, width)
     if part.dropout:
-        weights = tape.apply((weights,), scores, width, also_saves=Size(pair=part.heads))
+        weights = tape.apply((weights,), weights.size, weights.width, also_saves=Size(pair=part.heads))
+    weights = tape.cast(weights, width)
     return tape.apply((weights, values), Size(part.output_width * width), width, saves=(weights, values))

@@ -50,9 +50,11 @@ def product(
         held = (read,) if quantized and mode.software.quantized_inputs_kept else ()
         casts = mode.autocasts and mode.base > mode.compute and not quantized
         own_cast = Size(fixed=calls * weights * mode.compute) if casts else NOTHING
-        return tape.apply(
+        result = tape.apply(
             (read,), size, read.width, holds=held, also_saves=own_cast, transient=widened, forward_transient=widened
         )
+        # bitsandbytes' Linear4bit gives back the type that it was given: float32 behind a LayerNorm under autocast.
+        return tape.cast(result, value.width) if quantized else result
     gradient = weights * mode.trained if mode.keeps_gradients else 0
     if not mode.autocasts:
         # The gradients of further calls are added to the first one's.

@@ -120,7 +120,11 @@ def encoder(
         shape, inputs=names.attention, output=names.attention_output, bias=True, output_bias=True
     )
     attention = replace(
-        attention, positions=Positions.ABSOLUTE, causal=False, dropout=config.number(attention_dropout, 0.1)
+        attention,
+        positions=Positions.ABSOLUTE,
+        causal=False,
+        float32_softmax=False,
+        dropout=config.number(attention_dropout, 0.1),
     )
     mlp, mlp_tensors = plain_mlp(
         shape.hidden,

@@ -24,7 +24,8 @@ def gpt2(config: ConfigReader) -> Architecture:
     """GPT-2: one Conv1D for query, key and value, learned positions, gelu_new written out in several kernels."""
     shape = read_shape(config, tied=True, intermediate=4, positions=1024)
     attention, tensors = joined_attention(shape, "c_attn", "c_proj", bias=True, output_bias=True)
-    return _gpt2(config, shape, replace(attention, positions=Positions.ABSOLUTE), tensors, activation="gelu_new")
+    attention = replace(attention, positions=Positions.ABSOLUTE, float32_softmax=False, narrows_softmax=True)
+    return _gpt2(config, shape, attention, tensors, activation="gelu_new")
 
 
 def gpt_bigcode(config: ConfigReader) -> Architecture:

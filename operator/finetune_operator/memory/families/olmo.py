@@ -53,6 +53,13 @@ def _olmo(config: ConfigReader, *, every: int, window: int = 0) -> Architecture:
     )
     blocks = layers_of(
         layer_windows(config, shape.layers, every=every, window=window),
-        lambda width: Block(1, replace(attention, window=width), mlp, tensors, placement=NormPlacement.OUTPUT),
+        lambda width: Block(
+            1,
+            replace(attention, window=width),
+            mlp,
+            tensors,
+            norm=NormKind.RMS_FLOAT32,
+            placement=NormPlacement.OUTPUT,
+        ),
     )
     return decoder(config, shape, blocks)
