@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from finetune_operator.cli import exit_codes, plan_command, run_command
+from finetune_operator.cli import checkpoints_command, exit_codes, plan_command, run_command
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "commands.md").read_text()
 
 
-@pytest.mark.parametrize(("name", "command"), [("plan", plan_command), ("run", run_command)])
+@pytest.mark.parametrize(
+    ("name", "command"), [("plan", plan_command), ("run", run_command), ("checkpoints", checkpoints_command)]
+)
 def test_every_option_of_a_command_has_a_row_and_no_other(name: str, command: object) -> None:
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)  # type: ignore[attr-defined]

@@ -1,4 +1,7 @@
-"""`python -m finetune_trainer inspect|launch|train|publish`. Each command imports only what it needs: inspect has no torch in its image."""
+"""`python -m finetune_trainer inspect|launch|train|publish|checkpoints`.
+
+Each command imports only what it needs: inspect has no torch in its image.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from finetune_trainer.inspect.command import run
 
         return int(run(rest))
+    if command == "checkpoints":
+        from finetune_trainer.checkpoint_tool import run as run_checkpoints
+
+        return run_checkpoints(rest)
     if command == "agent":
         from finetune_trainer.agent import run_agent
         from finetune_trainer.rank_files import RUN_DIRECTORY_VARIABLE, RunDirectory

@@ -29,6 +29,9 @@ class Command:
 
 COMMANDS: Final[Mapping[str, Command]] = MappingProxyType(
     {
+        "checkpoints": Command(
+            "finetune_operator.cli.checkpoints_command", "list, verify or download what a job has saved"
+        ),
         "estimate": Command(
             "finetune_operator.cli.estimate_command", "show the GPU memory of a model and a way to train it"
         ),
