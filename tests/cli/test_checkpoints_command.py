@@ -9,17 +9,17 @@ import pytest
 from rich.console import Console
 
 from finetune_operator.api.checkpoint_listing import StoredCheckpoint
-from finetune_operator.cli.checkpoints_command import checkpoints_table
+from finetune_operator.cli.checkpoints_command import checkpoints_view
 from finetune_operator.cli.main import main
 
 
 def shown(*checkpoints: StoredCheckpoint) -> str:
-    console = Console(width=140, record=True, file=io.StringIO())
-    console.print(checkpoints_table(checkpoints))
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(checkpoints_view(checkpoints))
     return console.export_text()
 
 
-def test_a_checkpoint_is_a_row_and_its_problem_stands_below_its_folder() -> None:
+def test_a_checkpoint_is_a_row_and_its_problem_stands_below() -> None:
     text = shown(
         StoredCheckpoint(
             uri="s3://models/tune/checkpoints/tune-0f1e2d3c/step-00000100/1",
@@ -36,10 +36,11 @@ def test_a_checkpoint_is_a_row_and_its_problem_stands_below_its_folder() -> None
         StoredCheckpoint(uri="s3://models/x/step-00000050/1-2", step=50, attempt=1, start=2, state="unfinished"),
     )
     first = next(line for line in text.splitlines() if "damaged" in line)
-    for part in ("100", "3.00 GiB", "12", "fsdp × 8", "2026-01-01 12:00:00"):
+    for part in ("step-00000100/1", "3.00 GiB", "12", "fsdp × 8", "2026-01-01 12:00:00"):
         assert part in first
     assert "model.safetensors is missing" in text
-    assert "1, start 2" in text
+    assert "step-00000050/1-2" in text
+    assert max(map(len, text.splitlines())) <= 80
 
 
 def test_an_empty_folder_ends_with_the_trainers_words_and_code(

@@ -6,17 +6,16 @@ import argparse
 import json
 import subprocess
 import sys
+from itertools import groupby
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 from rich.text import Text
 
 from finetune_operator.api.checkpoint_listing import CheckpointMessage, StoredCheckpoint
-from finetune_operator.api.plan import GIB
 
-MIB = 2**20
 _STYLES = {"verified": "green", "committed": "", "unfinished": "yellow", "damaged": "red"}
 
 
@@ -46,7 +45,8 @@ def run(options: argparse.Namespace) -> int:
     command = [sys.executable, "-m", "finetune_trainer", "checkpoints", options.action, options.uri, "--to", options.to]
     console = Console(highlight=False, stderr=options.output == "json")
     last = CheckpointMessage()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process, _bar(console) as progress:
+    bar = _bar(console, disable=options.action == "list")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process, bar as progress:
         task = progress.add_task(options.action, total=None, visible=False)
         for line in process.stdout or ():
             last = CheckpointMessage.model_validate_json(line)
@@ -57,41 +57,51 @@ def run(options: argparse.Namespace) -> int:
     if options.output == "json":
         print(json.dumps(last.model_dump(mode="json", by_alias=True, exclude_none=True), indent=2))
         return process.returncode
-    console.print(checkpoints_table(last.checkpoints))
+    console.print(checkpoints_view(last.checkpoints))
     if last.folder is not None:
         console.print(Text(f"Downloaded to {last.folder}"), soft_wrap=True)
     return process.returncode
 
 
-def checkpoints_table(checkpoints: tuple[StoredCheckpoint, ...]) -> Table:
-    """Return the checkpoints as people read them, with what is wrong with each below its folder."""
+def checkpoints_view(checkpoints: tuple[StoredCheckpoint, ...]) -> RenderableType:
+    """Return the checkpoints as people read them: a table for each job's folder, and below it what is wrong with which."""
+    parts: list[RenderableType] = []
+    for folder, group in groupby(checkpoints, key=lambda each: each.uri.rsplit("/", 2)[0]):
+        each = tuple(group)
+        parts += [Text(folder, style="bold", overflow="fold"), _table(each)]
+        parts += [Text(f"{_name(one)}: {one.problem}", style="yellow") for one in each if one.problem]
+    return Group(*parts)
+
+
+def _table(checkpoints: tuple[StoredCheckpoint, ...]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("step", "attempt", "state", "size", "files", "written by", "when (UTC)"):
-        table.add_column(name, justify="right" if name in ("step", "size", "files") else "left", no_wrap=True)
-    table.add_column("where", overflow="fold")
+    for name in ("checkpoint", "state", "size", "files", "written by", "when (UTC)"):
+        table.add_column(name, justify="right" if name in ("size", "files") else "left", no_wrap=True)
     for each in checkpoints:
-        where = Text(each.uri)
-        if each.problem:
-            where.append(f"\n{each.problem}", style="yellow")
         table.add_row(
-            str(each.step),
-            str(each.attempt) if each.start == 1 else f"{each.attempt}, start {each.start}",
+            _name(each),
             Text(each.state, style=_STYLES[each.state]),
-            _size(each.total_bytes),
+            "" if each.total_bytes is None else _size(each.total_bytes),
             "" if each.files is None else str(each.files),
             "" if each.processes is None else f"{each.strategy} × {each.processes}",
             (each.written or "").removesuffix("Z").replace("T", " "),
-            where,
         )
     return table
 
 
-def _size(count: int | None) -> str:
-    if count is None:
-        return ""
-    return f"{count / GIB:.2f} GiB" if count >= GIB else f"{count / MIB:.2f} MiB"
+def _size(count: int) -> str:
+    size, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if size < 1024:
+            break
+        size, unit = size / 1024, larger
+    return f"{count} B" if unit == "B" else f"{size:.2f} {unit}"
 
 
-def _bar(console: Console) -> Progress:
+def _name(checkpoint: StoredCheckpoint) -> str:
+    return "/".join(checkpoint.uri.rsplit("/", 2)[1:])
+
+
+def _bar(console: Console, *, disable: bool) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
-    return Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
+    return Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=disable)
