@@ -83,6 +83,7 @@ def setting_of(workload: Workload, config: dict[str, Any]) -> TraceSetting:
         dropout=workload.dropout,
         trained_layers=workload.trained_layers or 1,
         virtual_tokens=workload.rank,
+        kbit_preparation=workload.upcasts_rest,
         processes=workload.shards,
         reshard=workload.reshards,
     )

@@ -10,6 +10,7 @@ from typing import Any, Final
 from finetune_operator.api.plan import Component, Phase, PlanError
 from finetune_operator.memory.architecture import Head, architecture_of
 from finetune_operator.memory.estimate import estimate
+from finetune_operator.memory.runtime import communication_bytes
 from finetune_operator.memory.workload import Goal
 from finetune_trainer.oracle.peak_tracker import TracedPhase
 from finetune_trainer.oracle.step import trace
@@ -76,8 +77,10 @@ def predicted_phases(case: Case) -> dict[str, int] | PlanError:
     architecture = architecture_of(case.config, head=Head.SEQUENCE_CLASSIFICATION if classifies else None)
     if isinstance(architecture, PlanError):
         return architecture
+    # NCCL's buffers are none of torch's allocator.
+    beside = communication_bytes(case.workload)
     return {
-        phase.phase.value: sum(size for part, size in phase.components.items() if part not in NOT_ALLOCATED)
+        phase.phase.value: sum(size for part, size in phase.components.items() if part not in NOT_ALLOCATED) - beside
         for phase in estimate(architecture, case.workload).phases
         if phase.phase in COUNTERPARTS
     }

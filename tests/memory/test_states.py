@@ -100,7 +100,9 @@ def test_offload_moves_states_to_the_host() -> None:
 def test_full_dpo_holds_a_frozen_copy_unless_its_log_probabilities_are_precomputed() -> None:
     alone = states_of(LLAMA_3_8B, full())
     dpo = states_of(LLAMA_3_8B, full(goal=Goal.DPO))
-    assert dpo.resident_weights - alone.resident_weights == 2 * P
+    assert (
+        dpo.resident_weights - alone.resident_weights == alone.resident_weights
+    )  # of the policy's type (TRL 1.16, dpo_trainer.py)
     precomputed = states_of(LLAMA_3_8B, full(goal=Goal.DPO, precomputed_reference=True))
     assert precomputed.resident_weights == alone.resident_weights
     adapters = Workload(Tuning.LORA, FLOAT32_MASTER, 1, 1)

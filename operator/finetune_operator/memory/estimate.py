@@ -17,6 +17,7 @@ from finetune_operator.memory.between_steps import phases_between_steps
 from finetune_operator.memory.footprint import Footprint, Held, footprint_of
 from finetune_operator.memory.loss import tile_tokens
 from finetune_operator.memory.states import States, states_of
+from finetune_operator.memory.states.trainable import has_score_head
 from finetune_operator.memory.workload import Tuning, Workload
 
 
@@ -121,13 +122,14 @@ def _backward_end(architecture: Architecture, workload: Workload, states: States
     # Embedding: the stream's gradient and its own. A tied one is added to the head's as a third tensor: a real step with a tied weight of
     # 195 MiB grew by three times that (torch 2.13).
     waiting = _waiting_head_gradient(architecture, workload)
-    added = 2 * embedding if architecture.tied_embeddings else embedding if workload.accumulates else 0
+    tied = _is_tied(architecture, workload)
+    added = 2 * embedding if tied else embedding if workload.accumulates else 0
     points = [found.stream * tokens + added + waiting]
     if found.segments:
         first = found.segments[0]
         missing = 0
         if not workload.accumulates:
-            missing = first.profile.weight_gradients + (0 if architecture.tied_embeddings else embedding)
+            missing = first.profile.weight_gradients + (0 if tied else embedding)
             if workload.trains_base and workload.shards > 1:
                 late = architecture.layer_parameters + architecture.vocabulary * architecture.hidden
                 missing = states.gradients * late // architecture.parameters
@@ -158,9 +160,14 @@ def _held_output(workload: Workload, found: Passes, segment: Segment) -> int:
 
 def _waiting_head_gradient(architecture: Architecture, workload: Workload) -> int:
     """With accumulation a head's gradient is added to the one that exists at once, but a tied one waits for the embedding's."""
-    if not architecture.tied_embeddings or not workload.accumulates:
+    if not _is_tied(architecture, workload) or not workload.accumulates:
         return 0
     return _embedding_gradient(architecture, workload)
+
+
+def _is_tied(architecture: Architecture, workload: Workload) -> bool:
+    """Whether the embedding is the head's weight too: not where a head of a few outputs takes its place."""
+    return architecture.tied_embeddings and not has_score_head(architecture, workload)
 
 
 def _embedding_gradient(architecture: Architecture, workload: Workload) -> int:

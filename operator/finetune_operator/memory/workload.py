@@ -222,12 +222,17 @@ class Workload:
     @cached_property
     def tokens(self) -> int:
         """Tokens of one micro-batch on one process, padding included."""
-        return -(-self.sequences * self.sequence_length // self.context_parallel)
+        return -(-self.sequences * self.length // self.context_parallel)
+
+    @property
+    def length(self) -> int:
+        """Tokens of one sequence, those before it that a prompt adds included."""
+        return self.sequence_length + (self.rank if self.tuning is Tuning.PROMPT else 0)
 
     @cached_property
     def pairs(self) -> int:
         """Pairs of tokens of the same sequence: what scores and masks of attention grow with."""
-        return self.local_tokens * self.sequence_length
+        return self.local_tokens * self.length
 
     @property
     def local_tokens(self) -> int:

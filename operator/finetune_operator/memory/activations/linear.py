@@ -106,13 +106,15 @@ def _dora(tape: Tape, mode: LayerMode, value: Value, result: Value, outputs: int
     wide = mode.trained
     # The identity, the adapter's product in the compute type and cast, the base weight, and their weighted sum.
     norm = Size(fixed=inputs * inputs * wide + outputs * inputs * (mode.compute + 3 * wide))
-    low_rank = _low_rank(tape, mode, _dropped(tape, mode, read), outputs)
+    read = _dropped(tape, mode, read)
+    low_rank = _low_rank(tape, mode, read, outputs)
+    scaled_result = _of_dropped(tape, mode, read, outputs) if mode.drops else result
     magnitude = (outputs * mode.trained,) if mode.keeps_gradients else (0,)
     scaled_base = tape.apply(
-        (result,),
-        _as(result.size, result.width, wide),
+        (scaled_result,),
+        _as(scaled_result.size, scaled_result.width, wide),
         wide,
-        saves=(result,),
+        saves=(scaled_result,),
         weight_gradients=magnitude,
         forward_transient=norm,
     )
@@ -126,6 +128,13 @@ def _dora(tape: Tape, mode: LayerMode, value: Value, result: Value, outputs: int
     scaled = tape.apply((scaled,), scaled.size, wide)
     extra = tape.add(scaled_base, scaled)
     return tape.cast(tape.add(result, extra), width)
+
+
+def _of_dropped(tape: Tape, mode: LayerMode, value: Value, outputs: int) -> Value:
+    """Record the base's product again, with the input after dropout, and the base's weight cast to the input's type (DoraLinearLayer)."""
+    read = tape.cast(value, mode.compute) if mode.autocasts else value
+    own_cast = Size(fixed=_features(value) * outputs * read.width) if value.width != mode.base else NOTHING
+    return tape.apply((read,), Size(outputs * read.width), read.width, also_saves=own_cast)
 
 
 def _as(size: Size, width: int, wanted: int) -> Size:

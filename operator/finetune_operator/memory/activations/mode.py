@@ -56,10 +56,11 @@ def layer_mode(
     """Return the mode of a layer whose own weights are trained or not. `normed_embedding`: a LayerNorm makes the first layer's input."""
     numerics = workload.numerics
     adapter_like = not workload.trains_base
+    widens = workload.upcasts_rest and workload.quantization is not Quantization.NONE
     return LayerMode(
         compute=numerics.compute,
         stream=residual_bytes(workload, normed_embedding=normed_embedding),
-        base=numerics.base,
+        base=FLOAT32 if widens else numerics.base,
         trained=numerics.trained if adapter_like or workload.shards == 1 else numerics.compute,
         autocasts=workload.autocasts,
         trains_weights=trains_weights,

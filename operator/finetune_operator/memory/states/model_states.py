@@ -96,7 +96,7 @@ def _whole(
         layer_frozen = frozen_layer_bytes(architecture, workload)
     mixes = workload.flat_parameters and workload.software.frozen_gradients and not workload.trains_base
     beside = architecture.parameters - architecture.outer_parameters if mixes else 0
-    reference = workload.numerics.base * architecture.parameters if needs_reference_copy(workload) else 0
+    reference = workload.numerics.trained * architecture.parameters if needs_reference_copy(workload) else 0
     parts = workload.tensor_parallel
     whole = Whole(
         parameters=parameters,

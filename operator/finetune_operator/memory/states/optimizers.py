@@ -37,8 +37,9 @@ def optimizer_memory(tensors: Sequence[Trained], workload: Workload) -> Optimize
     - adamw-foreach: the same, and one moment's bytes more inside the step: the square root of all second moments exists at once
       (torch 2.13, _multi_tensor_adam: exp_avg_sq_sqrt). It was transformers' adamw_torch before 4.46.
     - 8-bit and paged: bitsandbytes, always float32 where not 8-bit; embeddings keep 32 bits (transformers 5.23 overrides them).
-    - adafactor: a float32 per row and per column; inside the step float32 copies of one matrix: the update of the matrix before, the
-      squared gradient and its sum with epsilon; of a matrix in half precision also gradient and weight (transformers 5.23, Adafactor.step).
+    - adafactor: a float32 per row and per column; inside the step float32 copies of one matrix: the squared gradient and its sum with
+      epsilon, and in layers, whose matrices follow each other, the update of the matrix before; of a matrix in half precision also
+      gradient and weight (transformers 5.23, Adafactor.step).
     - sgd without momentum: nothing. muon: one momentum per element of a layer's matrices, AdamW for the rest (torch 2.13, Muon).
     """
     numerics = workload.numerics
@@ -76,8 +77,9 @@ def _bitsandbytes(tensors: Sequence[Trained], optimizer: Optimizer) -> Optimizer
 def _adafactor(tensors: Sequence[Trained], numerics: Numerics) -> OptimizerMemory:
     kept = sum(t.copies * (t.rows + t.columns if t.rows > 1 else t.columns) for t in tensors)
     largest = max((t.rows * t.columns for t in tensors), default=0)
+    in_layers = max((t.rows * t.columns for t in tensors if not t.outer), default=0)
     widened = 8 if numerics.trained < 4 else 0
-    return OptimizerMemory(4 * kept, 0, 0, (12 + widened) * largest)
+    return OptimizerMemory(4 * kept, 0, 0, max((8 + widened) * largest, (12 + widened) * in_layers))
 
 
 def _muon(tensors: Sequence[Trained], numerics: Numerics) -> OptimizerMemory:
