@@ -8,8 +8,9 @@ import pytest
 
 from finetune_operator.memory.activations.layer import layer_profile
 from finetune_operator.memory.activations.mode import layer_mode
+from finetune_operator.memory.activations.profile import Profile
 from finetune_operator.memory.activations.size import Size, highest
-from finetune_operator.memory.activations.tape import Profile, Tape
+from finetune_operator.memory.activations.tape import Tape
 from finetune_operator.memory.architecture import Architecture, architecture_of
 from finetune_operator.memory.workload import (
     FLOAT32_MASTER,

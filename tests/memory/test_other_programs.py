@@ -14,8 +14,9 @@ from finetune_operator.memory.activations.head import OutputHead, head_profile
 from finetune_operator.memory.activations.linear import linear, product
 from finetune_operator.memory.activations.mode import layer_mode
 from finetune_operator.memory.activations.model import head_mode, passes
+from finetune_operator.memory.activations.profile import Profile
 from finetune_operator.memory.activations.size import Size
-from finetune_operator.memory.activations.tape import Profile, Tape
+from finetune_operator.memory.activations.tape import Tape
 from finetune_operator.memory.architecture import Architecture, architecture_of
 from finetune_operator.memory.blocks import NormKind
 from finetune_operator.memory.estimate import estimate

@@ -14,8 +14,9 @@ from finetune_operator.memory.activations.gradients import Value
 from finetune_operator.memory.activations.linear import linear, product, scaled_output
 from finetune_operator.memory.activations.mode import LayerMode
 from finetune_operator.memory.activations.norms import norm
+from finetune_operator.memory.activations.profile import Profile
 from finetune_operator.memory.activations.size import NOTHING, Size
-from finetune_operator.memory.activations.tape import Profile, Tape
+from finetune_operator.memory.activations.tape import Tape
 from finetune_operator.memory.blocks import NormKind
 from finetune_operator.memory.loss import TILE_WORDS, TORCH_TILE_BYTES, words_of_two_slices
 from finetune_operator.memory.workload import LossKind

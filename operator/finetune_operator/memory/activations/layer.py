@@ -11,8 +11,9 @@ from finetune_operator.memory.activations.feed_forward import feed_forward
 from finetune_operator.memory.activations.gradients import Value
 from finetune_operator.memory.activations.mode import LayerMode
 from finetune_operator.memory.activations.norms import norm
+from finetune_operator.memory.activations.profile import Profile
 from finetune_operator.memory.activations.size import Size
-from finetune_operator.memory.activations.tape import Profile, Tape
+from finetune_operator.memory.activations.tape import Tape
 from finetune_operator.memory.activations.traced_layer import adapting_all, as_measured, as_traced, stand_in
 from finetune_operator.memory.blocks import Block, NormPlacement
 

@@ -10,8 +10,8 @@ from finetune_operator.memory.activations.attention import STATISTICS
 from finetune_operator.memory.activations.head import OutputHead, head_profile
 from finetune_operator.memory.activations.layer import layer_profile
 from finetune_operator.memory.activations.mode import LayerMode, layer_mode, residual_bytes
+from finetune_operator.memory.activations.profile import Profile
 from finetune_operator.memory.activations.size import NOTHING, Size, total
-from finetune_operator.memory.activations.tape import Profile
 from finetune_operator.memory.architecture import Architecture, Head
 from finetune_operator.memory.blocks import Attention, Block, Positions
 from finetune_operator.memory.derived import derived

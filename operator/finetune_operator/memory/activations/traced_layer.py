@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from finetune_operator.memory.activations.mode import FLOAT32, LayerMode
+from finetune_operator.memory.activations.profile import Profile
 from finetune_operator.memory.activations.size import Size
-from finetune_operator.memory.activations.tape import Profile
 from finetune_operator.memory.architecture import ALL_LINEAR
 from finetune_operator.memory.blocks import Block, TracedActivations, TracedLayer
 from finetune_operator.memory.software import OWN_SOFTWARE
