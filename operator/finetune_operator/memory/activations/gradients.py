@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from finetune_operator.memory.activations.size import NOTHING, Size
 
 
-@dataclass(
-    eq=False, slots=True
-)  # not frozen: a programme has hundreds, and frozen ones take four times as long to make
+@dataclass(eq=False, slots=True)
 class Value:
-    """A tensor; views share their storage."""
+    """A tensor; views share their storage. Nobody changes one; not frozen, since a programme has hundreds and frozen ones are made slowly."""
 
     storage: int
     size: Size
