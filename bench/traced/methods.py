@@ -1,4 +1,4 @@
-"""Ways to train beside plain full training and LoRA, each on two small models: what configurations of families alone do not exercise."""
+"""Ways to train beside plain full training and LoRA, each on two small models, and further families with experts."""
 
 from __future__ import annotations
 
@@ -43,6 +43,34 @@ TIED: Final[dict[str, Any]] = {
     "tie_word_embeddings": True,
 }
 MODELS: Final = {"llama": SMALL, "qwen3-tied": TIED}
+_GROUPED: Final[dict[str, Any]] = {
+    "hidden_size": 512,
+    "intermediate_size": 512,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "num_experts_per_tok": 2,
+    "vocab_size": 16384,
+    "max_position_embeddings": 4096,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+}
+MIXTURES: Final[dict[str, dict[str, Any]]] = {
+    "olmoe": {"model_type": "olmoe", **_GROUPED, "num_experts": 8},
+    "granitemoe": {"model_type": "granitemoe", **_GROUPED, "num_local_experts": 8},
+    "glm4-moe": {
+        "model_type": "glm4_moe",
+        **_GROUPED,
+        "moe_intermediate_size": 256,
+        "n_routed_experts": 8,
+        "n_shared_experts": 1,
+        "first_k_dense_replace": 1,
+        "head_dim": 64,
+        "n_group": 1,
+        "topk_group": 1,
+    },
+}
+"""Families with experts that configurations.py does not draw."""
 
 FULL: Final = Workload(
     tuning=Tuning.FULL,
@@ -64,6 +92,16 @@ def method_cases() -> tuple[Case, ...]:
         for name, workload in _ways()
         # Of a tied model the oracle leaves the head frozen, the closed form trains it: no library says which.
         if not (workload.tuning is Tuning.FREEZE and config.get("tie_word_embeddings"))
+    )
+
+
+def mixture_cases() -> tuple[Case, ...]:
+    """Return full training and LoRA, with and without checkpointing, of further families with experts."""
+    ways = {"full": FULL, "lora": LORA, "lora-recomputed": replace(LORA, checkpointing=Checkpointing.FULL)}
+    return tuple(
+        Case(f"{name} on {model}", config, workload)
+        for model, config in MIXTURES.items()
+        for name, workload in ways.items()
     )
 
 

@@ -7,8 +7,9 @@ import warnings
 
 import pytest
 from traced.comparison import Comparison, compare, traced_case
-from traced.methods import method_cases
+from traced.methods import method_cases, mixture_cases
 
+CASES = {case.name: case for case in (*method_cases(), *mixture_cases())}
 TRACED = (
     "dpo-full on llama",
     "dpo-lora-padded-recomputed on llama",
@@ -18,18 +19,20 @@ TRACED = (
     "prompt-bf16 on qwen3-tied",
     "adafactor-full-bf16 on llama",
     "qlora-float32-rest on llama",
+    "full on olmoe",
+    "lora on glm4-moe",
+    "lora-recomputed on granitemoe",
 )
 
 
 def test_every_way_is_named_once() -> None:
-    names = [case.name for case in method_cases()]
-    assert len(set(names)) == len(names)
-    assert set(TRACED) <= set(names)
+    assert len(CASES) == len(method_cases()) + len(mixture_cases())
+    assert set(TRACED) <= set(CASES)
 
 
 @pytest.mark.parametrize("name", TRACED)
 def test_the_closed_form_of_other_ways_to_train_is_within_2_percent_of_the_trace(name: str) -> None:
-    case = next(case for case in method_cases() if case.name == name)
+    case = CASES[name]
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
