@@ -102,3 +102,11 @@ def test_an_emptied_cache_leaves_one_steps_holes() -> None:
     emptied = replace(plain, software=Software(empties_cache=True))
     assert idle_shares(emptied).passing < idle_shares(plain).passing
     assert estimate(llama(), emptied).allocated == estimate(llama(), plain).allocated
+
+
+def test_a_cast_of_the_head_is_not_outgrown_by_longer_steps() -> None:
+    model, plain = llama(), replace(LORA, varied_lengths=True)
+    normal = replace(plain, software=Software(normalises_head=True))
+    more = estimate(model, normal).reserved.expected_bytes - estimate(model, plain).reserved.expected_bytes
+    cast = 2 * model.vocabulary * model.hidden
+    assert cast <= more < 1.1 * cast

@@ -92,7 +92,7 @@ def _layout(architecture: Architecture) -> Architecture:
 
 def _block(block: Block) -> Block:
     part = block.attention
-    attention = replace(part, dropout=0.0, sdpa=True)
+    attention = replace(part, dropout=0.0, sdpa=True, always_masked=False, picked_heads=False, spread_heads=False)
     tensors = block.tensors
     if len(part.inputs) == 3 and part.heads == part.kv_heads:
         joined = [tensor for tensor in tensors if tensor.name in part.inputs and tensor.linear]

@@ -80,12 +80,16 @@ def _in_loss(architecture: Architecture, workload: Workload, states: States, fou
         (found.head.forward, found.earlier, found.cast_weights),
         (found.head.backward, NOTHING, 0),
     ):
+        highest = max(points, key=lambda point: point.of(tokens, tile), default=NOTHING)
+        # What does not grow with the tokens, such as a cast of the head, is as large in every step.
+        steady = highest.fixed if workload.varied_lengths else 0
         yield Held(
             weights=_weights(states, 1) + kept.fixed + casts,
             gradients=states.accumulated_gradients,
             optimizer=states.optimizer,
             activations=kept.of(tokens, workload.pairs) - kept.fixed + earlier.of(tokens, workload.pairs),
-            logits=_most(points, tokens, tile),
+            logits=highest.of(tokens, tile) - steady,
+            temporaries=steady,
             communication=states.buckets,
         )
 
