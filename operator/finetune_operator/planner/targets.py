@@ -7,6 +7,7 @@ from finetune_operator.api.plan import PlanError
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.memory.architecture import ALL_LINEAR, Architecture
+from finetune_operator.memory.blocks import TensorClass
 
 
 def check_targets(spec: FineTuneJobSpec, architecture: Architecture) -> PlanError | None:
@@ -22,6 +23,19 @@ def check_targets(spec: FineTuneJobSpec, architecture: Architecture) -> PlanErro
             message=(
                 f"tuning.lora.targets: {', '.join(unknown)} is no linear layer of a {architecture.model_type} model; "
                 f"use some of {', '.join(names)}, or all-linear"
+            ),
+        )
+    adapted = architecture.adapted(targets)
+    routers = dict.fromkeys(
+        tensor.name for tensor in adapted if tensor.subclassed and tensor.kind is TensorClass.ROUTER
+    )
+    if routers:
+        # Its forward returns two tensors, which lora.Linear adds to: AttributeError in the first step (peft 0.21, transformers 5.23).
+        return PlanError(
+            reason=Reason.INVALID_SPEC,
+            message=(
+                f"tuning.lora.targets: PEFT cannot adapt the {', '.join(routers)} of a {architecture.model_type} model; "
+                f"name others: {', '.join(name for name in names if name not in routers)}"
             ),
         )
     return _check_experts(spec, architecture, targets)
