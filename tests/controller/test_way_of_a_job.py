@@ -41,6 +41,7 @@ TRACE = ArchitectureTrace(
         for precision in ("bf16", "autocast")
     ),
     rank=16,
+    adapter_parameters=16 * 2 * 4 * 128,
 )
 
 

@@ -17,7 +17,15 @@ from finetune_operator.planner.inventory import Inventory
 from finetune_operator.planner.limits import NO_LIMITS, Limits
 
 TRACE = ArchitectureTrace(
-    model_type="opt", hidden=64, vocabulary=512, tied_embeddings=True, layers=(), outer=(), passes=(), rank=16
+    model_type="opt",
+    hidden=64,
+    vocabulary=512,
+    tied_embeddings=True,
+    layers=(),
+    outer=(),
+    passes=(),
+    rank=16,
+    adapter_parameters=0,
 )
 
 

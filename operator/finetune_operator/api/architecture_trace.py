@@ -16,7 +16,9 @@ class TracedTensor(ReadModel):
     name: str = Field(
         description="The module's own name, such as q_proj; of a parameter without a module of its own, the parameter's."
     )
-    kind: Literal["embedding", "head", "experts", "matrix", "vector"] = Field(description="experts: three dimensions.")
+    kind: Literal["embedding", "head", "experts", "matrix", "vector"] = Field(
+        description="experts: stacked matrices, one per expert."
+    )
     shape: tuple[int, ...]
     copies: int = 1
     inputs: int = Field(0, description="Input width of a linear module, which can carry an adapter; else 0.")
@@ -65,6 +67,9 @@ class ArchitectureTrace(ReadModel):
     outer: tuple[TracedTensor, ...] = Field(description="Outside the layers, the embedding of words first.")
     passes: tuple[TracedPass, ...]
     rank: int = Field(description="Of the traced adapters.")
+    adapter_parameters: int = Field(
+        description="Of LoRA with that rank and targets all-linear: PEFT adapts the experts of some types, which are no linear modules."
+    )
 
 
 def why_not_traced(config: Mapping[str, JsonValue], *, trusts_code: bool) -> str | None:

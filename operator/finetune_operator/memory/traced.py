@@ -8,6 +8,7 @@ size, which costs of time are computed from as well; experts are counted as far 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 from pydantic import JsonValue
@@ -26,6 +27,10 @@ from finetune_operator.memory.blocks import (
 
 HEAD_WIDTH: Final = 64
 """Of attention heads, where the config does not name their number."""
+
+GATE_AND_UP: Final[tuple[str, ...]] = ("gate_proj", "up_proj")
+DOWN: Final[tuple[str, ...]] = ("down_proj",)
+ROUTER: Final[tuple[str, ...]] = ("gate",)
 
 _KINDS: Final = {
     "embedding": TensorClass.EMBEDDING,
@@ -52,7 +57,7 @@ def traced_architecture(config: Mapping[str, JsonValue], trace: ArchitectureTrac
         hidden=trace.hidden,
         vocabulary=trace.vocabulary,
         tied_embeddings=trace.tied_embeddings,
-        blocks=tuple(_block(layers, text, trace.hidden, activations) for layers in trace.layers),
+        blocks=tuple(_block(layers, text, trace, activations) for layers in trace.layers),
         outer=(Tensor(EMBEDDING_NAME, first.kind, first.shape), *others),
         max_positions=_number(text, "max_position_embeddings", "n_positions"),
         logits_capped=bool(text.get("final_logit_softcapping")),
@@ -68,11 +73,10 @@ def _rounded(traced: TracedBytes) -> tuple[int, int]:
     return round(traced.per_token), round(traced.per_pair)
 
 
-def _tensor(tensor: TracedTensor, *, experts: bool = True) -> Tensor:
-    kind = _KINDS[tensor.kind]
+def _tensor(tensor: TracedTensor) -> Tensor:
     return Tensor(
         name=tensor.name,
-        kind=TensorClass.MLP if kind is TensorClass.EXPERTS and not experts else kind,
+        kind=_KINDS[tensor.kind],
         shape=tensor.shape,
         copies=tensor.copies,
         linear=tensor.inputs > 0,
@@ -82,23 +86,54 @@ def _tensor(tensor: TracedTensor, *, experts: bool = True) -> Tensor:
     )
 
 
-def _block(layers: TracedLayers, config: Mapping[str, JsonValue], hidden: int, activations: TracedActivations) -> Block:
-    attention = _attention(config, hidden)
-    visited = _number(config, "num_experts_per_tok", "num_experts_per_token", "top_k_experts")
-    stacked = [tensor for tensor in layers.tensors if tensor.kind == "experts"]
-    experts = stacked[0].shape[0] if stacked and visited else 0
-    tensors = tuple(_tensor(tensor, experts=experts > 0) for tensor in layers.tensors)
-    in_experts = sum(tensor.total for tensor in tensors if tensor.kind is TensorClass.EXPERTS)
+def _adapts_experts(trace: ArchitectureTrace) -> bool:
+    """Whether PEFT gave adapters to more than linear modules."""
+    layers = (
+        layer.copies * tensor.copies * (tensor.inputs + tensor.outputs)
+        for layer in trace.layers
+        for tensor in layer.tensors
+    )
+    outer = (tensor.copies * (tensor.inputs + tensor.outputs) for tensor in trace.outer)
+    return trace.adapter_parameters > trace.rank * (sum(layers) + sum(outer))
+
+
+def _adapted(tensor: Tensor, hidden: int, joined: int) -> Tensor:
+    """Return a parameter of experts or their router with its adapters, as api.compatibility.EXPERTS_ADAPTED says of the types it names.
+
+    `joined`: elements of the gate and up projections of all experts, which are one tensor.
+    """
+    if tensor.linear or not (tensor.kind is TensorClass.EXPERTS or tensor.shape[1:] == (hidden,)):
+        return tensor
+    names = ROUTER
+    if tensor.kind is TensorClass.EXPERTS:
+        names = GATE_AND_UP if tensor.elements == joined else DOWN
+    return replace(tensor, in_features=tensor.shape[-1], out_features=tensor.shape[-2], targets=names)
+
+
+def _block(
+    layers: TracedLayers, config: Mapping[str, JsonValue], trace: ArchitectureTrace, activations: TracedActivations
+) -> Block:
+    hidden, attention = trace.hidden, _attention(config, trace.hidden)
+    tensors = tuple(_tensor(tensor) for tensor in layers.tensors)
+    stacked = [tensor for tensor in tensors if tensor.kind is TensorClass.EXPERTS]
+    adapted = bool(stacked) and _adapts_experts(trace)
+    if adapted:
+        joined = max(tensor.elements for tensor in stacked)
+        tensors = tuple(_adapted(tensor, hidden, joined) for tensor in tensors)
+    in_experts = sum(tensor.total for tensor in stacked)
     in_attention = 2 * hidden * (attention.query_width + attention.key_width)
     matrices = sum(tensor.total for tensor in tensors if len(tensor.shape) > 1) - in_experts
     dense = max(0, matrices - in_attention) // (3 * hidden)
     part = FeedForward(width=max(1, dense))
-    if experts:
+    if stacked:
+        experts = stacked[0].shape[0]
+        visited = _number(config, "num_experts_per_tok", "num_experts_per_token", "top_k_experts", "moe_k", "moe_topk")
         part = FeedForward(
             width=max(1, in_experts // (3 * hidden * experts)),
             experts=experts,
-            experts_per_token=visited,
+            experts_per_token=visited or experts,
             shared_width=dense if dense > hidden // 8 else 0,
+            experts_are_adapted=adapted,
         )
     return Block(layers.copies, attention, part, tensors, traced=activations)
 

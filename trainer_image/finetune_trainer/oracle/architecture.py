@@ -57,6 +57,7 @@ def trace_architecture(config: Mapping[str, Any]) -> ArchitectureTrace:
         outer=tensors.outer(),
         passes=passes,
         rank=TraceSetting().rank,
+        adapter_parameters=sum(parameter.numel() for parameter in _built(config, TracedMethod.LORA).trained),
     )
 
 
@@ -64,9 +65,9 @@ Depths = tuple[int, int]
 """Two shallow depths."""
 
 
-def _built(config: Mapping[str, Any]) -> TracedModel:
+def _built(config: Mapping[str, Any], method: TracedMethod = TracedMethod.FULL) -> TracedModel:
     with FakeTensorMode():
-        return build_model(config, TraceSetting())
+        return build_model(config, TraceSetting(method=method))
 
 
 def _kinds(model: TracedModel) -> Counter[Any]:

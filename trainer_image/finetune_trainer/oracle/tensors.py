@@ -48,16 +48,18 @@ class ModelTensors:
             inputs, outputs = owner.nx, owner.nf
         return TracedTensor(
             name=path.rpartition(".")[2] if own in ("weight", "bias") else own,
-            kind=self._kind(parameter),
+            kind=self._kind(parameter, owner),
             shape=tuple(parameter.shape),
             inputs=inputs,
             outputs=outputs,
             subclassed=inputs > 0 and isinstance(owner, torch.nn.Linear) and type(owner) is not torch.nn.Linear,
         )
 
-    def _kind(self, parameter: Any) -> Literal["embedding", "head", "experts", "matrix", "vector"]:
+    def _kind(self, parameter: Any, owner: Any) -> Literal["embedding", "head", "experts", "matrix", "vector"]:
         if id(parameter) in self._embeddings:
             return "embedding"
         if id(parameter) in self._head:
             return "head"
-        return "vector" if parameter.dim() < 2 else "experts" if parameter.dim() == 3 else "matrix"
+        if parameter.dim() == 3 and not isinstance(owner, torch.nn.Conv1d):
+            return "experts"
+        return "vector" if parameter.dim() < 2 else "matrix"
