@@ -191,6 +191,8 @@ class Workload:
     """Adapters beside a wholly trained embedding and head (PEFT's modules_to_save)."""
     trained_parameters: int = 0
     """Of tuning other."""
+    frozen_beside: int = 0
+    """Frozen elements, in the base's type, that a method of tuning other keeps beside the base (OSF's leading singular vectors)."""
     software: Software = OWN_SOFTWARE
     """Habits of other training programs, for comparison with what they published."""
     upcasts_rest: bool = False

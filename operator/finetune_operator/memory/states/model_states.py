@@ -91,7 +91,7 @@ def _whole(
         layer_frozen = each * (architecture.layer_parameters - in_layer)
     else:
         in_layer = share(parameters - root, architecture.layers)
-        frozen = base_weight_bytes(architecture, workload)
+        frozen = base_weight_bytes(architecture, workload) + workload.numerics.base * workload.frozen_beside
         root_frozen = each * outer
         layer_frozen = frozen_layer_bytes(architecture, workload)
     mixes = workload.flat_parameters and workload.software.frozen_gradients and not workload.trains_base
