@@ -38,10 +38,8 @@ def shard(setting: TraceSetting, model: TracedModel, mesh: DeviceMesh) -> None:
     """Shard every layer and then the rest (the root unit), as accelerate does for transformers' models."""
     policy = MixedPrecisionPolicy()
     if setting.autocasts:
-        # What the trainer sets (job_trainer.py): bfloat16 to compute in, float32 gradients and outputs.
-        policy = MixedPrecisionPolicy(
-            param_dtype=torch.bfloat16, reduce_dtype=torch.float32, output_dtype=torch.float32
-        )
+        # What the trainer sets (job_trainer.py): bfloat16 to compute in, float32 gradients, outputs as they are.
+        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     arguments: dict[str, Any] = {"mesh": mesh, "mp_policy": policy, "reshard_after_forward": setting.reshard}
     for layer in model.layers:
         fully_shard(layer, **arguments)

@@ -90,4 +90,6 @@ def residual_bytes(workload: Workload, *, normed_embedding: bool = False) -> int
     if not workload.autocasts:
         return numerics.compute
     embedding = FLOAT32 if workload.upcasts_rest and workload.quantization is not Quantization.NONE else numerics.base
-    return max(numerics.compute, numerics.trained if workload.trains_base else embedding)
+    # FSDP and ZeRO compute with copies of the weights in the compute type, the embedding's as well.
+    trained = numerics.trained if workload.shards == 1 else numerics.compute
+    return max(numerics.compute, trained if workload.trains_base else embedding)
