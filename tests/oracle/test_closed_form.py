@@ -1,140 +1,80 @@
-"""The closed form against the oracle, on configurations generated from a seed: which agree within 2 %, and which do not yet."""
+"""The closed form against the oracle on every configuration that the seed draws; a part of the traces is made anew, the rest is read."""
 
 from __future__ import annotations
 
 import logging
 import statistics
 import warnings
+from pathlib import Path
 
 import pytest
-from traced.cases import draw_cases
+from traced.cases import Case, draw_cases
 from traced.comparison import Comparison, compare, traced_case
+from traced.configurations import FAMILIES
+from traced.store import TraceStore
 
 SEED, PER_FAMILY = 4, 7
+TRACES = Path(__file__).with_name("traces.jsonl")
+"""`python bench/memory_oracle.py --traces tests/oracle/traces.jsonl` adds what is missing; delete what a change of the oracle touches."""
 
-WITHIN_2_PERCENT = frozenset(
-    [
-        "deepseek_v2-0",
-        "deepseek_v2-1",
-        "deepseek_v2-2",
-        "deepseek_v3-0",
-        "deepseek_v3-1",
-        "deepseek_v3-2",
-        "distilbert-0",
-        "gemma-0",
-        "gemma-1",
-        "gemma-2",
-        "gemma2-0",
-        "gemma3_text-0",
-        "gemma3_text-1",
-        "gemma3_text-2",
-        "glm-0",
-        "glm-1",
-        "glm-2",
-        "glm4-0",
-        "glm4-1",
-        "gpt2-0",
-        "gpt_neox-1",
-        "gpt_neox-2",
-        "granite-1",
-        "granite-2",
-        "llama-0",
-        "llama-1",
-        "llama-2",
-        "mistral-0",
-        "mistral-1",
-        "mistral-2",
-        "mixtral-0",
-        "mixtral-1",
-        "mixtral-2",
-        "olmo-0",
-        "olmo-1",
-        "olmo2-1",
-        "olmo2-2",
-        "olmo3-0",
-        "olmo3-1",
-        "olmo3-2",
-        "phi-1",
-        "phi-2",
-        "phi3-0",
-        "phi3-1",
-        "phi3-2",
-        "qwen2-0",
-        "qwen2-1",
-        "qwen2-2",
-        "qwen2_moe-0",
-        "qwen2_moe-1",
-        "qwen2_moe-2",
-        "qwen3-0",
-        "qwen3-1",
-        "qwen3-2",
-        "qwen3_moe-0",
-        "qwen3_moe-1",
-        "qwen3_moe-2",
-        "roberta-0",
-        "smollm3-0",
-        "smollm3-1",
-        "smollm3-2",
-        "stablelm-0",
-        "stablelm-1",
-        "stablelm-2",
-        "starcoder2-0",
-        "starcoder2-2",
-    ]
-)
-"""Names of `python bench/memory_oracle.py --table`, which runs all cases. Measured on 21 November 2026 on a first part of them."""
-
+BOUND = 0.02
+RECOMPUTATION = "a checkpoint's second forward pass; cause not found yet"
+FORWARD = "the end of the forward pass; cause not found yet"
 OUTSIDE = {
-    "bert-0": 0.5200,
-    "bert-1": 0.1228,
-    "cohere-0": -0.0218,
-    "cohere-1": -0.0626,
-    "cohere-2": -0.0333,
-    "distilbert-1": -0.0202,
-    "falcon-0": -0.0387,
-    "falcon-1": -0.0358,
-    "falcon-2": -0.0211,
-    "gemma2-1": -0.1231,
-    "gemma2-2": -0.2548,
-    "glm4-2": -0.0952,
-    "gpt2-1": -0.1268,
-    "gpt2-2": -0.1468,
-    "gpt_neox-0": -0.0228,
-    "granite-0": 0.0245,
-    "modernbert-1": -0.0290,
-    "modernbert-2": -0.2794,
-    "olmo-2": -0.0253,
-    "olmo2-0": -0.0690,
-    "phi-0": -0.1517,
-    "roberta-1": -0.0806,
-    "roberta-2": 0.8552,
-    "starcoder2-1": -0.0463,
-    "xlm-roberta-0": -0.0369,
-    "xlm-roberta-1": -0.0205,
+    "falcon-5": FORWARD,
+    "granite-3": RECOMPUTATION,
+    "modernbert-0": RECOMPUTATION,
+    "modernbert-2": RECOMPUTATION,
+    "modernbert-6": RECOMPUTATION,
+    "roberta-6": FORWARD,
+    "xlm-roberta-3": FORWARD,
+    "xlm-roberta-4": RECOMPUTATION,
 }
-"""Signed errors of that run; the families and paths to work on. A case that comes within the bound moves up."""
+"""Cases that are not within the bound (-3.2 to +4.1 %), and where they differ. One that comes within is taken out."""
 
 
-@pytest.mark.timeout(900)
-def test_the_closed_form_is_within_2_percent_of_the_trace_where_it_has_been_brought_so_far() -> None:
-    cases = [case for case in draw_cases(SEED, PER_FAMILY) if case.name in WITHIN_2_PERCENT]
-    assert len(cases) == len(WITHIN_2_PERCENT)
+def compared() -> list[Comparison]:
+    store = TraceStore(TRACES)
+    found = []
+    for case in draw_cases(SEED, PER_FAMILY):
+        traced = store.get(case)
+        assert traced is not None, f"{case.name} has no trace in {TRACES.name}: run bench/memory_oracle.py --traces"
+        comparison = compare(case, traced)
+        assert isinstance(comparison, Comparison), comparison
+        found.append(comparison)
+    return found
+
+
+def test_the_closed_form_is_within_2_percent_of_every_trace_but_the_named_ones_and_within_half_a_percent_in_the_median() -> (
+    None
+):
+    found = compared()
+    assert len(found) >= 200
+    outside = {each.name: round(each.error, 4) for each in found if abs(each.error) > BOUND}
+    assert outside.keys() == OUTSIDE.keys(), outside
+    assert statistics.median(abs(each.error) for each in found) <= 0.005
+
+
+def traced_anew() -> list[Case]:
+    """One case of every second family, another number in each."""
+    cases = {case.name: case for case in draw_cases(SEED, PER_FAMILY)}
+    return [cases[f"{family}-{index % PER_FAMILY}"] for index, family in enumerate(FAMILIES) if index % 2 == 0]
+
+
+@pytest.mark.timeout(300)
+def test_a_trace_made_anew_is_the_one_that_is_kept() -> None:
+    store = TraceStore(TRACES)
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = [compare(case, traced_case(case)) for case in cases]
+            for case in traced_anew():
+                kept = store.get(case)
+                assert kept is not None
+                assert dict(traced_case(case).phases) == dict(kept.phases), case.name
     finally:
         logging.disable(logging.NOTSET)
-    compared = [each for each in found if isinstance(each, Comparison)]
-    assert len(compared) == len(cases)
-    assert {each.name: round(each.error, 4) for each in compared if abs(each.error) > 0.02} == {}
-    assert statistics.median(abs(each.error) for each in compared) <= 0.005
 
 
-def test_cases_are_drawn_alike_each_time_and_no_case_stands_in_both_lists() -> None:
-    cases = draw_cases(SEED, PER_FAMILY)
-    assert cases == draw_cases(SEED, PER_FAMILY)
-    assert len(cases) >= 200
-    assert not WITHIN_2_PERCENT & set(OUTSIDE)
-    assert WITHIN_2_PERCENT | set(OUTSIDE) <= {case.name for case in cases}
+def test_cases_are_drawn_alike_each_time() -> None:
+    assert draw_cases(SEED, PER_FAMILY) == draw_cases(SEED, PER_FAMILY)

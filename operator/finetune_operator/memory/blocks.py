@@ -143,6 +143,8 @@ class Attention:
     positions: Positions = Positions.ROTARY
     rotary_share: float = 1.0
     """Share of each head's elements that is turned; the rest is joined to it by a concatenation (Phi 0.4–0.5, GPT-NeoX 0.25, GLM 0.5)."""
+    joins_rotated: bool = False
+    """That concatenation is made even where every element is turned (Phi 3)."""
     latent: Latent | None = None
     softcap: bool = False
     """Scores are capped by a tanh (Gemma 2), which SDPA cannot do."""

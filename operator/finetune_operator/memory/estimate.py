@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from finetune_operator.api.plan import MemoryEstimate, Phase
-from finetune_operator.memory.activations.model import Passes, Segment, passes
+from finetune_operator.memory.activations.model import Passes, Segment, loss_kind, passes
 from finetune_operator.memory.activations.size import NOTHING, Size
 from finetune_operator.memory.architecture import Architecture
 from finetune_operator.memory.between_steps import phases_between_steps
@@ -18,7 +18,7 @@ from finetune_operator.memory.footprint import Footprint, Held, footprint_of
 from finetune_operator.memory.loss import tile_tokens
 from finetune_operator.memory.states import States, states_of
 from finetune_operator.memory.states.trainable import has_score_head
-from finetune_operator.memory.workload import Tuning, Workload
+from finetune_operator.memory.workload import LossKind, Tuning, Workload
 
 
 def estimate(architecture: Architecture, workload: Workload) -> MemoryEstimate:
@@ -106,7 +106,8 @@ def _in_last_layer(architecture: Architecture, workload: Workload, states: State
     if last.recomputed:
         points.append((_most(last.profile.recomputed, tokens, pairs) + gradient, head_gradient))
     else:
-        points.append((_most(last.profile.forward, tokens, pairs), 0))
+        forward = _most(last.profile.forward, tokens, pairs) + found.masks.of(tokens, pairs)
+        points.append((forward, 0))
     for held, gradients in points:
         yield Held(
             weights=_weights(states, 2) + below.fixed + kept.fixed,
@@ -126,8 +127,11 @@ def _backward_end(architecture: Architecture, workload: Workload, states: States
     # Embedding: the stream's gradient and its own. A tied one is added to the head's as a third tensor: a real step with a tied weight of
     # 195 MiB grew by three times that (torch 2.13).
     waiting = _waiting_head_gradient(architecture, workload)
-    tied = _is_tied(architecture, workload)
-    added = 2 * embedding if tied else embedding if workload.accumulates else 0
+    # TRL's fused head hands over a tensor of its own, which the engine adds to in place; that of a plain linear layer is a view.
+    tied, in_place = _is_tied(architecture, workload), loss_kind(architecture, workload) is LossKind.CHUNKED
+    added = embedding if workload.accumulates else 0
+    if tied:
+        added = embedding if in_place else 2 * embedding
     points = [found.stream * tokens + added + waiting]
     if found.segments:
         first = found.segments[0]

@@ -63,6 +63,9 @@ _CATEGORY_OF_PHASE: Final = {
 }
 
 
+_BACKWARD: Final = (TracedPhase.LOSS_BACKWARD, TracedPhase.LAYERS_BACKWARD, TracedPhase.FIRST_LAYER_BACKWARD)
+
+
 def allocated(nbytes: int) -> int:
     """Return the bytes that CUDA's caching allocator counts for a request of `nbytes`."""
     return -(-nbytes // ALLOCATOR_BLOCK) * ALLOCATOR_BLOCK
@@ -121,6 +124,23 @@ class PeakTracker:
         self._moment += 1
         self._note()
         self.live -= nbytes
+
+    def summed(self, left: Any, right: Any, out: torch.Tensor) -> None:
+        """Let the sum of two gradients take the first one's place.
+
+        Autograd's engine adds up in place what nobody else holds, a view's base included, but never tensor subclasses, which fake tensors
+        are (torch/csrc/autograd/input_buffer.cpp, can_accumulate_inplace; seen in torch.profiler on real tensors of torch 2.13: the gradients
+        of a residual stream in place, those of a tied weight behind a plain linear head not).
+        """
+        is_backward = self.phase in _BACKWARD and not torch.is_grad_enabled()
+        if not is_backward or not isinstance(left, torch.Tensor) or not isinstance(right, torch.Tensor):
+            return
+        if left._is_view():
+            return
+        key = _local(left).untyped_storage()._cdata
+        same = left.shape == right.shape and left.dtype == right.dtype == out.dtype
+        if same and key in self._live_records and self._live_records[key].category is not Category.GRADIENTS:
+            self._end(key)
 
     def assign(self, tensors: Iterable[torch.Tensor], category: Category) -> None:
         """Say what storages hold; they may have been made in any phase."""
@@ -184,7 +204,9 @@ class PeakTracker:
         self._note()
 
     def _end(self, key: int) -> None:
-        record = self._live_records.pop(key)
+        record = self._live_records.pop(key, None)
+        if record is None:
+            return  # its place was taken
         del self._references[key]
         self._moment += 1
         record.died = self._moment
@@ -215,6 +237,8 @@ class _TrackingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func is torch.ops.aten.index_put.default and len(args) == _INDEX_PUT_ACCUMULATES and args[-1]:
             func = torch.ops.aten.index_put_.default
         out = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.add.Tensor:
+            self._tracker.summed(args[0], args[1], out)
         if isinstance(out, torch.Tensor):
             self._tracker.observe(out, func.__name__)
         elif isinstance(out, tuple | list):

@@ -181,9 +181,10 @@ def attend(tape: Tape, mode: LayerMode, part: Attention, query: Value, key: Valu
             also_saves=statistics,
         )
         # Flash attention lays its output out as the query is; a concatenation leaves that head by head, so it is copied.
-        is_joined = part.positions is Positions.ROTARY and part.rotary_share < 1
+        is_joined = part.positions is Positions.ROTARY and (part.rotary_share < 1 or part.joins_rotated)
         return tape.apply((mixed,), out, query.width) if is_joined else mixed
-    key, values = repeated(tape, part, key), repeated(tape, part, values)
+    spread = _viewed if part.kv_heads == 1 else repeated
+    key, values = spread(tape, part, key), spread(tape, part, values)
     mask = tape.tensor(Size(pair=query.width), query.width, differentiable=False)
     return tape.apply(
         (query, key, values),
@@ -209,6 +210,11 @@ def repeated(tape: Tape, part: Attention, value: Value) -> Value:
     return tape.apply((value,), value.size.times(part.heads // part.kv_heads), value.width)
 
 
+def _viewed(tape: Tape, part: Attention, value: Value) -> Value:
+    """Record repeat_kv of a single head: expanding and reshaping it is a view, only its gradient is as wide as the queries."""
+    return tape.slice(value, value.size.times(part.heads))
+
+
 def _eager(tape: Tape, mode: LayerMode, part: Attention, query: Value, key: Value, values: Value) -> Value:
     """Record scores, scaling, mask, softmax in float32 and its cast: 6 bytes per head and pair stay (bfloat16)."""
     key, values = repeated(tape, part, key), repeated(tape, part, values)
@@ -220,7 +226,9 @@ def _eager(tape: Tape, mode: LayerMode, part: Attention, query: Value, key: Valu
         product = tape.apply((product,), scores, width)
         product = tape.apply((product,), scores, width, saves_output=True)
         product = tape.apply((product,), scores, width)
-    product = tape.apply((product,), scores, width, forward_transient=scores)
+    # The mask has the stream's type, and so has the sum.
+    wide = max(width, mode.stream)
+    product = tape.apply((product,), Size(pair=wide * part.heads), wide, forward_transient=scores)
     # softmax(dtype=float32) casts bfloat16 scores first; torch 2.13 fuses the two for float16 alone.
     if part.float32_softmax or mode.autocasts:
         product = tape.cast(product, 4)

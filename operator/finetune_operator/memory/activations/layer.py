@@ -34,7 +34,9 @@ def _played(hidden: int, block: Block, mode: LayerMode) -> Profile:
     tape = Tape()
     stream = tape.tensor(Size(hidden * mode.stream), mode.stream, differentiable=mode.input_differentiable)
     record = _parallel if block.parallel else _in_turn
-    return tape.profile(record(tape, mode, block, stream))
+    out = record(tape, mode, block, stream)
+    tape.hold(stream)  # the loop over the layers holds a layer's input until it returns
+    return tape.profile(out)
 
 
 def _in_turn(tape: Tape, mode: LayerMode, block: Block, stream: Value) -> Value:

@@ -51,6 +51,8 @@ class Passes:
     """What waits beside the layers' tensors: indices, rotary tables, masks, logits that the loop holds."""
     stream: int
     """Bytes per token of the residual stream, and so of its gradient."""
+    masks: Size
+    """Masks that layers share, while the layers run forwards; with checkpointing `outside` has them."""
     words: int
     """Of the head's vocabulary; 0 where its outputs are labels."""
     earlier: Size
@@ -92,6 +94,7 @@ def passes(architecture: Architecture, workload: Workload) -> Passes:
         head=head,
         outside=_outside(architecture, workload),
         stream=architecture.hidden * residual_bytes(workload, normed_embedding=architecture.embedding_norm),
+        masks=NOTHING if workload.checkpointing is not Checkpointing.NONE else _masks(architecture, workload),
         words=architecture.vocabulary if has_words(architecture, workload) else 0,
         earlier=_held(segments, head) if workload.software.keeps_graph else NOTHING,
     )
@@ -153,7 +156,9 @@ def _segment(
         input_differentiable=input_differentiable,
         normed_embedding=architecture.embedding_norm,
     )
-    mode = replace(mode, masked=has_mask(block.attention, workload))
+    # bitsandbytes leaves subclasses of torch.nn.Linear alone (Falcon's).
+    quantized = mode.quantized and block.quantisable_parameters > 0
+    mode = replace(mode, masked=has_mask(block.attention, workload), quantized=quantized)
     profile = layer_profile(architecture.hidden, block, mode)
     if workload.tuning is Tuning.SPECTRUM:
         without = layer_profile(architecture.hidden, block, replace(mode, trains_weights=False))
@@ -282,9 +287,7 @@ def _outside(architecture: Architecture, workload: Workload) -> Size:
         stream = residual_bytes(workload, normed_embedding=architecture.embedding_norm)
         found = found.plus(Size(fixed=2 * stream * width * workload.sequence_length))
     if workload.checkpointing is not Checkpointing.NONE:
-        # Of every kind of mask that some layer takes one exists, for all of its layers.
-        kinds = {(block.attention.window, has_mask(block.attention, workload)) for block in architecture.blocks}
-        found = found.plus(Size(pair=sum(_mask_width(workload, masked=masked) for _, masked in kinds)))
+        found = found.plus(_masks(architecture, workload))
     if workload.software.holds_logits and loss_kind(architecture, workload) not in (LossKind.CHUNKED, LossKind.LIGER):
         found = found.plus(Size(token=output_head(architecture, workload).vocabulary * _returned_width(workload)))
     return found.plus(_embedding(architecture, workload))
@@ -313,11 +316,18 @@ def _embedding(architecture: Architecture, workload: Workload) -> Size:
     return found
 
 
-def _mask_width(workload: Workload, *, masked: bool) -> int:
-    """Bytes per pair of a mask that layers share; checkpointing keeps it as an argument of theirs."""
-    if workload.attention is AttentionKernel.EAGER:
-        return workload.numerics.compute
-    return 1 if masked else 0
+def _masks(architecture: Architecture, workload: Workload) -> Size:
+    """Of every kind of mask that some layer takes one exists, for all of its layers: variables of the model's forward function."""
+    parts = (block.attention for block in architecture.blocks)
+    kinds = {(part.window, _mask_width(architecture, part, workload)) for part in parts}
+    return Size(pair=sum(width for _, width in kinds))
+
+
+def _mask_width(architecture: Architecture, part: Attention, workload: Workload) -> int:
+    """Bytes per pair of a mask that layers share; checkpointing keeps it as an argument of theirs. Eager attention adds it to the scores."""
+    if workload.attention is AttentionKernel.EAGER or (workload.attention is AttentionKernel.SDPA and not part.sdpa):
+        return residual_bytes(workload, normed_embedding=architecture.embedding_norm)
+    return 1 if has_mask(part, workload) else 0
 
 
 def _returned_width(workload: Workload) -> int:

@@ -22,7 +22,10 @@ def phi3(config: ConfigReader) -> Architecture:
         shape.heads, shape.kv_heads, shape.head_dim, inputs=("qkv_proj",), rotary_share=rotary_share(config, 1.0)
     )
     attention = replace(
-        attention, window=config.count("sliding_window"), dropout=config.number("attention_dropout", 0.0)
+        attention,
+        window=config.count("sliding_window"),
+        joins_rotated=True,
+        dropout=config.number("attention_dropout", 0.0),
     )
     mlp, mlp_tensors = gated_mlp(shape.hidden, shape.intermediate, inputs=("gate_up_proj",))
     block = Block(
