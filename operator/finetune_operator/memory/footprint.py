@@ -115,9 +115,8 @@ def _highest_on_gpu(phase: Phase, points: tuple[Held, ...], shares: IdleShares) 
 
 
 def _highest_on_cpu(phase: Phase, points: tuple[Held, ...], _shares: IdleShares) -> PhasePeak:
-    held = max(points, key=sum)
-    holes = round(CPU_HEAP_SHARE * held.passing) if phase is Phase.BACKWARD else 0
-    return PhasePeak(phase, held, sum(held) + holes)
+    share = CPU_HEAP_SHARE if phase is Phase.BACKWARD else 0
+    return max((PhasePeak(phase, held, sum(held) + round(share * held.passing)) for held in points), key=_reserved)
 
 
 def _margin(workload: Workload, held: int, *, holes: bool = True, traced: bool = False) -> int:
