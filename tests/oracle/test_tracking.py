@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import prod
 from pathlib import Path
 
 import pytest
@@ -103,12 +104,12 @@ def test_the_command_prints_the_peak_and_numbers_of_an_unknown_architecture(
     assert peak["peak_bytes"] == max(phase["peak"] for phase in peak["phases"].values())
     main(["--config", str(config), "--architecture"])
     numbers = json.loads(capsys.readouterr().out)
-    assert numbers["layer_parameters"] == 8 * (4 * 256 * 256 + 3 * 256 * 512 + 2 * 256)
-    assert numbers["adapter_inputs_and_outputs"] == 8 * (4 * 512 + 3 * 768)
-    kept = {(k["method"], k["checkpointing"]): k["bytes_per_token_and_layer"] for k in numbers["kept"]}
-    # estimator: 16h + 4q + 4k + 8f + 4n + 8, and 2h with checkpointing.
-    assert kept["full", False] == pytest.approx(24 * 256 + 8 * 512 + 4 * 4 + 8, rel=0.01)
-    assert kept["full", True] == pytest.approx(2 * 256, rel=0.02)
+    (layer,) = numbers["layers"]
+    parameters = sum(prod(tensor["shape"]) * tensor["copies"] for tensor in layer["tensors"])
+    assert (layer["copies"], parameters) == (8, 4 * 256 * 256 + 3 * 256 * 512 + 2 * 256)
+    kept = {(each["method"], each["precision"]): each["kept"]["perToken"] for each in numbers["passes"]}
+    # estimator: 16h + 4q + 4k + 8f + 4n + 8.
+    assert kept["full", "bf16"] == pytest.approx(24 * 256 + 8 * 512 + 4 * 4 + 8, rel=0.01)
 
 
 def test_a_config_that_is_no_json_ends_the_command_with_its_name(tmp_path: Path) -> None:
