@@ -5,6 +5,8 @@ Facts, with where they were read:
 - transformers < 5 checkpoints reentrantly unless told otherwise (modeling_utils.py, gradient_checkpointing_enable); defaults.yaml does not.
 - The benchmark's LoRA has no dropout (scripts/benchmarks/scenarios.yaml); adapters are float32 (from the published static bytes).
 - bitsandbytes is asked for double quantisation (plugins/accelerated-peft, framework_plugin_bnb.py).
+- The scenarios of bitsandbytes set `bf16` where those of full fine-tuning and LoRA do not (scripts/benchmarks/scenarios.yaml at 12dadf9): autocast,
+  whatever the table's columns say. TRL gives back float32 to the norms alone with that flag, and the static bytes show that it did.
 - "foak" is the fused-ops-and-kernels plugin: RMS norm, rotary embedding and cross-entropy in Triton; on quantised models the adapters'
   products as well. Its cross-entropy keeps whole logits; with "liger" the head is fused into the loss.
 - The "baseline" of bitsandbytes goes through TRL's SFTTrainer, which on one GPU calls PEFT's prepare_model_for_kbit_training and then puts
@@ -29,7 +31,8 @@ def _workload(row: Row, architecture: Architecture) -> Workload | str:
         return workload
     framework = row.text("framework").lower()
     if workload.quantization is Quantization.NF4:
-        workload = replace(workload, quantization=Quantization.NF4_DOUBLE)
+        numerics = replace(workload.numerics, autocast=True)
+        workload = replace(workload, quantization=Quantization.NF4_DOUBLE, numerics=numerics)
     software = replace(
         workload.software,
         reentrant_checkpoints=True,

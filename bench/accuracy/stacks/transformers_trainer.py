@@ -7,7 +7,10 @@ Facts, with where they were read:
 - accelerate >= 0.34, accelerator.py `prepare_model`: with FSDP 1 and mixed precision, trained parameters become float32.
 - transformers < 4.48, modeling_mistral.py: the flash-attention class repeats keys and values; modeling_llama.py's does not. SDPA classes
   always repeat.
-- The loss of transformers < 4.46 casts logits to float32 and copies them without the last token.
+- The loss of transformers < 4.49 casts logits to float32 and copies them without the last token; from 4.46 a function beside the model does
+  (loss/loss_utils.py, ForCausalLMLoss), while the model still holds those in the compute type.
+- GPT-BigCode has a loss of its own until 4.48, on logits as they are, and switches use_cache not off under checkpointing (read in 4.48 to 4.50,
+  modeling_gpt_bigcode.py).
 """
 
 from __future__ import annotations
@@ -34,10 +37,15 @@ def trainer_workload(row: Row, architecture: Architecture) -> Workload | str:
         workload = replace(workload, optimizer=Optimizer.ADAMW_FOREACH)
     if workload.flat_parameters and workload.trains_base and is_mixed_precision(row):
         workload = replace(workload, numerics=FLOAT32_MASTER)
+    shifts = is_older(row, "transformers", (4, 49))
+    own_loss = architecture.model_type == "gpt_bigcode" and shifts
     software = replace(
         workload.software,
         repeats_keys=repeats_keys(row, architecture, workload),
-        shifts_logits=is_older(row, "transformers", (4, 46)),
+        shifts_logits=shifts,
+        keeps_narrow_logits=shifts and not own_loss and not is_older(row, "transformers", (4, 46)),
+        unwidened_logits=own_loss,
+        returns_cache=architecture.model_type == "gpt_bigcode" and is_older(row, "transformers", (4, 51)),
     )
     return replace(workload, software=software)
 

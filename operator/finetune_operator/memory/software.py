@@ -35,7 +35,15 @@ class Software:
     holds_logits: bool = False
     """The model's output, logits included, stays alive during the backward pass."""
     shifts_logits: bool = False
-    """The loss copies the logits without the last token (transformers < 4.46)."""
+    """The loss copies the logits without the last token (transformers < 4.49)."""
+    keeps_narrow_logits: bool = False
+    """Beside the float32 logits and that copy of them the model still has the compute type's, because a function of its own widens them
+    (transformers 4.46 to 4.48, loss_utils.py, ForCausalLMLoss; before, the model put the wide ones in their place)."""
+    unwidened_logits: bool = False
+    """The model computes its loss in the type of its logits, and so in bfloat16 without autocast (GPT-BigCode in transformers < 4.49)."""
+    returns_cache: bool = False
+    """Under checkpointing too the model returns keys and values of every layer, as parts of the joined projection's output, which they keep
+    until the loss is there (GPT-BigCode in transformers 4.48 to 4.50, whose use_cache stays on; tests/memory/test_losses_of_programs.py)."""
     narrow_loss: bool = False
     """Under autocast the model's loss reads logits in the compute type. torch's cross_entropy hands their own type to log_softmax, which
     autocast respects (ATen/native/LossNLL.cpp, cross_entropy_loss; autocast_mode.h, set_opt_dtype): 2 bytes of log-softmax stay, 4 of the

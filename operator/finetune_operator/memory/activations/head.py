@@ -87,7 +87,8 @@ def _whole(tape: Tape, mode: LayerMode, head: OutputHead, stream: Value, loss: L
     logits = _logits(tape, mode, head, stream)
     out = _cross_entropy(tape, mode, head, logits, loss)
     # The model's outputs, until the loss has been computed; up to 4.45 `logits = logits.float()` let go of the narrow ones.
-    tape.hold(stream, *(() if mode.software.shifts_logits else (logits,)))
+    let_go = mode.software.shifts_logits and not mode.software.keeps_narrow_logits
+    tape.hold(stream, *(() if let_go else (logits,)))
     return out
 
 
@@ -97,14 +98,15 @@ def _cross_entropy(tape: Tape, mode: LayerMode, head: OutputHead, logits: Value,
         return tape.apply((logits,), TARGETS, 8, saves=(logits,))
     if not software.keeps_compute_logits and (head.widens or mode.autocasts):
         wide = tape.cast(logits, FLOAT32)
+    whole = wide
     if software.shifts_logits:
-        whole, wide = wide, tape.apply((wide,), wide.size, FLOAT32)
+        wide = tape.apply((whole,), whole.size, whole.width)
         tape.hold(whole)
     if loss is LossKind.FUSED_LOGITS:
         # The gradient overwrites the logits that the kernel has kept.
         return tape.apply((wide,), TARGETS, 8, saves=(wide,), transient=NOTHING.minus(wide.size))
     soft = tape.apply((wide,), wide.size, wide.width, saves_output=True)
-    tape.hold(wide)
+    tape.hold(whole, wide)
     return tape.apply((soft,), TARGETS, 8, saves=(soft,))
 
 

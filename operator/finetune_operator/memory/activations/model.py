@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Final
 
 from finetune_operator.api.compatibility import Checkpointing
 from finetune_operator.memory.activations.attention import STATISTICS
@@ -13,13 +14,15 @@ from finetune_operator.memory.activations.mode import LayerMode, layer_mode, res
 from finetune_operator.memory.activations.profile import Profile
 from finetune_operator.memory.activations.size import NOTHING, Size, total
 from finetune_operator.memory.architecture import Architecture, Head
-from finetune_operator.memory.blocks import Attention, Block, Positions
+from finetune_operator.memory.blocks import Attention, Block, NormKind, NormPlacement, Positions
 from finetune_operator.memory.derived import derived
 from finetune_operator.memory.loss import TILE_TOKENS, head_calls
 from finetune_operator.memory.workload import AttentionKernel, Goal, LossKind, Quantization, Tuning, Workload
 
 INDICES = 8
 """Token ids, labels and masks are 64-bit whole numbers."""
+FLOAT32 = 4
+BITSANDBYTES_4BIT: Final = frozenset({Quantization.NF4, Quantization.NF4_DOUBLE})
 CLASSES = 2
 """Outputs of a classification whose number of labels is not known."""
 
@@ -56,7 +59,7 @@ class Passes:
     words: int
     """Of the head's vocabulary; 0 where its outputs are labels."""
     earlier: Size
-    """What is left of the micro-batch before while this one runs forwards."""
+    """What is there only while this micro-batch runs forwards: what is left of the one before, and keys and values that the model returns."""
 
     @cached_property
     def cast_weights(self) -> int:
@@ -93,11 +96,34 @@ def passes(architecture: Architecture, workload: Workload) -> Passes:
         segments=segments,
         head=head,
         outside=_outside(architecture, workload),
-        stream=architecture.hidden * residual_bytes(workload, normed_embedding=architecture.embedding_norm),
+        stream=architecture.hidden * residual_bytes(workload, normed_embedding=has_wide_stream(architecture, workload)),
         masks=NOTHING if workload.checkpointing is not Checkpointing.NONE else _masks(architecture, workload),
         words=architecture.vocabulary if has_words(architecture, workload) else 0,
-        earlier=_held(segments, head) if workload.software.keeps_graph else NOTHING,
+        earlier=(_held(segments, head) if workload.software.keeps_graph else NOTHING).plus(
+            _cache(architecture, workload)
+        ),
     )
+
+
+def has_wide_stream(architecture: Architecture, workload: Workload) -> bool:
+    """Whether autocast leaves the residual stream in float32 because a LayerNorm, which it runs so, starts it or feeds 4-bit modules.
+
+    bitsandbytes' Linear4bit gives back the type that it was given, so that the MLP behind a LayerNorm adds float32 to the stream.
+    """
+    block = architecture.main_block
+    feeds = block.norm is NormKind.LAYER and block.placement is NormPlacement.BEFORE
+    quantises = workload.quantization in BITSANDBYTES_4BIT and block.quantisable_parameters > 0
+    return architecture.embedding_norm or (feeds and quantises)
+
+
+def _cache(architecture: Architecture, workload: Workload) -> Size:
+    """Keys and values that the model returns. Without checkpointing the layers keep the same storage."""
+    if not workload.software.returns_cache or workload.checkpointing is Checkpointing.NONE:
+        return NOTHING
+    widens = workload.autocasts and has_wide_stream(architecture, workload)
+    width = FLOAT32 if widens else workload.numerics.compute
+    parts = ((block.attention, block.copies) for block in architecture.blocks)
+    return Size(width * sum(n * (part.query_width + part.key_width + part.value_width) for part, n in parts))
 
 
 def _held(segments: tuple[Segment, ...], head: Profile) -> Size:
@@ -154,7 +180,7 @@ def _segment(
         workload,
         trains_weights=trains,
         input_differentiable=input_differentiable,
-        normed_embedding=architecture.embedding_norm,
+        normed_embedding=has_wide_stream(architecture, workload),
     )
     # bitsandbytes leaves subclasses of torch.nn.Linear alone (Falcon's).
     quantized = mode.quantized and block.quantisable_parameters > 0
@@ -215,7 +241,7 @@ def _head(architecture: Architecture, workload: Workload) -> Profile:
         workload,
         trains_weights=_trains_head(workload),
         input_differentiable=True,
-        normed_embedding=architecture.embedding_norm,
+        normed_embedding=has_wide_stream(architecture, workload),
     )
     head = output_head(architecture, workload)
     return head_profile(
@@ -271,7 +297,8 @@ def output_head(architecture: Architecture, workload: Workload) -> OutputHead:
         transform=words and architecture.head is Head.MASKED_LM,
         quantized_transform=workload.quantization is not Quantization.NONE,
         first_token=not words and not last.attention.causal,
-        widens=architecture.head is not Head.MASKED_LM or architecture.model_type == "modernbert",
+        widens=(architecture.head is not Head.MASKED_LM or architecture.model_type == "modernbert")
+        and not workload.software.unwidened_logits,
         scaled=words and architecture.logits_scaled,
         capped=words and architecture.logits_capped,
         calls=head_calls(workload),
@@ -284,7 +311,7 @@ def _outside(architecture: Architecture, workload: Workload) -> Size:
     if block.attention.positions is Positions.ROTARY:
         # Cosines and sines of one sequence: all rows share them.
         width = round(block.attention.head_dim * block.attention.rotary_share)
-        stream = residual_bytes(workload, normed_embedding=architecture.embedding_norm)
+        stream = residual_bytes(workload, normed_embedding=has_wide_stream(architecture, workload))
         found = found.plus(Size(fixed=2 * stream * width * workload.sequence_length))
     if workload.checkpointing is not Checkpointing.NONE:
         found = found.plus(_masks(architecture, workload))
@@ -326,7 +353,7 @@ def _masks(architecture: Architecture, workload: Workload) -> Size:
 def _mask_width(architecture: Architecture, part: Attention, workload: Workload) -> int:
     """Bytes per pair of a mask that layers share; checkpointing keeps it as an argument of theirs. Eager attention adds it to the scores."""
     if workload.attention is AttentionKernel.EAGER or (workload.attention is AttentionKernel.SDPA and not part.sdpa):
-        return residual_bytes(workload, normed_embedding=architecture.embedding_norm)
+        return residual_bytes(workload, normed_embedding=has_wide_stream(architecture, workload))
     return 1 if has_mask(part, workload) else 0
 
 
