@@ -15,6 +15,13 @@ from finetune_trainer.testing_ranks import RankServer
 MakeAttempt = Callable[..., AttemptFile]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the first tests of ranks the time that imports take, and the compiling of DeepSpeed's operator."""
+    for item in items:
+        if "ranks" in getattr(item, "fixturenames", ()) and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(400))
+
+
 @pytest.fixture(scope="session")
 def ranks() -> Iterator[RankServer]:
     with RankServer() as server:

@@ -6,6 +6,7 @@ Importing takes 12 to 25 s per process, forking some milliseconds. A case runs e
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from finetune_operator.api.compatibility import Strategy
 from finetune_operator.api.plan import AttemptFile
 from finetune_operator.api.run_events import RUN_EVENT, RUN_EVENTS_VARIABLE, RunEvent, StepEvent
 from finetune_trainer.rank_files import RunDirectory
@@ -59,11 +61,12 @@ class CaseResult:
 
 
 def _own_extensions() -> Path:
-    """Return where DeepSpeed's operators are compiled to for these tests: with the user's own folder each checkout would compile them again.
+    """Return where DeepSpeed's operators are compiled to for this checkout's tests: in a common folder each checkout would compile them again.
 
     torch waits for ever for the lock of a compilation that was killed, so that such locks go first.
     """
-    folder = Path(sys.prefix) / "torch_extensions"
+    checkout = hashlib.sha256(sys.prefix.encode()).hexdigest()[:8]
+    folder = Path.home() / ".cache" / "torch_extensions" / f"finetune-{checkout}"
     for lock in folder.rglob("lock"):
         lock.unlink()
     return folder
@@ -136,6 +139,7 @@ class RankServer:
             {
                 "plan": str(plan),
                 "ranks": attempt.plan.processes,
+                "compiles": attempt.plan.strategy is Strategy.ZERO2,
                 "probes": probes,
                 "variables": variables,
                 "folder": str(folder),
@@ -167,9 +171,18 @@ def serve() -> None:
     os.dup2(2, 1)  # what libraries print must not be taken for an answer
     for line in sys.stdin:
         request = json.loads(line)
+        if request.get("compiles"):
+            _compile()
         answer = _call(request) if "call" in request else {"statuses": _run_case(request)}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
+
+
+def _compile() -> None:
+    """Have DeepSpeed's operator for CPU ranks ready: compiling it takes a minute, which a case's limit is not meant for."""
+    from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
+
+    ShareMemCommBuilder().load(verbose=False)
 
 
 def _run_case(request: dict[str, Any]) -> list[int]:
