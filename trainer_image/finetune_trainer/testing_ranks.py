@@ -6,7 +6,6 @@ Importing takes 12 to 25 s per process, forking some milliseconds. A case runs e
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
@@ -23,6 +22,7 @@ from finetune_operator.api.compatibility import Strategy
 from finetune_operator.api.plan import AttemptFile
 from finetune_operator.api.run_events import RUN_EVENT, RUN_EVENTS_VARIABLE, RunEvent, StepEvent
 from finetune_trainer.rank_files import RunDirectory
+from finetune_trainer.testing_extensions import compile_operator, own_extensions
 
 CASE_SECONDS: Final = 90.0
 
@@ -60,18 +60,6 @@ class CaseResult:
         return (self.folder / f"rank-{rank}.log").read_text(errors="replace")
 
 
-def _own_extensions() -> Path:
-    """Return where DeepSpeed's operators are compiled to for this checkout's tests: in a common folder each checkout would compile them again.
-
-    torch waits for ever for the lock of a compilation that was killed, so that such locks go first.
-    """
-    checkout = hashlib.sha256(sys.prefix.encode()).hexdigest()[:8]
-    folder = Path.home() / ".cache" / "torch_extensions" / f"finetune-{checkout}"
-    for lock in folder.rglob("lock"):
-        lock.unlink()
-    return folder
-
-
 class RankServer:
     """Starts the process that forks ranks; a context manager."""
 
@@ -82,7 +70,7 @@ class RankServer:
             "HF_HUB_OFFLINE": "1",
             "TOKENIZERS_PARALLELISM": "false",
             "DS_ACCELERATOR": "cpu",
-            "TORCH_EXTENSIONS_DIR": str(_own_extensions()),
+            "TORCH_EXTENSIONS_DIR": str(own_extensions()),
         }
         self._process = subprocess.Popen(
             [sys.executable, "-m", "finetune_trainer.testing_ranks"],
@@ -172,17 +160,10 @@ def serve() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         if request.get("compiles"):
-            _compile()
+            compile_operator()
         answer = _call(request) if "call" in request else {"statuses": _run_case(request)}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
-
-
-def _compile() -> None:
-    """Have DeepSpeed's operator for CPU ranks ready: compiling it takes a minute, which a case's limit is not meant for."""
-    from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
-
-    ShareMemCommBuilder().load(verbose=False)
 
 
 def _run_case(request: dict[str, Any]) -> list[int]:
