@@ -72,3 +72,15 @@ def test_gpt_bigcode_computes_its_loss_itself_and_returns_keys_and_values() -> N
 def test_the_scenarios_of_bitsandbytes_run_under_autocast_and_those_of_lora_do_not() -> None:
     assert read(MISTRAL, "4.48.1", "qlora", "accelerated-peft-bnb").numerics.autocast
     assert not read(MISTRAL, "4.48.1", "lora").numerics.autocast
+
+
+@pytest.mark.parametrize(("transformers", "reentrant"), [("4.38.0", True), ("5.2.0", False)])
+def test_the_trainer_checkpoints_reentrantly_until_transformers_5(transformers: str, reentrant: bool) -> None:
+    row = Row(
+        {**MISTRAL, **RUN, "method": "lora", "versions": f"transformers=={transformers}", "framework": "hf trainer"}
+    )
+    architecture = architecture_of_row(row)
+    assert isinstance(architecture, Architecture)
+    workload = stack_of(row).workload(row, architecture)
+    assert isinstance(workload, Workload)
+    assert workload.software.reentrant_checkpoints is reentrant

@@ -5,6 +5,7 @@ Facts, with where they were read:
 - `adamw_torch` is torch.optim.AdamW, which on a GPU takes the foreach implementation (torch/optim/adamw.py, `_default_to_fused_or_foreach`):
   temporaries as large as the trained parameters at the step. Fused AdamW became the default with transformers 4.56 on torch 2.8.
 - accelerate >= 0.34, accelerator.py `prepare_model`: with FSDP 1 and mixed precision, trained parameters become float32.
+- transformers < 5 checkpoints reentrantly unless told otherwise (modeling_utils.py, gradient_checkpointing_enable).
 - transformers < 4.48, modeling_mistral.py: the flash-attention class repeats keys and values; modeling_llama.py's does not. SDPA classes
   always repeat.
 - The loss of transformers < 4.49 casts logits to float32 and copies them without the last token; from 4.46 a function beside the model does
@@ -45,6 +46,7 @@ def trainer_workload(row: Row, architecture: Architecture) -> Workload | str:
         shifts_logits=shifts,
         keeps_narrow_logits=shifts and not own_loss and not is_older(row, "transformers", (4, 46)),
         unwidened_logits=own_loss,
+        reentrant_checkpoints=is_older(row, "transformers", (5, 0)),
         returns_cache=architecture.model_type == "gpt_bigcode" and is_older(row, "transformers", (4, 51)),
     )
     return replace(workload, software=software)
