@@ -4,20 +4,46 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 
-from finetune_trainer.watchdog import Watchdog
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finetune_trainer.watchdog import LEAST_SECONDS, LONGEST_SECONDS, Watchdog, hang_seconds
+
+
+@pytest.mark.parametrize(
+    ("steps", "seconds"),
+    [
+        ([], LONGEST_SECONDS),
+        ([2.0, 2.0], LONGEST_SECONDS),
+        ([2.0, 2.0, 2.0], LEAST_SECONDS),
+        ([30.0, 30.0, 500.0], 300.0),
+        ([200.0] * 5, LONGEST_SECONDS),
+        ([900.0] * 5, 1800.0),
+    ],
+)
+def test_patience_is_ten_usual_steps_within_bounds(steps: list[float], seconds: float) -> None:
+    assert hang_seconds(steps) == seconds
+
+
+@given(st.lists(st.floats(0.01, 5000), max_size=50))
+def test_patience_always_covers_two_usual_steps_and_two_minutes(steps: list[float]) -> None:
+    assert hang_seconds(steps) >= LEAST_SECONDS
+    assert len(steps) < 3 or hang_seconds(steps) >= 2 * sorted(steps)[(len(steps) - 1) // 2]
 
 
 def test_a_rank_without_beats_is_called_hung() -> None:
     hung = threading.Event()
-    Watchdog(0.05, on_hang=lambda seconds: hung.set()).start()
+    Watchdog(lambda seconds: hung.set(), limit=lambda steps: 0.05).start()
 
     assert hung.wait(5)
 
 
 def test_beats_and_a_stop_keep_it_quiet() -> None:
     hung = threading.Event()
-    watchdog = Watchdog(0.5, on_hang=lambda seconds: hung.set())
+    watchdog = Watchdog(lambda seconds: hung.set(), limit=lambda steps: 0.5)
     watchdog.start()
     for _ in range(8):
         time.sleep(0.1)
@@ -25,3 +51,23 @@ def test_beats_and_a_stop_keep_it_quiet() -> None:
     watchdog.stop()
 
     assert not hung.wait(0.7)
+
+
+def test_finished_steps_shorten_its_patience_and_a_save_lengthens_it() -> None:
+    def limit(steps: Sequence[float]) -> float:
+        return steps[-1] if steps else 60.0
+
+    told: list[float] = []
+    hung = threading.Event()
+
+    def on_hang(seconds: float) -> None:
+        told.append(seconds)
+        hung.set()
+
+    watchdog = Watchdog(on_hang, limit)
+    watchdog.start()
+    with watchdog.saving():
+        watchdog.step(0.2)
+        assert not hung.wait(0.6)
+    assert hung.wait(5)
+    assert told == [0.2]

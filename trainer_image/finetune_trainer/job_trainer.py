@@ -118,13 +118,21 @@ class JobTrainer(SFTTrainer):
                 f"the {what} of step {record.step} is not finite; lower training.learningRate (now "
                 f"{self.context.attempt.spec.learning_rate:g}) or raise training.warmup",
             )
-        self.context.watchdog.beat()
+        self.context.watchdog.step(record.seconds)
         self.context.telemetry.on_step(record, device_memory(torch))
         self._tokens_before = logs.get("num_tokens", 0.0)
         self._step_started = now
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        context, started = self.context, time.monotonic()
+        started = time.monotonic()
+        with self.context.watchdog.saving():
+            self._stage_and_begin(model, trial, started)
+        seconds = time.monotonic() - started
+        self.context.telemetry.metrics.badput("checkpoint", seconds)
+        self._step_started += seconds
+
+    def _stage_and_begin(self, model: Any, trial: Any, started: float) -> None:
+        context = self.context
         # At most one upload at a time: a second would double what is staged. Only the last save ever waits here (step_boundary.py), and a
         # slow store is no hang.
         context.writer.finish(context.watchdog.beat)
@@ -140,10 +148,6 @@ class JobTrainer(SFTTrainer):
         (folder / "training_args.bin").unlink(missing_ok=True)
         context.collective.barrier()
         context.writer.begin(self.state.global_step, folder, started)
-        seconds = time.monotonic() - started
-        context.telemetry.metrics.badput("checkpoint", seconds)
-        self._step_started += seconds
-        context.watchdog.beat()
 
 
 def _keep_float_losses(accelerator: Any) -> None:

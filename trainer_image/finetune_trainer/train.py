@@ -29,7 +29,7 @@ from finetune_trainer.rank_files import RankError
 from finetune_trainer.stopping import Stop
 from finetune_trainer.storage import open_writable
 from finetune_trainer.telemetry import Telemetry
-from finetune_trainer.watchdog import HANG_SECONDS, Watchdog
+from finetune_trainer.watchdog import Watchdog
 
 
 def train(plan_path: Path) -> NoReturn:
@@ -206,7 +206,7 @@ class _Rank:
             is_first=place.is_first,
         )
         model, tokenizer = loaded
-        watchdog = Watchdog(HANG_SECONDS, on_hang=self._hang)
+        watchdog = Watchdog(self._hang)
         trainer = JobTrainer(
             JobContext(
                 attempt, place, self._collective, telemetry, writer, self._stop, watchdog, self._probes(found.manifest)

@@ -2,21 +2,45 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from statistics import median
 from typing import Final
 
-HANG_SECONDS: Final = 1200.0
-"""Below the 1,800 s after which collective calls give up (`ddp_timeout`): their error would name a peer, not the rank that is stuck."""
+LONGEST_SECONDS: Final = 1200.0
+"""While nothing is known of the steps, and while a checkpoint is written. Below the 1,800 s after which collective calls give up (`ddp_timeout`):
+their error would name a peer, not the rank that is stuck."""
+LEAST_SECONDS: Final = 120.0
+STEPS_OF_PATIENCE: Final = 10
+FEWEST_STEPS: Final = 3
+"""The first steps compile kernels and fill caches."""
+STEPS_REMEMBERED: Final = 50
+
+
+def hang_seconds(recent: Sequence[float]) -> float:
+    """Return after how long without a finished step a rank hangs, when the last steps took so many seconds: ten usual steps, 2 to 20 minutes.
+
+    Steps of more than ten minutes get twice their time.
+    """
+    if len(recent) < FEWEST_STEPS:
+        return LONGEST_SECONDS
+    usual = median(recent)
+    return max(LEAST_SECONDS, min(STEPS_OF_PATIENCE * usual, LONGEST_SECONDS), 2 * usual)
 
 
 class Watchdog:
-    """Calls `on_hang` when no beat came for `seconds`; nothing is watched before `start`."""
+    """Calls `on_hang` with the seconds that passed when nothing was finished for too long; nothing is watched before `start`."""
 
-    def __init__(self, seconds: float, on_hang: Callable[[float], None]) -> None:
-        self._seconds, self._on_hang = seconds, on_hang
+    def __init__(
+        self, on_hang: Callable[[float], None], limit: Callable[[Sequence[float]], float] = hang_seconds
+    ) -> None:
+        self._on_hang, self._limit = on_hang, limit
         self._changed = threading.Condition()
+        self._steps: deque[float] = deque(maxlen=STEPS_REMEMBERED)
         self._beats = 0
+        self._is_saving = False
         self._stopped = False
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
@@ -24,11 +48,27 @@ class Watchdog:
         """Watch from now on."""
         self._thread.start()
 
+    def step(self, seconds: float) -> None:
+        """Tell that a step was finished, and how long it took."""
+        with self._changed:
+            self._steps.append(seconds)
+            self._beats += 1
+            self._changed.notify()
+
     def beat(self) -> None:
-        """Tell that something was finished."""
+        """Tell that something else was finished."""
         with self._changed:
             self._beats += 1
             self._changed.notify()
+
+    @contextlib.contextmanager
+    def saving(self) -> Iterator[None]:
+        """Be as patient as at the start meanwhile: a checkpoint of a large model takes longer than its steps."""
+        self._set_saving(saving=True)
+        try:
+            yield
+        finally:
+            self._set_saving(saving=False)
 
     def stop(self) -> None:
         """Watch no longer."""
@@ -36,12 +76,19 @@ class Watchdog:
             self._stopped = True
             self._changed.notify()
 
+    def _set_saving(self, *, saving: bool) -> None:
+        with self._changed:
+            self._is_saving = saving
+            self._beats += 1
+            self._changed.notify()
+
     def _watch(self) -> None:
         with self._changed:
             while not self._stopped:
                 before = self._beats
-                if not self._changed.wait(self._seconds) and self._beats == before and not self._stopped:
+                seconds = self._limit(() if self._is_saving else tuple(self._steps))
+                if not self._changed.wait(seconds) and self._beats == before and not self._stopped:
                     break
             else:
                 return
-        self._on_hang(self._seconds)
+        self._on_hang(seconds)

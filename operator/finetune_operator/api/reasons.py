@@ -203,7 +203,8 @@ REASON_MEANINGS: Final = MappingProxyType(
             "the loss became NaN or infinite", "lower training.learningRate, or look at the data"
         ),
         Reason.HANG: ReasonMeaning(
-            "no step was finished for too long", "look at the stacks in the log; it is tried again"
+            "no step was finished for the time of ten usual ones (2 to 20 minutes)",
+            "look at the stacks in the log; it is tried again",
         ),
         Reason.PEER_LOST: ReasonMeaning(
             "a rank lost its peers and no other cause is known", "nothing; it is tried again"
