@@ -22,6 +22,7 @@ from finetune_trainer.export import EXPORT_FOLDER, export_sharded
 from finetune_trainer.failures import TrainerFailure
 from finetune_trainer.measure import device_memory
 from finetune_trainer.probe import probe_longest_batch
+from finetune_trainer.rank_random import derived_seed, has_own_state
 from finetune_trainer.stopping import Stop
 from finetune_trainer.telemetry import StepRecord, Telemetry
 from finetune_trainer.watchdog import Watchdog
@@ -86,6 +87,16 @@ class JobTrainer(SFTTrainer):
             else f"rank {context.place.rank}: the longest batch is not tried, since DeepSpeed's optimizer state was loaded",
             flush=True,
         )
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Give a rank without a state of its own (the checkpoint is of fewer processes) a derived one; transformers leaves it what it has."""
+        place = self.context.place
+        if checkpoint is None or has_own_state(Path(checkpoint), place.rank, place.world_size):
+            super()._load_rng_state(checkpoint)
+            return
+        step = self.state.global_step
+        transformers.set_seed(derived_seed(self.context.attempt.spec.training.seed, step, place.rank))
+        print(f"random numbers of rank {place.rank} are derived from seed, step {step} and rank", flush=True)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
         """Measure how long the step waits for its batches (counting their tokens over all ranks is in it)."""
