@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,9 @@ import pytest
 from finetune_operator.api.compatibility import Strategy
 from finetune_operator.memory.architecture import Architecture, architecture_of
 from finetune_operator.memory.states import states_of
-from finetune_operator.memory.workload import FLOAT32, FLOAT32_MASTER, Tuning, Workload
+from finetune_operator.memory.states.quantization import scale_bytes
+from finetune_operator.memory.workload import FLOAT32, FLOAT32_MASTER, Quantization, Tuning, Workload
+from finetune_operator.planner.known_models import KNOWN_MODELS
 
 HIDDEN, TOKENS, LAYERS, RANKS = 32, 128, 6, 4
 
@@ -227,3 +230,24 @@ def test_an_embedding_of_its_own_is_not_whole_beside_the_head(ranks: None, tied:
     assert isinstance(architecture, Architecture)
     workload = Workload(Tuning.FULL, FLOAT32_MASTER, 1, 8, strategy=Strategy.FSDP, processes=RANKS, splits_root=True)
     assert gathered == states_of(architecture, workload).root_weights
+
+
+def test_the_scales_of_4_bit_weights_stay_whole_on_every_process() -> None:
+    import bitsandbytes
+    import torch
+
+    layer = bitsandbytes.nn.Linear4bit(64, 64, bias=False).to("cpu")
+    assert layer.weight.quant_state.absmax.numel() == 64 * 64 // layer.weight.blocksize
+    # FSDP spreads parameters: the codes, two in a byte, are the only one.
+    assert [tensor.numel() for tensor in layer.parameters()] == [64 * 64 // 2]
+    assert all(tensor.dtype is torch.uint8 for tensor in layer.parameters())
+    architecture = architecture_of(KNOWN_MODELS["meta-llama/Llama-2-70b-hf"])
+    assert isinstance(architecture, Architecture)
+    qlora = Workload(Tuning.LORA, FLOAT32_MASTER, 1, 512, quantization=Quantization.NF4_DOUBLE)
+    whole = states_of(architecture, qlora).resident_weights
+    sharded = replace(qlora, strategy=Strategy.FSDP, processes=2, flat_parameters=True)
+    scales = scale_bytes(architecture, qlora)
+    # A byte per 64 weights, and a float32 per 256 of those.
+    layers = sum(block.copies * block.quantisable_parameters for block in architecture.blocks)
+    assert scales == pytest.approx(layers / 64 * (1 + 4 / 256), rel=1e-6)
+    assert states_of(architecture, sharded).resident_weights == pytest.approx((whole + scales) / 2, rel=1e-6)

@@ -16,6 +16,7 @@ from finetune_operator.memory.states.quantization import (
     dequantised_bytes,
     frozen_element_bytes,
     frozen_layer_bytes,
+    scale_bytes,
 )
 from finetune_operator.memory.states.sharding import Shard, Whole, shard, share
 from finetune_operator.memory.states.states import States
@@ -111,6 +112,7 @@ def _whole(
         moments=optimizer.device,
         step=optimizer.step,
         layers=architecture.layers,
+        scales=0 if workload.trains_base else scale_bytes(architecture, workload),
     )
     return (
         whole

@@ -39,6 +39,8 @@ class Whole(NamedTuple):
     """Temporaries of the optimizer's step that are shared out as its states are."""
     layers: int
     """How many there are."""
+    scales: int = 0
+    """The part of `frozen` that FSDP leaves whole on every process (scale_bytes)."""
 
 
 class Shard(NamedTuple):
@@ -103,8 +105,15 @@ def _fsdp(whole: Whole, workload: Workload, padding: Padding) -> Shard:
         accumulated = gradients if workload.syncs_every_batch else each * whole.gradient_parameters
     held = Shard(
         resident=share(
-            whole.frozen + padding.frozen + whole.reference + _alike(whole.reference, whole, padding) + trained, shards
-        ),
+            whole.frozen
+            - whole.scales
+            + padding.frozen
+            + whole.reference
+            + _alike(whole.reference, whole, padding)
+            + trained,
+            shards,
+        )
+        + whole.scales,
         gradients=gradients,
         accumulated=accumulated,
         moments=moments,
