@@ -10,7 +10,8 @@ import torch
 from finetune_operator.api.compatibility import Checkpointing
 from finetune_operator.memory.activations.head import head_profile
 from finetune_operator.memory.activations.mode import layer_mode
-from finetune_operator.memory.activations.model import head_mode, output_head, passes
+from finetune_operator.memory.activations.model import passes
+from finetune_operator.memory.activations.model_head import head_mode, output_head
 from finetune_operator.memory.architecture import Architecture, architecture_of
 from finetune_operator.memory.software import Software
 from finetune_operator.memory.workload import FLOAT32_MASTER, PURE_BF16, LossKind, Quantization, Tuning, Workload

@@ -13,7 +13,8 @@ from finetune_operator.api.plan import Component, Phase
 from finetune_operator.memory.activations.head import OutputHead, head_profile
 from finetune_operator.memory.activations.linear import linear, product
 from finetune_operator.memory.activations.mode import layer_mode
-from finetune_operator.memory.activations.model import head_mode, passes
+from finetune_operator.memory.activations.model import passes
+from finetune_operator.memory.activations.model_head import head_mode
 from finetune_operator.memory.activations.profile import Profile
 from finetune_operator.memory.activations.size import Size
 from finetune_operator.memory.activations.tape import Tape

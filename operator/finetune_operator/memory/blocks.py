@@ -7,6 +7,8 @@ from enum import StrEnum
 from functools import cached_property
 from math import prod
 
+from finetune_operator.memory.traced_layers import TracedActivations
+
 
 class TensorClass(StrEnum):
     """What a tensor belongs to."""
@@ -237,33 +239,6 @@ WRITTEN_OUT_ACTIVATIONS = frozenset(
     {"gelu_new", "gelu_fast", "gelu_python", "gelu_python_tanh", "quick_gelu", "gelu_accurate"}
 )
 """Several elementwise kernels each (transformers 5.23, activations.py)."""
-
-
-@dataclass(frozen=True)
-class TracedLayer:
-    """What one layer needed when it was traced (api/architecture_trace.py). Bytes per token, and per pair of tokens."""
-
-    kept: tuple[int, int]
-    """Kept from the forward to the backward pass."""
-    backward: tuple[int, int]
-    """Made at the highest moment of the backward pass, beyond what is kept."""
-
-
-@dataclass(frozen=True)
-class TracedActivations:
-    """The four ways of training in which a layer was traced. Adapters, of `rank`, were on all linear modules."""
-
-    full: TracedLayer
-    full_autocast: TracedLayer
-    adapted: TracedLayer
-    adapted_autocast: TracedLayer
-    rank: int
-
-    def of(self, *, trains_weights: bool, autocasts: bool) -> TracedLayer:
-        """Return one of them."""
-        if trains_weights:
-            return self.full_autocast if autocasts else self.full
-        return self.adapted_autocast if autocasts else self.adapted
 
 
 @dataclass(frozen=True)

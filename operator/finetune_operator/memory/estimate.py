@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from finetune_operator.api.plan import MemoryEstimate, Phase
-from finetune_operator.memory.activations.model import Passes, Segment, loss_kind, passes
+from finetune_operator.memory.activations.model import Passes, Segment, passes
+from finetune_operator.memory.activations.model_head import loss_kind
 from finetune_operator.memory.activations.size import NOTHING, Size
 from finetune_operator.memory.architecture import Architecture
 from finetune_operator.memory.between_steps import phases_between_steps

@@ -21,9 +21,8 @@ from finetune_operator.memory.blocks import (
     FeedForward,
     Tensor,
     TensorClass,
-    TracedActivations,
-    TracedLayer,
 )
+from finetune_operator.memory.traced_layers import TracedActivations, TracedLayer
 
 HEAD_WIDTH: Final = 64
 """Of attention heads, where the config does not name their number."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
-from finetune_operator.memory.architecture import ALL_LINEAR
+from finetune_operator.memory.architecture import ALL_LINEAR, Architecture
+from finetune_operator.memory.blocks import NormKind, NormPlacement
 from finetune_operator.memory.software import Software
 from finetune_operator.memory.workload import AttentionKernel, Quantization, Tuning, Workload
 
 FLOAT32 = 4
+BITSANDBYTES_4BIT: Final = frozenset({Quantization.NF4, Quantization.NF4_DOUBLE})
 
 
 @dataclass(frozen=True)
@@ -93,3 +96,14 @@ def residual_bytes(workload: Workload, *, normed_embedding: bool = False) -> int
     # FSDP and ZeRO compute with copies of the weights in the compute type, the embedding's as well.
     trained = numerics.trained if workload.shards == 1 else numerics.compute
     return max(numerics.compute, trained if workload.trains_base else embedding)
+
+
+def has_wide_stream(architecture: Architecture, workload: Workload) -> bool:
+    """Whether autocast leaves the residual stream in float32 because a LayerNorm, which it runs so, starts it or feeds 4-bit modules.
+
+    bitsandbytes' Linear4bit gives back the type that it was given, so that the MLP behind a LayerNorm adds float32 to the stream.
+    """
+    block = architecture.main_block
+    feeds = block.norm is NormKind.LAYER and block.placement is NormPlacement.BEFORE
+    quantises = workload.quantization in BITSANDBYTES_4BIT and block.quantisable_parameters > 0
+    return architecture.embedding_norm or (feeds and quantises)

@@ -1,30 +1,24 @@
-"""The model's layers and head as programmes: which layers take part in the backward pass, what each keeps, in the order of the forward pass."""
+"""The model's layers as programmes: which layers take part in the backward pass, what each keeps, in the order of the forward pass."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Final
 
 from finetune_operator.api.compatibility import Checkpointing
 from finetune_operator.memory.activations.attention import STATISTICS
-from finetune_operator.memory.activations.head import OutputHead, head_profile
 from finetune_operator.memory.activations.layer import layer_profile
-from finetune_operator.memory.activations.mode import LayerMode, layer_mode, residual_bytes
+from finetune_operator.memory.activations.mode import FLOAT32, has_wide_stream, layer_mode, residual_bytes
+from finetune_operator.memory.activations.model_head import has_words, loss_kind, output_head, programme_of_head
 from finetune_operator.memory.activations.profile import Profile
 from finetune_operator.memory.activations.size import NOTHING, Size, total
-from finetune_operator.memory.architecture import Architecture, Head
-from finetune_operator.memory.blocks import Attention, Block, NormKind, NormPlacement, Positions
+from finetune_operator.memory.architecture import Architecture
+from finetune_operator.memory.blocks import Attention, Block, Positions
 from finetune_operator.memory.derived import derived
-from finetune_operator.memory.loss import TILE_TOKENS, head_calls
-from finetune_operator.memory.workload import AttentionKernel, Goal, LossKind, Quantization, Tuning, Workload
+from finetune_operator.memory.workload import AttentionKernel, LossKind, Tuning, Workload
 
 INDICES = 8
 """Token ids, labels and masks are 64-bit whole numbers."""
-FLOAT32 = 4
-BITSANDBYTES_4BIT: Final = frozenset({Quantization.NF4, Quantization.NF4_DOUBLE})
-CLASSES = 2
-"""Outputs of a classification whose number of labels is not known."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +85,7 @@ class Passes:
 )
 def passes(architecture: Architecture, workload: Workload) -> Passes:
     """Return the programmes of a micro-batch."""
-    segments, head = _segments(architecture, workload), _head(architecture, workload)
+    segments, head = _segments(architecture, workload), programme_of_head(architecture, workload)
     return Passes(
         segments=segments,
         head=head,
@@ -103,17 +97,6 @@ def passes(architecture: Architecture, workload: Workload) -> Passes:
             _cache(architecture, workload)
         ),
     )
-
-
-def has_wide_stream(architecture: Architecture, workload: Workload) -> bool:
-    """Whether autocast leaves the residual stream in float32 because a LayerNorm, which it runs so, starts it or feeds 4-bit modules.
-
-    bitsandbytes' Linear4bit gives back the type that it was given, so that the MLP behind a LayerNorm adds float32 to the stream.
-    """
-    block = architecture.main_block
-    feeds = block.norm is NormKind.LAYER and block.placement is NormPlacement.BEFORE
-    quantises = workload.quantization in BITSANDBYTES_4BIT and block.quantisable_parameters > 0
-    return architecture.embedding_norm or (feeds and quantises)
 
 
 def _cache(architecture: Architecture, workload: Workload) -> Size:
@@ -233,75 +216,6 @@ def _mixed(trained: Profile, frozen: Profile, share: float) -> Profile:
         ),
         weight_gradients=round(share * trained.weight_gradients),
         cached=round(share * trained.cached),
-    )
-
-
-def _head(architecture: Architecture, workload: Workload) -> Profile:
-    mode = layer_mode(
-        workload,
-        trains_weights=_trains_head(workload),
-        input_differentiable=True,
-        normed_embedding=has_wide_stream(architecture, workload),
-    )
-    head = output_head(architecture, workload)
-    return head_profile(
-        head,
-        head_mode(mode, adapted=head.transform),
-        loss_kind(architecture, workload),
-        several_tiles=workload.tokens > TILE_TOKENS,
-    )
-
-
-def head_mode(mode: LayerMode, *, adapted: bool = False) -> LayerMode:
-    """The head's gradient stays whole until the root unit is reduced, whatever the sharding; attention and adapters are none of its business.
-
-    `adapted`: but for a masked-language head's linear layer, which carries an adapter as the layers' do.
-    """
-    found = replace(
-        mode,
-        keeps_gradients=True,
-        quantized=mode.quantized and mode.software.quantizes_head,
-        kernel=AttentionKernel.SDPA,
-        masked=False,
-    )
-    return found if adapted else replace(found, tuning=Tuning.FULL, targets=(), rank=0, drops=False)
-
-
-def _trains_head(workload: Workload) -> bool:
-    return workload.tuning in (Tuning.FULL, Tuning.FREEZE) or workload.trained_embeddings
-
-
-def has_words(architecture: Architecture, workload: Workload) -> bool:
-    """Whether the head's outputs are the vocabulary's words."""
-    is_label = architecture.head in (Head.SEQUENCE_CLASSIFICATION, Head.NONE)
-    return not is_label and workload.goal not in (Goal.REWARD, Goal.CLASSIFICATION)
-
-
-def loss_kind(architecture: Architecture, workload: Workload) -> LossKind:
-    """Return how the loss is computed: heads of a few labels, and of encoders, always make whole logits."""
-    if not has_words(architecture, workload) or architecture.head is Head.MASKED_LM:
-        return LossKind.FULL_LOGITS
-    return workload.loss
-
-
-def output_head(architecture: Architecture, workload: Workload) -> OutputHead:
-    """Return what the head's programme depends on."""
-    words = has_words(architecture, workload)
-    last = architecture.blocks[-1]
-    return OutputHead(
-        hidden=architecture.hidden,
-        vocabulary=architecture.vocabulary if words else architecture.labels or CLASSES,
-        norm=last.norm,
-        final_norm=architecture.final_norm,
-        norm_weights=last.norm_weights,
-        transform=words and architecture.head is Head.MASKED_LM,
-        quantized_transform=workload.quantization is not Quantization.NONE,
-        first_token=not words and not last.attention.causal,
-        widens=(architecture.head is not Head.MASKED_LM or architecture.model_type == "modernbert")
-        and not workload.software.unwidened_logits,
-        scaled=words and architecture.logits_scaled,
-        capped=words and architecture.logits_capped,
-        calls=head_calls(workload),
     )
 
 
