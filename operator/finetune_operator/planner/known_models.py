@@ -1,8 +1,8 @@
 """Numbers of well-known models, so that `finetune plan` can size an hf:// model on a laptop without a network.
 
-The table is memory/known_architectures.json: for each model the values of its public config.json that its tensors depend on (2026-11), its
-parameters per tensor class as transformers 5.23 makes them, and other models of the same config. A job in a cluster never uses it: there the
-inspection has read the model's own config.
+The table is memory/known_architectures.json: for each model the values of config.json that its tensors depend on (typed by hand, most of them
+from memory of the published files: docs/reference/models.md), its parameters per tensor class as transformers 5.23 makes them, and other models
+of the same config. A job in a cluster never uses it: there the inspection has read the model's own config.
 """
 
 from __future__ import annotations
