@@ -1,6 +1,7 @@
 """What the cluster tests stand on, started once per run and only when a test asks for it.
 
     control_plane  an API server with its controllers; no root, 5 s
+    gpu_control_plane  the same with FineTuneJobs and nodes of GPUs that exist in the API only
     node_cluster   the same with a real node (root); one per machine
     images         the project's images, built and loaded when one is first named: images.operator, .inspect, .trainer
     s3_server      an S3 server that pods reach
@@ -23,8 +24,10 @@ import pytest
 from testbed import image_build, image_store
 from testbed.control_plane import ControlPlane
 from testbed.diagnosis import write_diagnosis
+from testbed.fake_nodes import add_fake_nodes
 from testbed.helm import Helm
 from testbed.node import NodeCluster
+from testbed.operator_process import install_crd
 from testbed.prometheus import Prometheus
 from testbed.runs import sweep
 from testbed.s3 import S3Server
@@ -69,6 +72,14 @@ def fresh(name: str) -> Path:
     sweep(RUNS)
     STARTED.append(STATE / name)
     return STATE / name
+
+
+@pytest.fixture(scope="session")
+def gpu_control_plane(control_plane: ControlPlane) -> ControlPlane:
+    """The same with FineTuneJobs and four nodes of 8 GPUs that exist in the API only."""
+    install_crd(control_plane)
+    add_fake_nodes(control_plane, 4)
+    return control_plane
 
 
 @pytest.fixture(scope="session")

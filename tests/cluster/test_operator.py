@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 from testbed.control_plane import ControlPlane
-from testbed.fake_nodes import add_fake_nodes
 from testbed.gpu_jobs import inspect, manifest, report
-from testbed.operator_process import OperatorProcess, install_crd, pod_token, wait_for_pod
+from testbed.operator_process import OperatorProcess, pod_token, wait_for_pod
 from testbed.processes import until
 
 from finetune_operator.api.constants import progress_path
@@ -22,10 +21,8 @@ NUMBERS = itertools.count(1)
 
 
 @pytest.fixture(scope="module")
-def cluster(control_plane: ControlPlane) -> ControlPlane:
-    install_crd(control_plane)
-    add_fake_nodes(control_plane, 4)
-    return control_plane
+def cluster(gpu_control_plane: ControlPlane) -> ControlPlane:
+    return gpu_control_plane
 
 
 @pytest.fixture(scope="module")
