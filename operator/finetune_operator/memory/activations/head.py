@@ -57,7 +57,7 @@ def head_profile(head: OutputHead, mode: LayerMode, loss: LossKind, *, several_t
     return first.again() if mode.accumulates else first
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=2048)
 def _played(head: OutputHead, mode: LayerMode, loss: LossKind, *, several_tiles: bool) -> Profile:
     tape = Tape()
     stream = tape.tensor(Size(head.hidden * mode.stream), mode.stream, differentiable=True)

@@ -24,7 +24,7 @@ def layer_profile(hidden: int, block: Block, mode: LayerMode) -> Profile:
     return first.again() if mode.accumulates else first
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=4096)
 def _played(hidden: int, block: Block, mode: LayerMode) -> Profile:
     if block.traced is not None:
         # No programme describes this layer: its measured bytes scale those of a Llama layer of about the same size.
