@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any, Final
 
@@ -59,7 +59,9 @@ def setting_of(workload: Workload, config: dict[str, Any]) -> TraceSetting:
     Raises:
         ValueError: the oracle does not trace such a workload.
     """
-    precision = next((p for p, numerics in PRECISIONS.items() if numerics == workload.numerics), None)
+    # The oracle reduces in float32 wherever trained weights are float32.
+    stored = replace(workload.numerics, reduces=None)
+    precision = next((p for p, numerics in PRECISIONS.items() if numerics == stored), None)
     if precision is None or workload.optimizer not in OPTIMIZERS:
         raise ValueError(f"not traced: {workload.numerics}, {workload.optimizer}")
     is_encoder = config["model_type"] in ENCODERS
@@ -86,6 +88,7 @@ def setting_of(workload: Workload, config: dict[str, Any]) -> TraceSetting:
         kbit_preparation=workload.upcasts_rest,
         processes=workload.shards,
         reshard=workload.reshards,
+        splits_root=workload.splits_root,
     )
 
 

@@ -56,8 +56,10 @@ def test_full_training_of_an_8b_model_on_eight_h100_shards_its_states() -> None:
     assert plan.trainable_parameters == plan.total_parameters == 8_030_261_248
 
 
-def test_one_gpu_is_taken_where_one_is_enough() -> None:
-    plan = good(plan_of(spec_of(method="lora"), Inventory(gpu_nodes=(gpu_nodes(),))))
+def test_one_gpu_is_taken_where_several_could_not_take_more_at_once() -> None:
+    """With a large batch four that share the base can: micro-batches of four where one GPU has room for two, and 3 % fewer GPU-seconds."""
+    spec = spec_of(method="lora", training={"globalBatchSize": 2})
+    plan = good(plan_of(spec, Inventory(gpu_nodes=(gpu_nodes(),))))
     assert (plan.processes, plan.strategy) == (1, Strategy.SINGLE)
 
 

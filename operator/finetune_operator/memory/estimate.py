@@ -51,7 +51,7 @@ def _phases(architecture: Architecture, workload: Workload) -> Iterator[tuple[Ph
         _in_loss(architecture, workload, states, found),
         _in_last_layer(architecture, workload, states, found),
     )
-    yield Phase.BACKWARD, (*in_loss, *in_last_layer)
+    yield Phase.BACKWARD, (_at_embedding(states), *in_loss, *in_last_layer)
     yield Phase.BACKWARD_END, (_backward_end(architecture, workload, states, found),)
     yield Phase.OPTIMIZER_STEP, (_optimizer_step(states),)
     for phase, held in phases_between_steps(architecture, workload, states):
@@ -67,6 +67,20 @@ def _load(architecture: Architecture, workload: Workload, states: States) -> Hel
 def _weights(states: States, layers: int) -> int:
     """Weights during a pass: the process's own share, the root unit, and so many gathered layers."""
     return states.resident_weights + states.root_weights + layers * states.layer_weights + states.gathered_weights
+
+
+def _at_embedding(states: States) -> Held:
+    """The forward pass's begin: FSDP 2 copies what it gathered out of the collective's buffer, so both exist (torch 2.13, foreach_all_gather).
+
+    The buffer is freed after the next unit is gathered (FSDPParamGroup.wait_for_unshard); an embedding that is no head is not whole by then.
+    """
+    layer = 0 if states.head_in_loss or not states.embedding_weights else states.layer_weights
+    return Held(
+        weights=states.resident_weights + 2 * (states.embedding_weights + layer),
+        gradients=states.accumulated_gradients,
+        optimizer=states.optimizer,
+        communication=states.buckets,
+    )
 
 
 def _most(points: Iterable[Size], tokens: int, pairs: int) -> int:
@@ -111,7 +125,10 @@ def _in_last_layer(architecture: Architecture, workload: Workload, states: State
         points.append((forward, 0))
     for held, gradients in points:
         yield Held(
-            weights=_weights(states, 2) + below.fixed + kept.fixed,
+            weights=_weights(states, 2)
+            + below.fixed
+            + kept.fixed
+            - (states.root_weights if states.head_in_loss else 0),
             gradients=states.accumulated_gradients + gradients,
             optimizer=states.optimizer,
             activations=below.of(tokens, pairs) - below.fixed + kept.of(tokens, pairs) - kept.fixed,
@@ -148,6 +165,12 @@ def _backward_end(architecture: Architecture, workload: Workload, states: States
         if first.recomputed:
             points.append(_most(first.profile.recomputed, tokens, pairs) + own_input + found.stream * tokens - missing)
     gathered = states.root_weights + states.layer_weights if states.retained_inputs else 0
+    if states.embedding_weights:
+        # The embedding is fetched while the first layer, which is whole as well, runs backwards.
+        gathered = states.embedding_weights + states.layer_weights
+        if states.head_in_loss:
+            # Its own backward pass copies it out of the collective's buffer, when the layer is not whole any more.
+            points[0] += max(0, states.embedding_weights - states.layer_weights)
     return Held(
         weights=states.resident_weights + gathered,
         gradients=states.gradients,

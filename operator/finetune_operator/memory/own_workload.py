@@ -22,8 +22,12 @@ def as_trained_here(workload: Workload) -> Workload:
     """Return the workload with the trainer's habits: how it loads, and what it makes of FSDP 2 (arguments.py, modeling.py, job_trainer.py)."""
     is_quantised = workload.quantization is not Quantization.NONE
     is_fsdp = workload.strategy is Strategy.FSDP
+    numerics = workload.numerics
+    if is_fsdp and numerics.autocast:
+        numerics = replace(numerics, reduces=numerics.trained)
     return replace(
         workload,
+        numerics=numerics,
         syncs_every_batch=is_fsdp,
         splits_root=True,
         loads_whole=is_quantised and is_fsdp,

@@ -277,6 +277,16 @@ class Workload:
         return self.accumulation > 1 or self.software.steps_in_backward
 
     @property
+    def casts_weights(self) -> bool:
+        """Whether sharding hands the layers trained weights in the compute type, adapters too with FSDP 2 (MixedPrecisionPolicy, param_dtype)."""
+        if self.shards == 1:
+            return False
+        return self.trains_base or (self.strategy is Strategy.FSDP and not self.flat_parameters)
+
+    @property
     def autocasts(self) -> bool:
-        """Whether torch.autocast casts activations and weights again and again; sharded full training holds bfloat16 copies instead."""
-        return self.numerics.autocast and not (self.trains_base and self.shards > 1)
+        """Whether torch.autocast casts activations and weights again and again; sharded full training holds bfloat16 copies instead.
+
+        So does FSDP 2: accelerate (1.15, _prepare_fsdp2) does not wrap the model's forward in autocast there, as it does on one GPU and with DDP.
+        """
+        return self.numerics.autocast and not self.casts_weights

@@ -236,6 +236,8 @@ class _TrackingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return NotImplemented
         if func is torch.ops.aten.index_put.default and len(args) == _INDEX_PUT_ACCUMULATES and args[-1]:
             func = torch.ops.aten.index_put_.default
+        if func is torch.ops._c10d_functional.wait_tensor.default:
+            return args[0]  # on a GPU the same tensor; its shape function says a new one
         out = func(*args, **(kwargs or {}))
         if func is torch.ops.aten.add.Tensor:
             self._tracker.summed(args[0], args[1], out)

@@ -53,14 +53,20 @@ class TracedLinear4bit(bitsandbytes.nn.Linear4bit):  # type: ignore[misc]
         """Allocate the quantised weight; inside the fake mode."""
         weights = self.in_features * self.out_features
         scales = -(-weights // BLOCK)
-        self.packed = torch.empty((weights + 1) // 2, dtype=torch.uint8)
+        self.packed: torch.Tensor | None = torch.empty((weights + 1) // 2, dtype=torch.uint8)
         self.scales = torch.empty(scales, dtype=torch.uint8)
         self.nested_scales = torch.empty(-(-scales // NESTED_BLOCK), dtype=torch.float32)
         self.codes = torch.empty(16), torch.empty(256), torch.empty(())
 
     def held(self) -> tuple[torch.Tensor, ...]:
         """Return the tensors that stay on the GPU."""
-        return (self.packed, self.scales, self.nested_scales, *self.codes)
+        packed = () if self.packed is None else (self.packed,)
+        return (*packed, self.scales, self.nested_scales, *self.codes)
+
+    def store_as_parameter(self) -> None:
+        """Let FSDP2 spread the packed weight, which bitsandbytes keeps as a column of `quant_storage` (the trainer: bfloat16); scales stay whole."""
+        column = torch.empty((-(-self.in_features * self.out_features // 4), 1), dtype=torch.bfloat16)
+        self.weight, self.packed = torch.nn.Parameter(column, requires_grad=False), None
 
     def widened(self, dtype: torch.dtype) -> torch.Tensor:
         """Return the weight in the compute type; its scales in float32 pass by."""

@@ -92,6 +92,8 @@ class TraceSetting:
     """More than one: FSDP2 over this many, traced as rank 0 with torch's fake process group."""
     reshard: bool = True
     """FSDP2 frees a layer's gathered weights after its forward."""
+    splits_root: bool = True
+    """FSDP2's units are accelerate 1.15's: embedding, last norm and head apart. Otherwise all that is outside the layers is one unit."""
     kernel_workspace: bool = True
     """Count what attention kernels allocate inside (gpu_operators.py); it is freed when the kernel returns."""
 

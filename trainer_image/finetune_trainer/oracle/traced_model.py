@@ -25,7 +25,13 @@ class TracedModel:
     backbone: Any
     """The part below the head: its output is the last hidden state."""
     layers: tuple[Any, ...]
-    quantised: tuple[torch.Tensor, ...] = ()
+
+    @property
+    def quantised(self) -> list[torch.Tensor]:
+        """What 4-bit weights hold beside their parameters."""
+        return [
+            tensor for part in self.module.modules() if isinstance(part, TracedLinear4bit) for tensor in part.held()
+        ]
 
     @property
     def trained(self) -> list[torch.nn.Parameter]:
@@ -68,14 +74,11 @@ def build_model(config: Mapping[str, Any], setting: TraceSetting, *, is_referenc
     for part in module.modules():
         if isinstance(part, TracedLinear4bit):
             part.hold()
-    quantised = tuple(
-        tensor for part in module.modules() if isinstance(part, TracedLinear4bit) for tensor in part.held()
-    )
     _give_fake_weights(module)
     backbone = model.base_model
     layers = _layers(backbone, loaded.get_text_config().num_hidden_layers)
     module.train(not is_reference)
-    return TracedModel(module=module, backbone=backbone, layers=layers, quantised=quantised)
+    return TracedModel(module=module, backbone=backbone, layers=layers)
 
 
 def _build_on_meta(loaded: Any, setting: TraceSetting, *, is_reference: bool) -> tuple[Any, Any]:

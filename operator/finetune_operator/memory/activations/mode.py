@@ -64,7 +64,7 @@ def layer_mode(
         compute=numerics.compute,
         stream=residual_bytes(workload, normed_embedding=normed_embedding),
         base=FLOAT32 if widens else numerics.base,
-        trained=numerics.trained if adapter_like or workload.shards == 1 else numerics.compute,
+        trained=numerics.compute if workload.casts_weights else numerics.trained,
         autocasts=workload.autocasts,
         trains_weights=trains_weights,
         tuning=workload.tuning,

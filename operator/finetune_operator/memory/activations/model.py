@@ -81,7 +81,7 @@ class Passes:
         "loads_whole",
         "efficient_loading",
     ),
-    but=("has_padding_mask", "accumulates", "is_sharded"),
+    but=("has_padding_mask", "accumulates", "is_sharded", "casts_weights"),
 )
 def passes(architecture: Architecture, workload: Workload) -> Passes:
     """Return the programmes of a micro-batch."""

@@ -40,10 +40,14 @@ def states_of(architecture: Architecture, workload: Workload) -> States:
     model = _model(architecture, workload)
     whole = model.whole
     held = _with_own_embedding(architecture, workload, shard(whole, workload, padding_of(architecture, workload)))
+    has_frozen_outside = _splits_root(workload) and not workload.trains_base and not workload.trained_embeddings
+    words = frozen_element_bytes(workload) * architecture.vocabulary * architecture.hidden
     return States(
         trainable=model.trainable,
         resident_weights=held.resident,
         root_weights=held.root,
+        embedding_weights=words if has_frozen_outside else 0,
+        head_in_loss=has_frozen_outside and not architecture.tied_embeddings,
         layer_weights=held.layer,
         gradients=0 if workload.software.steps_in_backward else held.gradients,
         accumulated_gradients=held.accumulated,
@@ -139,15 +143,19 @@ def _with_own_embedding(architecture: Architecture, workload: Workload, held: Sh
 
     Where it is trained, it is gathered once more for its backward pass, the last one, and then reduced; the head's gradient was reduced long before.
     """
-    is_own = workload.splits_root and workload.strategy is Strategy.FSDP and not workload.flat_parameters
-    if not is_own or workload.shards == 1 or architecture.tied_embeddings or workload.trained_embeddings:
+    if not _splits_root(workload) or architecture.tied_embeddings or workload.trained_embeddings:
         return held
     words, numerics = architecture.vocabulary * architecture.hidden, workload.numerics
     if workload.tuning is not Tuning.FULL:
         return held._replace(root=max(0, held.root - frozen_element_bytes(workload) * words))
-    return held._replace(
-        root=held.root - numerics.compute * words, root_reduction=(2 * numerics.compute + numerics.reduction) * words
-    )
+    # Whole in the collective's buffer and copied out of it, or its gradient and the copy that is reduced: the weight is freed before.
+    most = max(2 * numerics.compute, numerics.compute + numerics.reduction)
+    return held._replace(root=held.root - numerics.compute * words, root_reduction=most * words)
+
+
+def _splits_root(workload: Workload) -> bool:
+    is_fsdp2 = workload.strategy is Strategy.FSDP and not workload.flat_parameters
+    return workload.splits_root and is_fsdp2 and workload.shards > 1
 
 
 def _unsharded_layers(whole: Whole, workload: Workload) -> int:

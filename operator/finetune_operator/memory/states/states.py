@@ -15,6 +15,11 @@ class States:
     """What stays: the process's own share, a reference model included."""
     root_weights: int
     """FSDP and ZeRO-3: the root unit (embeddings, head), whole in the compute type from forward to the end of backward."""
+    embedding_weights: int
+    """FSDP 2 as accelerate sets it up: the frozen embedding, whole in the compute type at the first layer's passes. Where it is the head too, it is
+    among `root_weights` as well, and stays whole in between."""
+    head_in_loss: bool
+    """The same: a frozen head is whole from the last hidden state to its gradient only, and not while layers run backwards."""
     layer_weights: int
     """FSDP and ZeRO-3: one layer, whole in the compute type; a second one while it is prefetched."""
     gradients: int
