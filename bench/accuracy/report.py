@@ -12,6 +12,7 @@ from accuracy.prediction import Prediction, Unpredictable, is_launchable, predic
 from accuracy.rows import Row
 from accuracy.score import Figures, Outcome, figures
 from accuracy.stacks import stack_of
+from accuracy.unmet import why_unmet
 
 
 @dataclass(frozen=True)
@@ -101,14 +102,12 @@ def _by(outcomes: Iterable[Outcome], key: Callable[[Outcome], str]) -> dict[str,
 
 
 def _by_source(rows: Sequence[ScoredRow]) -> dict[str, object]:
-    """Figures over all rows of a source, with why some of its groups do not count for the headline."""
-    found: dict[str, object] = dict(_by((row.outcome for row in rows), lambda outcome: outcome.source))
-    for source in found:
+    """Figures over all rows of a source, with why some of its groups do not count for the headline, and why it misses a goal."""
+    found: dict[str, object] = {}
+    for source, part in _by((row.outcome for row in rows), lambda outcome: outcome.source).items():
         reasons = {row.row.group: row.row.left_out for row in rows if row.row.source == source}
         counts = Counter(reason for reason in reasons.values() if reason)
-        if counts:
-            found[source] = {
-                **figures(row.outcome for row in rows if row.row.source == source),
-                "left_out": dict(counts),
-            }
+        left_out = {"left_out": dict(counts)} if counts else {}
+        why = why_unmet(source, part)
+        found[source] = {**part, **left_out, **({"why_unmet": why} if why else {})}
     return found

@@ -8,6 +8,7 @@ import pytest
 from accuracy.report import report, scored
 from accuracy.rows import MetricKind, Row, metric_kind, read_rows
 from accuracy.score import Outcome, figures, percentile
+from accuracy.unmet import why_unmet
 
 PROGRAM = Path(__file__).parents[2] / "bench" / "memory_accuracy.py"
 KEYS = {
@@ -131,6 +132,20 @@ def test_unstated_kinds_and_pretraining_are_listed_under_their_source_and_not_in
     assert isinstance(by_source, dict)
     assert by_source["made-up"]["groups"] == 4
     assert sum(by_source["made-up"]["left_out"].values()) == 3
+
+
+def test_a_source_that_misses_a_goal_says_why_and_one_that_does_not_says_nothing() -> None:
+    good = {
+        "coverage": 1.0,
+        "median_abs_error": 0.01,
+        "p90_abs_error": 0.05,
+        "under_by_5_percent": 0.0,
+        "above_upper": 0.0,
+    }
+    assert why_unmet("ms-swift-benchmark", good) is None
+    assert "order that is not published" in str(why_unmet("ms-swift-benchmark", {**good, "under_by_5_percent": 0.2}))
+    assert why_unmet("made-up", {**good, "above_upper": 0.02}) == "not looked into"
+    assert why_unmet("made-up", {**good, "coverage": 0.5}) == "not looked into"
 
 
 def test_methods_that_the_trainer_cannot_launch_count_for_the_headline_but_not_for_launchable() -> None:

@@ -29,7 +29,7 @@ def namespace(**annotations: str) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "team", "annotations": named}}
 
 
-async def test_a_namespace_is_read_at_most_every_15_seconds() -> None:
+async def test_a_namespace_is_read_again_only_after_a_while() -> None:
     clock = FakeClock()
     api = FakeApi(clock)
     reader = LimitsReader(api, clock)
