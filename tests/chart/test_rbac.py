@@ -7,10 +7,13 @@ from testbed.rendered_chart import Body, only, render
 
 from finetune_operator.api.constants import PLURAL
 from finetune_operator.controller.kube import (
+    CLUSTER_QUEUES,
     EVENTS,
     LEASES,
+    LOCAL_QUEUES,
     NAMESPACES,
     NODES,
+    RESOURCE_FLAVORS,
     RESOURCE_QUOTAS,
     RESOURCES,
     TOKEN_REVIEWS,
@@ -82,9 +85,14 @@ def test_the_history_is_one_configmap_of_the_own_namespace_that_may_be_written_b
     assert (rule["resourceNames"], rule["verbs"]) == ([name], ["get", "create", "patch"])
 
 
-@pytest.mark.parametrize("resource", [NAMESPACES, RESOURCE_QUOTAS], ids=lambda resource: resource.plural)
-def test_namespaces_and_their_quotas_may_only_be_read(resource: Resource) -> None:
+@pytest.mark.parametrize(
+    "resource",
+    [NAMESPACES, RESOURCE_QUOTAS, LOCAL_QUEUES[0], CLUSTER_QUEUES[0], RESOURCE_FLAVORS[0]],
+    ids=lambda resource: resource.plural,
+)
+def test_namespaces_their_quotas_and_queues_may_only_be_read(resource: Resource) -> None:
     verbs = {verb for rule in rules() if resource.plural in rule["resources"] for verb in rule["verbs"]}
+    assert verbs
     assert verbs <= {"get", "list"}
 
 

@@ -38,20 +38,46 @@ async def test_a_namespace_is_read_again_only_after_a_while() -> None:
     assert await reader.read("team") is NO_LIMITS
     await clock.advance(LIMITS_AGE_SECONDS)
     assert [bound.hard for bound in (await reader.read("team")).bounds] == [4]
-    assert [call.kind for call in api.calls] == [NAMESPACES.kind, RESOURCE_QUOTAS.kind] * 2
+    asked = [NAMESPACES.kind, RESOURCE_QUOTAS.kind, "LocalQueue", "LocalQueue"]
+    assert [call.kind for call in api.calls] == asked * 2
+
+
+def queue(kind: str, name: str, spec: dict[str, Any], namespace: str = "") -> dict[str, Any]:
+    metadata = {"name": name, **({"namespace": namespace} if namespace else {})}
+    return {"apiVersion": "kueue.x-k8s.io/v1beta1", "kind": kind, "metadata": metadata, "spec": spec}
+
+
+async def test_the_cluster_queue_behind_the_default_queue_bounds_a_namespaces_jobs() -> None:
+    clock = FakeClock()
+    api = FakeApi(clock)
+    quotas = {"name": "h100", "resources": [{"name": "nvidia.com/gpu", "nominalQuota": 8}]}
+    api.seed(queue("LocalQueue", "default", {"clusterQueue": "research"}, "team"))
+    api.seed(
+        queue(
+            "ClusterQueue",
+            "research",
+            {"resourceGroups": [{"coveredResources": ["nvidia.com/gpu"], "flavors": [quotas]}]},
+        )
+    )
+    labels = {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}
+    api.seed(queue("ResourceFlavor", "h100", {"nodeLabels": labels}))
+    (bound,) = (await LimitsReader(api, clock).read("team")).bounds
+    assert (bound.source, bound.hard, bound.products) == ("ClusterQueue research", 8, ("NVIDIA-H100-80GB-HBM3",))
+    assert await LimitsReader(api, clock).read("other") is NO_LIMITS
 
 
 async def test_without_permission_nothing_is_bounded_and_it_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     clock = FakeClock()
     api = FakeApi(clock)
     api.fail("list", Forbidden(403, "Forbidden", "no"), times=2)
-    api.fail("get", Forbidden(403, "Forbidden", "no"), times=2)
+    api.fail("get", Forbidden(403, "Forbidden", "no"), times=4)
     reader = LimitsReader(api, clock, maximum_age_seconds=0.0)
     with caplog.at_level(logging.WARNING):
         assert await reader.read("team") is NO_LIMITS
         assert await reader.read("team") is NO_LIMITS
-    assert len(caplog.records) == 2
+    assert len(caplog.records) == 3
     assert "grant list on resourcequotas" in caplog.text
+    assert "grant get on localqueues and clusterqueues and list on resourceflavors" in caplog.text
 
 
 async def inspected(cluster: OperatedCluster) -> None:

@@ -78,6 +78,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - apiGroups: [""]
   resources: [namespaces]
   verbs: [get]
+# Where Kueue is installed: what its queues admit.
+- apiGroups: [kueue.x-k8s.io]
+  resources: [localqueues, clusterqueues]
+  verbs: [get]
+- apiGroups: [kueue.x-k8s.io]
+  resources: [resourceflavors]
+  verbs: [get, list]
 - apiGroups: ["", events.k8s.io]
   resources: [events]
   verbs: [create, list, patch]

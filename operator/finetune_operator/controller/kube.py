@@ -55,6 +55,15 @@ NODES: Final = Resource("v1", "Node", "nodes", namespaced=False)
 EVENTS: Final = Resource("events.k8s.io/v1", "Event", "events")
 LEASES: Final = Resource("coordination.k8s.io/v1", "Lease", "leases")
 TOKEN_REVIEWS: Final = Resource("authentication.k8s.io/v1", "TokenReview", "tokenreviews", namespaced=False)
+KUEUE_VERSIONS: Final = ("kueue.x-k8s.io/v1beta2", "kueue.x-k8s.io/v1beta1")
+"""Newest first; Kueue 0.15 and later serve both."""
+LOCAL_QUEUES: Final = tuple(Resource(version, "LocalQueue", "localqueues") for version in KUEUE_VERSIONS)
+CLUSTER_QUEUES: Final = tuple(
+    Resource(version, "ClusterQueue", "clusterqueues", namespaced=False) for version in KUEUE_VERSIONS
+)
+RESOURCE_FLAVORS: Final = tuple(
+    Resource(version, "ResourceFlavor", "resourceflavors", namespaced=False) for version in KUEUE_VERSIONS
+)
 
 RESOURCES: Final[Mapping[tuple[str, str], Resource]] = {
     (resource.api_version, resource.kind): resource
@@ -70,6 +79,9 @@ RESOURCES: Final[Mapping[tuple[str, str], Resource]] = {
         EVENTS,
         LEASES,
         TOKEN_REVIEWS,
+        *LOCAL_QUEUES,
+        *CLUSTER_QUEUES,
+        *RESOURCE_FLAVORS,
     )
 }
 
