@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from finetune_operator.api.constants import JOB_LABEL, MAXIMUM_NAME_LENGTH, SPEC_HASH_ANNOTATION
+from finetune_operator.api.constants import GRACE_PERIOD_VARIABLE, JOB_LABEL, MAXIMUM_NAME_LENGTH, SPEC_HASH_ANNOTATION
 from finetune_operator.api.inspection import InspectionRequest
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.plan import AttemptFile, Plan, checkpoint_uri
@@ -125,6 +125,14 @@ def test_a_user_adds_to_pods_but_cannot_take_their_marks() -> None:
     assert template["spec"]["nodeSelector"] == {"zone": "z1", "nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}
     assert environment["HF_HOME"] == "/workspace/hub"
     assert environment["FINETUNE_WORK_DIRECTORY"] == "/workspace"
+
+
+def test_a_pod_knows_how_long_it_has_after_sigterm() -> None:
+    job = make_job(pod={"terminationGracePeriodSeconds": 15, "env": [{"name": GRACE_PERIOD_VARIABLE, "value": "9"}]})
+    *_, body = attempt(job, make_plan())
+    environment = {variable["name"]: variable["value"] for variable in trainer(body)["env"]}
+    assert body["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] == 15
+    assert environment[GRACE_PERIOD_VARIABLE] == "15"
 
 
 def test_no_environment_variable_or_mount_stands_twice() -> None:

@@ -100,3 +100,12 @@ class Pod(ApiModel):
     env: list[EnvironmentVariable] = Field(
         default_factory=list, max_length=100, description="Environment variables of the containers."
     )
+    termination_grace_period_seconds: int = Field(
+        120,
+        ge=1,
+        le=86400,
+        description=(
+            "Seconds from SIGTERM to SIGKILL, in which a stopped pod saves a checkpoint: when it is suspended, evicted or deleted. Whoever "
+            "stops it may give it less. Default 120."
+        ),
+    )

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from finetune_operator.api.constants import (
+    GRACE_PERIOD_VARIABLE,
     TERMINATION_LOG,
     TERMINATION_LOG_VARIABLE,
     TOKEN_AUDIENCE,
@@ -24,8 +25,6 @@ Body = dict[str, Any]
 
 CONTAINER_NAME: Final = "trainer"
 USER_ID: Final = 65532
-GRACE_SECONDS: Final = 120
-"""Time to save a checkpoint after SIGTERM; eviction gives this much, spot machines often less."""
 TOKEN_SECONDS: Final = 3600
 _MEBIBYTE: Final = 2**20
 
@@ -75,7 +74,7 @@ def pod_template(spec: FineTuneJobSpec, settings: RenderSettings, shape: PodShap
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": GRACE_SECONDS,
+        "terminationGracePeriodSeconds": spec.pod.termination_grace_period_seconds,
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": USER_ID,
@@ -149,6 +148,7 @@ def _environment(spec: FineTuneJobSpec, shape: PodShape) -> list[Body]:
         **{variable.name: variable.value for variable in spec.pod.env},
         WORK_DIRECTORY_VARIABLE: WORK_DIRECTORY,
         TERMINATION_LOG_VARIABLE: TERMINATION_LOG,
+        GRACE_PERIOD_VARIABLE: str(spec.pod.termination_grace_period_seconds),
     }
     return [{"name": name, "value": value} for name, value in merged.items()]
 
