@@ -11,6 +11,7 @@ from rich.console import Console
 from finetune_operator.api.checkpoint_listing import StoredCheckpoint
 from finetune_operator.cli.checkpoints_command import checkpoints_view
 from finetune_operator.cli.main import main
+from finetune_trainer import checkpoint_tool
 
 
 def shown(*checkpoints: StoredCheckpoint) -> str:
@@ -46,5 +47,14 @@ def test_a_checkpoint_is_a_row_and_its_problem_stands_below() -> None:
 def test_an_empty_folder_ends_with_the_trainers_words_and_code(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["checkpoints", "list", f"file://{tmp_path}"]) == 43
-    assert "no checkpoint is there or below" in capfd.readouterr().err
+    assert main(["checkpoints", "verify", f"file://{tmp_path}"]) == 43
+    said = capfd.readouterr()
+    assert "no checkpoint is there or below" in said.err
+    assert said.out == ""
+
+
+def test_the_hub_is_no_place_for_checkpoints(capsys: pytest.CaptureFixture[str]) -> None:
+    assert checkpoint_tool.run(["list", "hf://org/model"]) == 40
+    said = capsys.readouterr().err
+    assert "checkpoints never lie on the hub" in said
+    assert "s3://, gs://, az:// or file://" in said

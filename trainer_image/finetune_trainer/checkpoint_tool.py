@@ -74,9 +74,14 @@ def locate(uri: str) -> tuple[Located, ...]:
     """Return the checkpoints at or below `uri`, the newest of each job first: a model's folder, a job's checkpoints, or one checkpoint.
 
     Raises:
-        TrainerFailure: there is none.
+        TrainerFailure: there is none, or none can be in such a place.
         StorageError: the store refuses, or does not answer.
     """
+    if uri.startswith("hf://"):
+        raise TrainerFailure(
+            ExitCode.BAD_SPEC,
+            f"{uri}: checkpoints never lie on the hub; they are at a job's checkpoint.uri or output.uri: s3://, gs://, az:// or file://",
+        )
     storage = open_writable(uri)
     files = [file.name for file in storage.list()]
     own = parse_folder("/".join(storage.uri.split("/")[-2:]))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 from rich.text import Text
 
-from finetune_operator.api.checkpoint_listing import CheckpointMessage, StoredCheckpoint
+from finetune_operator.api.checkpoint_listing import ByteProgress, CheckpointMessage, StoredCheckpoint
 
 _STYLES = {"verified": "green", "committed": "", "unfinished": "yellow", "damaged": "red"}
 
@@ -44,14 +46,12 @@ def run(options: argparse.Namespace) -> int:
     """Run the command and return the exit code: the trainer's own where a store or a checkpoint fails (api/exit_codes.py)."""
     command = [sys.executable, "-m", "finetune_trainer", "checkpoints", options.action, options.uri, "--to", options.to]
     console = Console(highlight=False, stderr=options.output == "json")
-    last = CheckpointMessage()
-    bar = _bar(console, disable=options.action == "list")
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process, bar as progress:
-        task = progress.add_task(options.action, total=None, visible=False)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process, _bar(console) as bar:
+        last = CheckpointMessage()
         for line in process.stdout or ():
             last = CheckpointMessage.model_validate_json(line)
             if last.progress is not None:
-                progress.update(task, completed=last.progress.done, total=last.progress.total, visible=True)
+                _show(bar, options.action, last.progress)
     if last.checkpoints is None:
         return process.returncode
     if options.output == "json":
@@ -102,6 +102,20 @@ def _name(checkpoint: StoredCheckpoint) -> str:
     return "/".join(checkpoint.uri.rsplit("/", 2)[1:])
 
 
-def _bar(console: Console, *, disable: bool) -> Progress:
+@contextlib.contextmanager
+def _bar(console: Console) -> Iterator[Progress]:
+    """Yield a bar that is not started: one that ends without having shown a task leaves an empty line."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
-    return Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=disable)
+    bar = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
+    try:
+        yield bar
+    finally:
+        if bar.live.is_started:
+            bar.stop()
+
+
+def _show(bar: Progress, action: str, progress: ByteProgress) -> None:
+    if not bar.tasks:
+        bar.add_task(action, total=progress.total)
+        bar.start()
+    bar.update(bar.tasks[0].id, completed=progress.done)
