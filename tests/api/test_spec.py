@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+from pydantic import BaseModel
 
 from finetune_operator.api.inspection import inspection_key
 from finetune_operator.api.job import FineTuneJob, InvalidJob
+from finetune_operator.api.model import SpecModel
 from finetune_operator.api.plan import checkpoint_uri
+from finetune_operator.api.spec import FineTuneJobSpec
 
 
 def test_a_minimal_manifest_is_complete(good_manifest: dict[str, Any]) -> None:
@@ -32,6 +35,21 @@ def test_a_mistake_is_refused_with_field_and_remedy(mistake: dict[str, Any], bad
         FineTuneJob.from_manifest(bad_manifest)
     for words in mistake["says"]:
         assert words in str(refusal.value)
+
+
+def test_every_part_of_a_spec_refuses_what_the_api_server_refuses() -> None:
+    parts = [FineTuneJobSpec]
+    for model in parts:
+        assert issubclass(model, SpecModel), f"{model.__name__} is part of a spec: derive it from SpecModel"
+        nested = {each for field in model.model_fields.values() for each in models_in(field.annotation)}
+        parts.extend(sorted(nested - set(parts), key=lambda each: each.__name__))
+    assert len(parts) > 5
+
+
+def models_in(annotation: Any) -> set[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return {annotation}
+    return {each for part in get_args(annotation) for each in models_in(part)}
 
 
 def test_jobs_with_equal_inputs_share_an_inspection(good_manifest: dict[str, Any]) -> None:

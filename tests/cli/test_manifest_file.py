@@ -33,6 +33,17 @@ def test_a_file_with_two_jobs_says_so(tmp_path: Path, good_manifest: dict[str, A
         read_job(written(tmp_path, good_manifest, good_manifest))
 
 
+def test_numbers_are_read_as_kubectl_reads_them(tmp_path: Path, good_manifest: dict[str, Any]) -> None:
+    path = tmp_path / "job.yaml"
+    text = yaml.safe_dump(good_manifest | {"spec": good_manifest["spec"] | {"training": {"learningRate": "RATE"}}})
+    for written_as in ("2e-4", "2.0e-04", ".2E-3", "0.0002"):
+        path.write_text(text.replace("RATE", written_as))
+        assert read_job(str(path)).spec.training.learning_rate == 2e-4
+    path.write_text(text.replace("RATE", "'2e-4'"))
+    with pytest.raises(UnreadableManifest, match=r"spec\.training\.learningRate: must be of type number: .*'2e-4'"):
+        read_job(str(path))
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UnreadableManifest, match=r"absent\.yaml: cannot be read"):
         read_job(str(tmp_path / "absent.yaml"))

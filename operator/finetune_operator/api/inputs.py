@@ -7,10 +7,10 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from finetune_operator.api.locations import Location, readable
-from finetune_operator.api.model import ApiModel, Rule
+from finetune_operator.api.model import Rule, SpecModel
 
 
-class ModelSource(ApiModel):
+class ModelSource(SpecModel):
     """The model to start from."""
 
     uri: Location = Field(
@@ -28,7 +28,7 @@ class ModelSource(ApiModel):
     rules: ClassVar[tuple[Rule, ...]] = (readable("model.uri", "hf://org/name or s3://bucket/folder"),)
 
 
-class Columns(ApiModel):
+class Columns(SpecModel):
     """Names of the data set's columns, where they differ from the format's own."""
 
     messages: str | None = Field(
@@ -51,7 +51,7 @@ class Columns(ApiModel):
     )
 
 
-class Filters(ApiModel):
+class Filters(SpecModel):
     """Which rows are used, and how many may be unusable."""
 
     max_dropped: float = Field(
@@ -62,7 +62,7 @@ class Filters(ApiModel):
     )
 
 
-class Dataset(ApiModel):
+class Dataset(SpecModel):
     """The rows to learn from."""
 
     uri: Location = Field(

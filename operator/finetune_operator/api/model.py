@@ -6,13 +6,18 @@ travels in the CRD, so that the API server refuses the same manifests with the s
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Callable
+import typing
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Final, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
 from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError
+
+_JSON_TYPES: Final[Mapping[Any, str]] = {bool: "boolean", int: "integer", float: "number"}
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,35 @@ class ApiModel(BaseModel):
     def to_json_dict(self) -> dict[str, Any]:
         """Return what goes on the wire: camelCase, JSON types only, absent where there is no value."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+class SpecModel(ApiModel):
+    """A part of a job's spec: people write it, so that Python must refuse the types that the API server refuses."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_the_schema_says(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse what pydantic would convert and the API server refuses: "yes" or 1 for true, "8" for 8."""
+        wanted = _plain_fields(cls).get(info.field_name or "")
+        if wanted is None or value is None:
+            return value
+        if isinstance(value, str) or isinstance(value, bool) != (wanted is bool):
+            said = "true or false" if wanted is bool else "a number"
+            raise PydanticCustomError(
+                "json_type", f"must be of type {_JSON_TYPES[wanted]}: write {said}, without quotes"
+            )
+        return value
+
+
+@functools.cache
+def _plain_fields(model: type[BaseModel]) -> Mapping[str, Any]:
+    """Return the fields that hold one truth value or number, each with its Python type."""
+    plain = {}
+    for name, field in model.model_fields.items():
+        types = [each for each in typing.get_args(field.annotation) or (field.annotation,) if each is not type(None)]
+        if len(types) == 1 and types[0] in _JSON_TYPES:
+            plain[name] = types[0]
+    return plain
 
 
 class ReadModel(ApiModel):

@@ -8,10 +8,10 @@ from pydantic import Field
 
 from finetune_operator.api.durations import INTERVAL_PATTERN
 from finetune_operator.api.locations import Duration, Location, duration, writable
-from finetune_operator.api.model import ApiModel, Rule, text_rule
+from finetune_operator.api.model import Rule, SpecModel, text_rule
 
 
-class Checkpoint(ApiModel):
+class Checkpoint(SpecModel):
     """When and where the state of the training is saved."""
 
     every: Duration = Field(
@@ -33,7 +33,7 @@ class Checkpoint(ApiModel):
     )
 
 
-class Output(ApiModel):
+class Output(SpecModel):
     """Where the result goes."""
 
     uri: Location = Field(
@@ -51,7 +51,7 @@ class Output(ApiModel):
     rules: ClassVar[tuple[Rule, ...]] = (writable("output.uri"),)
 
 
-class Run(ApiModel):
+class Run(SpecModel):
     """How long and how often the job may run. All of it may be changed while it runs."""
 
     suspend: bool = Field(

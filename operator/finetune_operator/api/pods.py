@@ -7,10 +7,10 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from finetune_operator.api.locations import OBJECT_NAME_PATTERN, ObjectName
-from finetune_operator.api.model import ApiModel, Rule, text_rule
+from finetune_operator.api.model import Rule, SpecModel, text_rule
 
 
-class Scheduling(ApiModel):
+class Scheduling(SpecModel):
     """How the cluster schedules the pods."""
 
     priority_class: str | None = Field(
@@ -18,7 +18,7 @@ class Scheduling(ApiModel):
     )
 
 
-class SecretReference(ApiModel):
+class SecretReference(SpecModel):
     """A Secret in the job's namespace; its keys become environment variables of the job's pods."""
 
     secret: ObjectName = Field(description="Name of the Secret.")
@@ -34,7 +34,7 @@ class SecretReference(ApiModel):
     )
 
 
-class Credentials(ApiModel):
+class Credentials(SpecModel):
     """Secrets for model, data and output. The operator never reads them; only the job's pods do."""
 
     model: SecretReference | None = Field(None, description="Secret with HF_TOKEN for hf:// locations.")
@@ -60,7 +60,7 @@ class Credentials(ApiModel):
     )
 
 
-class EnvironmentVariable(ApiModel):
+class EnvironmentVariable(SpecModel):
     """One environment variable with a literal value; secrets belong into credentials."""
 
     name: str = Field(max_length=100, description="Name of the variable.")
@@ -76,7 +76,7 @@ class EnvironmentVariable(ApiModel):
     )
 
 
-class Toleration(ApiModel):
+class Toleration(SpecModel):
     """A toleration, as in a pod's spec."""
 
     key: str | None = Field(None, max_length=316, description="Taint key; absent with operator Exists matches all.")
@@ -88,7 +88,7 @@ class Toleration(ApiModel):
     toleration_seconds: int | None = Field(None, description="How long a NoExecute taint is tolerated, in seconds.")
 
 
-class Pod(ApiModel):
+class Pod(SpecModel):
     """What is added to every pod of the job."""
 
     labels: dict[str, str] = Field(default_factory=dict, description="Labels of the pods.")

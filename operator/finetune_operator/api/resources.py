@@ -7,10 +7,10 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, StringConstraints
 
 from finetune_operator.api.compatibility import Strategy
-from finetune_operator.api.model import ApiModel, Rule
+from finetune_operator.api.model import Rule, SpecModel
 
 
-class Resources(ApiModel):
+class Resources(SpecModel):
     """What the job may use. All of it is optional: what is left out is planned."""
 
     accelerator: Literal["gpu", "cpu"] = Field(

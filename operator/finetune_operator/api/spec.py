@@ -11,7 +11,7 @@ from pydantic import Field
 
 from finetune_operator.api.compatibility import Method, Objective, Strategy
 from finetune_operator.api.inputs import Columns, Dataset, Filters, ModelSource
-from finetune_operator.api.model import ApiModel, Rule
+from finetune_operator.api.model import Rule, SpecModel
 from finetune_operator.api.operation import Checkpoint, Output, Run
 from finetune_operator.api.pods import Credentials, EnvironmentVariable, Pod, Scheduling, SecretReference, Toleration
 from finetune_operator.api.resources import Resources
@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 
-class FineTuneJobSpec(ApiModel):
+class FineTuneJobSpec(SpecModel):
     """What to train, on what, how, and where the result goes; everything else is planned."""
 
     objective: Objective = Field(

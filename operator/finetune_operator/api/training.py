@@ -7,14 +7,14 @@ from typing import Annotated, ClassVar, Final, Literal
 from pydantic import Field, StringConstraints
 
 from finetune_operator.api.compatibility import Method
-from finetune_operator.api.model import ApiModel, Rule
+from finetune_operator.api.model import Rule, SpecModel
 
 DEFAULT_EPOCHS: Final = 3.0
 DEFAULT_LEARNING_RATES: Final = {Method.FULL: 1e-5, Method.LORA: 2e-4, Method.QLORA: 2e-4}
 """Used where training.learningRate is absent. Adapters take about ten times the rate of full fine-tuning (QLoRA paper, table 9; LoRA paper, D)."""
 
 
-class Lora(ApiModel):
+class Lora(SpecModel):
     """Low-rank adapters (methods lora and qlora)."""
 
     rank: int = Field(16, ge=1, le=1024, description="Rank of the adapters. Default 16.")
@@ -38,7 +38,7 @@ class Lora(ApiModel):
     )
 
 
-class Tuning(ApiModel):
+class Tuning(SpecModel):
     """Which parameters are trained."""
 
     method: Method = Field(
@@ -61,7 +61,7 @@ class Tuning(ApiModel):
         return self.lora or Lora()
 
 
-class Training(ApiModel):
+class Training(SpecModel):
     """How the training goes."""
 
     epochs: float | None = Field(

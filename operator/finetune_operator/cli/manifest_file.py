@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -11,6 +12,15 @@ import yaml
 from finetune_operator.api.constants import KIND
 from finetune_operator.api.job import FineTuneJob, InvalidJob
 from finetune_operator.api.spec import FineTuneJobSpec
+
+
+class ManifestLoader(yaml.SafeLoader):
+    """YAML as kubectl reads it: 2e-4 is a number there, and text for PyYAML, which wants 2.0e-4."""
+
+
+ManifestLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"), list("-+.0123456789")
+)
 
 
 class UnreadableManifest(Exception):
@@ -42,7 +52,7 @@ def read_job(filename: str) -> FineTuneJob:
     except (OSError, UnicodeDecodeError) as error:
         raise UnreadableManifest(f"{filename}: cannot be read: {reason_of(error)}") from error
     try:
-        documents = [document for document in yaml.safe_load_all(text) if document is not None]
+        documents = [document for document in yaml.load_all(text, ManifestLoader) if document is not None]
     except yaml.YAMLError as error:
         raise UnreadableManifest(f"{filename}: is not YAML: {error}") from error
     jobs = [document for document in documents if isinstance(document, dict) and document.get("kind") == KIND]
