@@ -82,9 +82,9 @@ requirements: setup ## Compile the pinned requirement files again
 	done
 
 .PHONY: bench
-bench: setup ## Measure; each program prints JSON (apply_to_pods.py needs Go). CSV=FILE also scores the estimates on published runs
-	for program in $(filter-out %_accuracy.py,$(wildcard bench/*.py)); do $(BIN)/python $$program || exit; done
-	$(if $(CSV),for program in bench/*_accuracy.py; do $(BIN)/python $$program $(CSV) || exit; done)
+bench: setup ## Measure; each program prints JSON (apply_to_pods.py needs Go). CSV=FILE also reads published runs
+	for program in $(filter-out %_accuracy.py %_shares.py,$(wildcard bench/*.py)); do $(BIN)/python $$program || exit; done
+	$(if $(CSV),for program in bench/*_accuracy.py bench/*_shares.py; do $(BIN)/python $$program $(CSV) || exit; done)
 
 # Real Kubernetes on this machine. Root and Go; Debian packages are installed when absent, programs compiled once (about 15 min).
 CLUSTER := $(BIN)/python tests/cluster/cluster.py

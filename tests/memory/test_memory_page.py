@@ -21,3 +21,13 @@ def test_the_shares_of_upper_are_those_of_the_code() -> None:
         f"On the CPU it is {100 * footprint.CPU_MARGIN:g} % and {footprint.CPU_UPPER_CONSTANT * 1024 // GIB} MiB.",
     ):
         assert row in PAGE
+
+
+def test_the_idle_shares_are_those_of_the_code() -> None:
+    for words in (
+        f"{allocator.PASSING_SHARE:.2f} by simulation",
+        f"{allocator.WHOLE_LOGITS_SHARE:.2f} more where layers are computed again beside whole logits",
+        f"{allocator.SHARDED_SHARE:.2f} more with FSDP 1",
+        f"median, {allocator.PASSING_SHARE + allocator.WHOLE_LOGITS_SHARE:.2f}, less the first",
+    ):
+        assert words in PAGE

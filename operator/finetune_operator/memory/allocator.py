@@ -11,24 +11,27 @@ from typing import Final, NamedTuple
 from finetune_operator.api.compatibility import Checkpointing, Strategy
 from finetune_operator.memory.workload import LossKind, Quantization, Workload
 
+WHOLE_LOGITS: Final = frozenset(
+    {LossKind.FULL_LOGITS, LossKind.FUSED_LOGITS, LossKind.HELD_CHUNKS, LossKind.OUTPUT_CHUNKS}
+)
+"""Losses beside which tensors of every token's logits are alive."""
+
 LASTING_SHARE: Final = 0.01
 """Holes among tensors that stay: sizes rounded up to segments of 2 and 20 MiB."""
 
 PASSING_SHARE: Final = 0.06
-"""Holes among activations, logits and temporaries when every step has the same length. Simulated (bench/allocator_fragmentation.py): 0.03 to
-0.17, median 0.06."""
+"""Holes among activations, logits and temporaries when every step has the same length. Simulated with gradient checkpointing
+(bench/allocator_fragmentation.py): 0.03 to 0.17, median 0.06. Measured: 0.12 with checkpointing and no whole logits (fms-acceleration, one GPU),
+-0.02 without checkpointing (PEFT's MetaMathQA)."""
 
-RECOMPUTED_SHARE: Final = 0.06
-"""Added to it with gradient checkpointing: layers come and go. nvidia-smi less torch's allocated peak and the context, over what passes, is 0.08
-to 0.13 in 11 published single-GPU runs without whole logits (fms-acceleration, A100)."""
-
-WHOLE_LOGITS_SHARE: Final = 0.18
-"""Added to it where layers are computed again beside whole logits, whose blocks do not fit what layers ask for: 0.31 (median of 14 runs there;
-0.52 with a fused cross-entropy)."""
+WHOLE_LOGITS_SHARE: Final = 0.20
+"""Added to it where layers are computed again beside whole logits, whose blocks do not fit what layers ask for: 0.26 in all, the median over
+sources of each one's median (bench/allocator_shares.py: ms-swift -0.07, fsdp_qlora 0.09, torchao 0.26, torchtitan 0.41, fms-acceleration 0.51)."""
 
 SHARDED_SHARE: Final = 0.12
-"""Added to it with FSDP 1 and ZeRO: what was gathered waits for its stream (record_stream, which FSDP 2 avoids). 0.25 to 0.28 without whole
-logits (14 runs there), and reserved exceeds allocated by 12 to 24 % in fsdp_qlora's runs on two GPUs."""
+"""Added to it with FSDP 1 and ZeRO: what was gathered waits for its stream (record_stream, which FSDP 2 avoids). In fms-acceleration's runs the
+sharded ones hold 0.16 more than those on one GPU without whole logits, 0.05 more beside them (bench/allocator_shares.py); and reserved exceeds
+allocated by 12 % in fsdp_qlora's one run that prints both."""
 
 FRESH_SHARE: Final = 0.02
 """The same without gradient checkpointing where the cache was emptied before the step. Simulated (bench/allocator_fragmentation.py, `fresh`):
@@ -97,10 +100,9 @@ def _passing_share(workload: Workload) -> float:
     if workload.software.empties_cache and workload.checkpointing is Checkpointing.NONE:
         return FRESH_SHARE
     share = VARIED_SHARE if workload.varied_lengths else PASSING_SHARE
-    if workload.checkpointing is not Checkpointing.NONE and not workload.varied_lengths:
-        share += RECOMPUTED_SHARE
-        if workload.loss in (LossKind.FULL_LOGITS, LossKind.FUSED_LOGITS, LossKind.HELD_CHUNKS, LossKind.OUTPUT_CHUNKS):
-            share += WHOLE_LOGITS_SHARE
+    recomputed = workload.checkpointing is not Checkpointing.NONE
+    if recomputed and workload.loss in WHOLE_LOGITS and not workload.varied_lengths:
+        share += WHOLE_LOGITS_SHARE
     waits = workload.shards > 1 and (workload.strategy is not Strategy.FSDP or workload.flat_parameters)
     return share + (SHARDED_SHARE if waits else 0)
 
