@@ -132,7 +132,9 @@ def test_a_damaged_newest_checkpoint_is_skipped_and_the_one_before_is_used(
     assert [path.parent.name for path in checkpoints(tmp_path / "out")][-1] == "step-00000006"
 
 
-def test_a_checkpoint_of_another_uid_is_not_used(ranks: RankServer, make_attempt: Any, tmp_path: Path) -> None:
+def test_a_run_whose_checkpoints_are_all_unusable_fails_and_starts_nothing_over_them(
+    ranks: RankServer, make_attempt: Any, tmp_path: Path
+) -> None:
     plan = plan_for(Strategy.SINGLE, total_steps=2)
     ranks.run(make_attempt(plan), tmp_path / "first")
     path = checkpoints(tmp_path / "out")[-1] / "manifest.json"
@@ -141,9 +143,11 @@ def test_a_checkpoint_of_another_uid_is_not_used(ranks: RankServer, make_attempt
 
     second = ranks.run(make_attempt(plan, attempt=2), tmp_path / "second")
 
-    problems = [event.problem for event in second.events if isinstance(event, CheckpointEvent) and not event.verified]
-    assert "another job" in problems[0]
-    assert list(second.losses) == [1, 2]
+    (error,) = second.run.errors()
+    assert second.statuses == (ExitCode.CHECKPOINTS_UNUSABLE,)
+    assert "belongs to another job" in error.message
+    assert second.losses == {}
+    assert checkpoints(tmp_path / "out") == [path.parent]
 
 
 def test_only_the_newest_checkpoints_are_kept(ranks: RankServer, make_attempt: Any, tmp_path: Path) -> None:

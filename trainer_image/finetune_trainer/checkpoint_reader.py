@@ -40,6 +40,15 @@ class Found:
     """Which start of the attempt this is."""
 
 
+@dataclass(frozen=True)
+class _Problem:
+    """Why a checkpoint is passed over."""
+
+    text: str
+    is_damage: bool = True
+    """It is not what was written; else it is whole, and of no use to this plan."""
+
+
 def find_checkpoint(
     attempt: AttemptFile,
     place: Place,
@@ -54,6 +63,9 @@ def find_checkpoint(
 
     The ranks of a pod share the download. A checkpoint that any of them finds damaged is skipped by all. Publish
     takes only the files that are `wanted` (no optimizer states), and does not care how many processes wrote them.
+
+    Raises:
+        TrainerFailure: There are checkpoints and every one is damaged: to start afresh would write the job's work over.
     """
     shelf = collective.broadcast(_shelf(storage) if place.is_first else None)
     if isinstance(shelf, TrainerFailure):
@@ -61,29 +73,41 @@ def find_checkpoint(
     if shelf is None:
         raise AssertionError("rank 0 always says what it found")
     rejected: list[CheckpointFolder] = []
+    damaged: list[str] = []
     start = shelf.next_start(attempt.attempt)
+
+    def pass_over(folder: CheckpointFolder, problem: str, size: int = 0) -> None:
+        uri = storage.child(folder.name).uri
+        on_rejected(
+            CheckpointEvent(
+                attempt=attempt.attempt, step=folder.step, uri=uri, verified=False, bytes=size, problem=problem
+            )
+        )
+
+    for folder in shelf.unfinished:
+        if not shelf.committed or folder > shelf.committed[0]:
+            pass_over(folder, "its manifest is not there: the upload was cut off")
     for folder in shelf.committed:
         if place.is_first_of_pod:
             shutil.rmtree(target, ignore_errors=True)
         collective.barrier()
         manifest, problem = _fetch(attempt, place, storage.child(folder.name), target, wanted)
         answers = collective.gather(problem)
-        problems = [answer for answer in answers if answer]
-        down = next((answer for answer in problems if isinstance(answer, TrainerFailure)), None)
+        down = next((answer for answer in answers if isinstance(answer, TrainerFailure)), None)
         if down is not None:
             raise down
+        problems = [answer for answer in answers if isinstance(answer, _Problem)]
         if not problems and manifest is not None:
             return Found(folder, manifest, tuple(rejected), start)
         rejected.append(folder)
-        on_rejected(
-            CheckpointEvent(
-                attempt=attempt.attempt,
-                step=folder.step,
-                uri=storage.child(folder.name).uri,
-                verified=False,
-                bytes=manifest.total_bytes if manifest else 0,
-                problem=str(problems[0]),
-            )
+        pass_over(folder, problems[0].text, manifest.total_bytes if manifest else 0)
+        if problems[0].is_damage:
+            damaged.append(f"{folder.name}: {problems[0].text}")
+    if damaged:
+        raise TrainerFailure(
+            ExitCode.CHECKPOINTS_UNUSABLE,
+            f"none of the job's checkpoints at {storage.uri} can be used ({'; '.join(damaged[:3])}), and nothing is written over them; restore "
+            "one, or delete that folder to start afresh, and make the job anew",
         )
     return Found(None, None, tuple(rejected), start)
 
@@ -98,32 +122,34 @@ def _shelf(storage: ObjectStorage) -> Shelf | TrainerFailure:
 
 def _fetch(
     attempt: AttemptFile, place: Place, storage: ObjectStorage, target: Path, wanted: _Wanted | None
-) -> tuple[Manifest | None, str | TrainerFailure | None]:
+) -> tuple[Manifest | None, _Problem | TrainerFailure | None]:
     """Download this rank's share and return the manifest and the problem, if there is one."""
     try:
         manifest = read_manifest(storage)
-        problem = foreign(manifest, attempt)
-        if problem is not None:
-            return manifest, problem
+        another = foreign(manifest, attempt)
+        if another is not None:
+            return manifest, _Problem(another)
         reason = unsuitable(manifest.model_dump(by_alias=False), attempt.plan.strategy, attempt.plan.processes)
         if reason is not None and wanted is None:
             if attempt.plan.replans:
-                return manifest, f"{reason}, because a GPU ran out of memory: it starts afresh"
+                text = f"{reason}, because a GPU ran out of memory: it starts afresh"
+                return manifest, _Problem(text, is_damage=False)
             return manifest, TrainerFailure(
                 ExitCode.BAD_SPEC,
                 f"the checkpoint at {storage.uri} cannot be resumed: {reason}; set resources back, or start a new job",
             )
         files = manifest.files if wanted is None else wanted(manifest)
         mine = files[place.local_rank :: place.local_world_size]
-        return manifest, download_verified(storage, mine, target)
+        difference = download_verified(storage, mine, target)
+        return manifest, None if difference is None else _Problem(difference)
     except StorageRefused as error:
         if error.missing:
-            return None, f"{error.uri} is not there"
+            return None, _Problem(f"{error.uri} is not there")
         return None, TrainerFailure(error.exit_code, str(error))
     except StorageError as error:
         return None, TrainerFailure(error.exit_code, str(error))
     except ValidationError as error:
-        return None, f"its manifest is not readable ({error.error_count()} problems)"
+        return None, _Problem(f"its manifest is not readable ({error.error_count()} problems)")
 
 
 def read_manifest(storage: ObjectStorage) -> Manifest:

@@ -46,7 +46,8 @@ COUNTERS: Final = (
     Described("tokens", "Tokens of all ranks that this process has seen trained, padding not counted."),
     Described("checkpoints", "Checkpoints committed."),
     Described(
-        "checkpoints_rejected", "Checkpoints that did not verify when the attempt looked for one to resume from."
+        "checkpoints_rejected",
+        "Checkpoints that were damaged or cut off when the attempt looked for one to resume from.",
     ),
     Described("checkpoint_failures", "Checkpoints that could not be uploaded."),
     Described("report_failures", "Progress reports that the operator did not take."),

@@ -28,6 +28,8 @@ class ExitCode(IntEnum):
     HANG = 47
     PEER_LOST = 48
     TERMINATED = 49
+    CHECKPOINTS_UNUSABLE = 50
+    DISK_FULL = 51
     KILLED = 137
 
 
@@ -74,6 +76,18 @@ EXIT_MEANINGS: Final = MappingProxyType(
         ),
         ExitCode.TERMINATED: ExitMeaning(
             Reason.TERMINATED, "stopped from outside, after a save where time allowed", retry=True, charged=False
+        ),
+        ExitCode.CHECKPOINTS_UNUSABLE: ExitMeaning(
+            Reason.CHECKPOINTS_UNUSABLE,
+            "the job has checkpoints and none of them verifies; nothing was overwritten",
+            retry=False,
+            charged=False,
+        ),
+        ExitCode.DISK_FULL: ExitMeaning(
+            Reason.DISK_FULL,
+            "a pod's local disk is full; the checkpoints in the bucket are whole",
+            retry=True,
+            charged=True,
         ),
         ExitCode.KILLED: ExitMeaning(
             Reason.HOST_OUT_OF_MEMORY, "killed, most often for host memory", retry=True, charged=True

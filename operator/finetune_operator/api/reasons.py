@@ -89,6 +89,8 @@ class Reason(StrEnum):
     HANG = "Hang"
     PEER_LOST = "PeerLost"
     TERMINATED = "Terminated"
+    CHECKPOINTS_UNUSABLE = "CheckpointsUnusable"
+    DISK_FULL = "DiskFull"
     DISRUPTED = "Disrupted"
     TRAINER_ERROR = "TrainerError"
     SUSPENDED_BY_USER = "SuspendedByUser"
@@ -210,6 +212,14 @@ REASON_MEANINGS: Final = MappingProxyType(
             "a rank lost its peers and no other cause is known", "nothing; it is tried again"
         ),
         Reason.TERMINATED: ReasonMeaning("the pod was stopped from outside", "nothing; it is tried again"),
+        Reason.CHECKPOINTS_UNUSABLE: ReasonMeaning(
+            "the job has checkpoints, and none of them verifies; nothing was overwritten",
+            "restore one in the bucket (finetune checkpoints verify URI), or delete their folder to start afresh; then make the job anew",
+        ),
+        Reason.DISK_FULL: ReasonMeaning(
+            "a pod's local disk is full; the checkpoints in the bucket are whole",
+            "nodes with more ephemeral storage, or less beside the job on them; it is tried again",
+        ),
         Reason.DISRUPTED: ReasonMeaning(
             "Kubernetes took the pod away (eviction, preemption, drain)", "nothing; it is not charged to run.retries"
         ),
@@ -222,7 +232,8 @@ REASON_MEANINGS: Final = MappingProxyType(
         Reason.NO_PROGRESS: ReasonMeaning("the job waits for something that does not move", "read the message"),
         Reason.PROGRESSING: ReasonMeaning("the job moves", _NOTHING),
         Reason.CHECKPOINT_REJECTED: ReasonMeaning(
-            "a checkpoint did not verify; an older one was used", "look at the bucket and its rules"
+            "a checkpoint was damaged or its upload cut off; an older one was used",
+            "look at the bucket and its rules, unless it was cut off by a kill",
         ),
         Reason.CLUSTER_REFUSED: ReasonMeaning(
             "the API server refuses an object of the job", "read the message: quota, policy or a webhook"

@@ -73,7 +73,8 @@ class OperatorMetrics:
         self.events_total: Final = self._counter("events", "Kubernetes Events written, by reason.", "reason")
         self.attempts_total: Final = self._counter("attempts", "Attempts that ended, by first cause.", "reason")
         self.checkpoints_rejected_total: Final = self._counter(
-            "checkpoints_rejected", "Checkpoints that did not verify when an attempt wanted to resume from them."
+            "checkpoints_rejected",
+            "Checkpoints that were damaged or cut off when an attempt wanted to resume from them.",
         )
         self.plan_memory_error_ratio: Final = self._histogram(
             "plan_memory_error_ratio", "Measured peak memory over the expected one, minus 1.", _ERROR_BUCKETS

@@ -36,6 +36,7 @@ _FAILURES: Final = frozenset(
         Reason.DEADLINE_EXCEEDED,
         Reason.GPU_OUT_OF_MEMORY,
         Reason.DIVERGED,
+        Reason.CHECKPOINTS_UNUSABLE,
         Reason.UNSUPPORTED_COMBINATION,
         Reason.UNKNOWN_ARCHITECTURE,
         Reason.TRAINER_ERROR,
@@ -54,6 +55,8 @@ _PROBLEMS_OF_A_RUN: Final = frozenset(
         Reason.RANK_KILLED,
         Reason.TERMINATED,
         Reason.DISRUPTED,
+        Reason.CHECKPOINTS_UNUSABLE,
+        Reason.DISK_FULL,
         Reason.UNSUPPORTED_COMBINATION,
         Reason.UNKNOWN_ARCHITECTURE,
     }

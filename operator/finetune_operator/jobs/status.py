@@ -79,11 +79,16 @@ def events_between(before: FineTuneJobStatus, after: FineTuneJobStatus) -> tuple
     ]
     for condition in after.conditions:
         old = before.condition(condition.type)
-        if old is None or (old.status, old.reason) != (condition.status, condition.reason):
+        if old is None or (old.status, old.reason) != (condition.status, condition.reason) or _is_worse(old, condition):
             # One trouble often shows in two conditions (Inspected and Stalled); it is told once.
             said = {event.message for event in events}
             events.extend(event for event in _told(old, condition) if event.message not in said)
     return tuple(events)
+
+
+def _is_worse(old: Condition, condition: Condition) -> bool:
+    """Whether another thing was worked around: each is told, although the condition stays as it is."""
+    return condition.type is ConditionType.DEGRADED and condition.status == "True" and old.message != condition.message
 
 
 def _told(old: Condition | None, condition: Condition) -> list[JobEvent]:
@@ -119,7 +124,7 @@ def _degraded(job: FineTuneJob) -> Finding:
         if old is not None and old.status == "True":
             return Finding(old.type, old.status, old.reason, old.message)
         return Finding(ConditionType.DEGRADED, "False", Reason.HEALTHY)
-    text = f"checkpoints that did not verify and were passed over for older ones: {rejected}; look at the bucket and its rules"
+    text = f"checkpoints that were damaged or cut off, and passed over for older ones: {rejected}; look at the bucket and its rules"
     return Finding(ConditionType.DEGRADED, "True", Reason.CHECKPOINT_REJECTED, text)
 
 
