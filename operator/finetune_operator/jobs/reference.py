@@ -95,7 +95,8 @@ def exit_codes_page() -> str:
             "",
             *_table(("code", "name", "reason", "meaning", "then"), rows),
             "",
-            "- A pod that Kubernetes took away (condition DisruptionTarget) is `Disrupted`: tried again, not charged, unless its code is 40 to 47, 50 or 51.",
+            "- A pod that Kubernetes took away (condition DisruptionTarget) is `Disrupted`: tried again, not charged, unless its code is "
+            "40 to 47, 50 or 51.",
             "- Charged attempts count against `run.retries`; the others are followed by another attempt in any case.",
             "- The first failure is followed at once. Several in a row that fail within two minutes are followed after 10, 20, 40 … 300 s.",
             f"- After `GPUOutOfMemory` the job is planned anew with what was measured, up to {MOST_REPLANS} times; it ends when no plan is smaller.",
