@@ -40,6 +40,8 @@ def test_a_good_job_is_reported(request_for: Build, inspect: Any, tmp_path: Path
     found = report(tmp_path)
     assert (found.dataset.rows, found.dataset.format, found.dataset.dropped) == (100, "prompt-completion", 0)
     assert sum(found.dataset.tokens.counts) == 100
+    assert found.dataset.packed is not None
+    assert found.dataset.tokens.total <= found.dataset.packed.sequences * found.dataset.packed.longest
     assert found.key == "0123456789abcdef"
 
 

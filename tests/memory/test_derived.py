@@ -58,6 +58,7 @@ workloads = st.builds(
     optimizer=st.sampled_from(list(Optimizer)),
     attention=st.sampled_from(list(AttentionKernel)),
     packing=st.booleans(),
+    separates_rows=st.booleans(),
     goal=st.sampled_from(list(Goal)),
     offload=st.sampled_from(list(Offload)),
     reshards=st.booleans(),

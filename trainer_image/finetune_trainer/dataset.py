@@ -14,6 +14,7 @@ from finetune_operator.api.plan import AttemptFile
 from finetune_trainer.encoding import Encoded, Encoder
 from finetune_trainer.failures import TrainerFailure
 from finetune_trainer.inputs import dataset_files, model_source, only_once
+from finetune_trainer.packing import write_packed
 from finetune_trainer.rendering import read_rendered_rows
 from finetune_trainer.storage import open_storage
 from finetune_trainer.tokenizer_files import read_tokenizer
@@ -23,13 +24,18 @@ _SCHEMA: Final = pa.schema([("input_ids", pa.list_(pa.int32())), ("labels", pa.l
 
 
 def encode_dataset(attempt: AttemptFile, folder: Path) -> Path:
-    """Return the Arrow file of the encoded rows; the first rank of the pod makes it, the others wait."""
+    """Return the Arrow file of the encoded rows, or of the sequences they are packed into; the first rank of the pod makes it, the others wait."""
     folder = folder / _digest(attempt)
-    path = folder / "rows.arrow"
+    plan = attempt.plan
+    rows, packed = folder / "rows.arrow", folder / "packed.arrow"
     with only_once(folder) as needed:
         if needed:
-            _write(path, encoded_rows(attempt))
-    return path
+            _write(rows, encoded_rows(attempt))
+            if plan.packed:
+                count = write_packed(rows, packed, capacity=plan.max_length, seed=attempt.spec.training.seed)
+                print(f"rows are packed into {count} sequences, {plan.sequences} were planned", flush=True)
+                rows.unlink()
+    return packed if plan.packed else rows
 
 
 def _digest(attempt: AttemptFile) -> str:
@@ -40,6 +46,7 @@ def _digest(attempt: AttemptFile) -> str:
         attempt.spec.dataset.model_dump_json(),
         attempt.spec.training.loss_on,
         str(attempt.plan.max_length),
+        f"packed with seed {attempt.spec.training.seed}" if attempt.plan.packed else "",
     )
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 

@@ -21,6 +21,7 @@ from finetune_trainer.collective import Collective
 from finetune_trainer.export import EXPORT_FOLDER, export_sharded
 from finetune_trainer.failures import TrainerFailure
 from finetune_trainer.measure import device_memory
+from finetune_trainer.packed_batches import PackedCollator, check_isolation, real_tokens
 from finetune_trainer.probe import probe_longest_batch
 from finetune_trainer.rank_random import derived_seed, has_own_state
 from finetune_trainer.stopping import Stop
@@ -56,16 +57,22 @@ class JobTrainer(SFTTrainer):
         # would switch it off and average averages.
         self.model_accepts_loss_kwargs = True
         _keep_float_losses(self.accelerator)
+        self._packs = context.attempt.plan.packed
+        if self._packs:
+            self.data_collator: Any = PackedCollator(self.data_collator)
         self.context = context
         self._step_started = time.monotonic()
         self._data_wait = 0.0
         self._tokens_before = 0.0
+        self._packed_tokens = 0
 
     def _prepare_for_training(self, *arguments: Any, **others: Any) -> Any:
         prepared = super()._prepare_for_training(*arguments, **others)
         attempt, place = self.context.attempt, self.context.place
         said = check_wrapping(attempt.plan.strategy, self.model_wrapped, self.optimizer, place.world_size)
         print(f"rank {place.rank}: {said}", flush=True)
+        if self._packs:
+            check_isolation(self.model_wrapped, self.model.config.get_text_config().vocab_size)
         if self.context.probes:
             self._probe(has_optimizer_state=len(arguments) > 2 and arguments[2] is not None)
         # From here on SIGTERM waits for the end of a step.
@@ -102,6 +109,9 @@ class JobTrainer(SFTTrainer):
         """Measure how long the step waits for its batches (counting their tokens over all ranks is in it)."""
         started = time.monotonic()
         samples = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self._packs:  # TRL counts the tokens of one sequence where there is no attention mask
+            tokens = sum(real_tokens(batch["position_ids"]) for batch in samples[0])
+            self._packed_tokens = int(self.accelerator.gather(torch.tensor(tokens, device=device)).sum())
         self._data_wait = time.monotonic() - started
         return samples
 
@@ -118,7 +128,7 @@ class JobTrainer(SFTTrainer):
             loss=logs["loss"],
             learning_rate=logs.get("learning_rate", 0.0),
             gradient_norm=norm,
-            tokens=round(logs.get("num_tokens", 0.0) - self._tokens_before),
+            tokens=self._packed_tokens or round(logs.get("num_tokens", 0.0) - self._tokens_before),
             seconds=now - self._step_started,
             data_wait_seconds=self._data_wait,
         )

@@ -138,6 +138,7 @@ def tiny_plan(
     rows: int = 64,
     max_length: int = 128,
     gradient_checkpointing: Checkpointing = Checkpointing.NONE,
+    packed: bool = False,
 ) -> Plan:
     """Return a plan for CPU processes."""
     batch = micro_batch_size * gradient_accumulation * processes
@@ -153,6 +154,7 @@ def tiny_plan(
         gradient_checkpointing=gradient_checkpointing,
         max_length=max_length,
         rows=rows,
+        packed=packed,
         steps_per_epoch=-(-rows // batch),
         total_steps=total_steps,
         trainable_parameters=0,

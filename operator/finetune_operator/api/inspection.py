@@ -87,6 +87,13 @@ class TokenHistogram(ReadModel):
     total: int
 
 
+class PackedRows(ReadModel):
+    """What packing would make of the rows, counted by the algorithm that training packs with."""
+
+    sequences: int = Field(description="How many sequences of at most training.maxLength tokens.")
+    longest: int = Field(description="Tokens of the longest of them.")
+
+
 class DatasetFacts(ReadModel):
     """What was learned about the data set by reading every row."""
 
@@ -100,6 +107,7 @@ class DatasetFacts(ReadModel):
     truncated: int = Field(0, description="Rows longer than training.maxLength, which training cuts.")
     duplicates: int = Field(0, description="Rows that are equal to an earlier one.")
     tokens: TokenHistogram
+    packed: PackedRows | None = Field(None, description="Absent in reports of versions that did not pack.")
 
 
 class InspectionReport(ReadModel):

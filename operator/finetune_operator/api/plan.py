@@ -131,6 +131,8 @@ class Plan(ReadModel):
     gradient_checkpointing: Checkpointing
     max_length: int
     rows: int = Field(description="Usable rows of the data set; 0 when it was not inspected.")
+    packed: bool = Field(False, description="Rows are joined to sequences (training.packing).")
+    sequences: int = Field(0, description="What an epoch has: packed sequences, or rows; 0 when it is not known.")
     steps_per_epoch: int
     total_steps: int
     trainable_parameters: int
@@ -153,7 +155,8 @@ class Plan(ReadModel):
     def memory_key(self) -> str:
         """What decides the memory of a step, in words; two plans with the same need the same."""
         parts = (self.gpu_product or self.accelerator, self.processes, self.strategy, self.micro_batch_size)
-        return "/".join(str(part) for part in (*parts, self.gradient_checkpointing, self.max_length))
+        packed = ("packed",) if self.packed else ()
+        return "/".join(str(part) for part in (*parts, self.gradient_checkpointing, self.max_length, *packed))
 
     @property
     def gpus(self) -> int:

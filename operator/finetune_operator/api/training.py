@@ -83,6 +83,11 @@ class Training(SpecModel):
         le=1048576,
         description="Tokens of the longest sequence; longer rows are cut on the right. Default 2048.",
     )
+    packing: Literal["auto", "none", "best-fit"] = Field(
+        "auto",
+        description="best-fit joins short rows to sequences of up to maxLength tokens that do not see each other; globalBatchSize then counts "
+        "sequences. auto does so where it saves much and leaves enough steps; the plan says why. Default auto.",
+    )
     learning_rate: float | None = Field(
         None, gt=0, le=1, description="Peak learning rate. Default by method: 2e-4 for lora and qlora, 1e-5 for full."
     )

@@ -87,8 +87,9 @@ def _count(number: int, singular: str, plural: str) -> str:
 
 
 def _steps(plan: Plan) -> str:
-    if plan.rows:
-        return f"{plan.total_steps:,} in all, {plan.steps_per_epoch:,} per epoch of {plan.rows:,} rows"
+    if plan.sequences:
+        of_what = f"{plan.sequences:,} packed sequences" if plan.packed else f"{plan.sequences:,} rows"
+        return f"{plan.total_steps:,} in all, {plan.steps_per_epoch:,} per epoch of {of_what}"
     return f"{plan.total_steps:,} in all" if plan.total_steps else "unknown until the data is inspected"
 
 

@@ -44,6 +44,7 @@ def workload_of(
     strategy: Strategy,
     processes: int,
     checkpointing: Checkpointing,
+    packed: bool = False,
 ) -> Workload:
     """Return the workload of one process for `spec` and one way to split its global batch."""
     adapter = spec.tuning.adapter
@@ -61,5 +62,7 @@ def workload_of(
         targets=tuple(adapter.targets),
         dropout=adapter.dropout,
         accelerator=spec.resources.accelerator,
+        packing=packed,
+        separates_rows=packed,
     )
     return as_trained_here(workload)

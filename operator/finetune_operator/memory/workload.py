@@ -175,6 +175,8 @@ class Workload:
     """Batches have different lengths and the caching allocator's segments cannot grow: blocks of short steps lie idle in long ones."""
     packing: bool = False
     """Rows are joined to full length: batches bring no padding mask."""
+    separates_rows: bool = False
+    """Joined rows do not see each other: batches bring a block-diagonal mask (training.packing)."""
     goal: Goal = Goal.SFT
     offload: Offload = Offload.NONE
     reshards: bool = True
@@ -256,8 +258,9 @@ class Workload:
 
     @property
     def has_padding_mask(self) -> bool:
-        """Whether batches bring a mask that fused attention has to apply."""
-        return self.sequences > 1 and not self.packing and self.attention is not AttentionKernel.FLASH
+        """Whether batches bring a mask that fused attention has to apply: for padding, or between the rows of a sequence."""
+        pads = self.sequences > 1 and not self.packing
+        return (pads or self.separates_rows) and self.attention is not AttentionKernel.FLASH
 
     @cached_property
     def shards(self) -> int:

@@ -60,6 +60,7 @@ class Estimates:
                 strategy=split.strategy,
                 processes=split.processes,
                 checkpointing=split.checkpointing,
+                packed=self._task.packed,
             )
         return found
 

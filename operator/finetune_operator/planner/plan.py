@@ -39,6 +39,7 @@ from finetune_operator.planner.limits import NO_LIMITS, Limits
 from finetune_operator.planner.pools import Pool, cpu_pools, gpu_pools
 from finetune_operator.planner.price_list import PriceList
 from finetune_operator.planner.search import Outcome, search
+from finetune_operator.planner.sequences import SequencesOfEpoch, sequences_of, total_steps
 from finetune_operator.planner.speed import throughput_of
 from finetune_operator.planner.targets import check_targets
 from finetune_operator.planner.task import Task
@@ -102,15 +103,19 @@ class Question:
     all_pools: tuple[Pool, ...]
     counts: tuple[int, ...]
     unused: tuple[str, ...]
-    rows: int
+    sequences: SequencesOfEpoch
     assumptions: tuple[str, ...]
 
     def plan(self, outcome: Outcome | None) -> Plan | None:
         """Return the plan of what a search found, if it found one."""
         if outcome is None or outcome.chosen is None:
             return None
-        reasons = (*reasons_of(self.task, outcome.chosen, outcome, self.all_pools), *self.unused)
-        return _plan(self.task, outcome.chosen, reasons, self.rows, self.assumptions)
+        reasons = (
+            *reasons_of(self.task, outcome.chosen, outcome, self.all_pools),
+            *self.sequences.reasons,
+            *self.unused,
+        )
+        return _plan(self.task, outcome.chosen, reasons, self.sequences, self.assumptions)
 
     def search(self, known: Known) -> Outcome | None:
         """Return what there is; None where no kind of node takes so many processes."""
@@ -174,37 +179,25 @@ def question_of(
     if refusal is not None:
         return refusal
     weight_bytes = architecture.parameters * STORED_BYTES_PER_PARAMETER
+    made = sequences_of(spec, architecture.model_type, inspection, rows)
+    if isinstance(made, PlanError):
+        return made
     task = Task(
         spec=spec,
         architecture=architecture,
-        sequence_length=_longest_sequence(spec, inspection),
+        sequence_length=made.longest,
         weight_bytes=inspection.model.weight_bytes if inspection is not None else weight_bytes,
         corrections=corrections_of(history),
         limits=limits,
         prices=PriceList(prices),
-        lengths=None if inspection is None else inspection.dataset.tokens,
+        lengths=None if inspection is None or made.packed else inspection.dataset.tokens,
+        packed=made.packed,
     )
     pools, all_pools = _pools(spec, inventory, kept_free_bytes)
     unused = not_used(spec, inventory)
     if not pools:
         return with_unused(no_capacity(spec, all_pools, counts), unused)
-    rows = rows if inspection is None else inspection.dataset.rows
-    return Question(task, pools, all_pools, counts, unused, rows, assumptions)
-
-
-def total_steps(spec: FineTuneJobSpec, rows: int) -> int:
-    """Return the optimizer steps of the whole job: training.maxSteps, or epochs × rows / global batch, rounded up; 0 when rows are unknown."""
-    if spec.training.max_steps is not None:
-        return spec.training.max_steps
-    # Rounded first: 0.1 × 30 is 3.0000000000000004 in floating point, and must not become an extra step.
-    return ceil(round(spec.training.epochs_or_default * rows / spec.training.global_batch_size, 9))
-
-
-def _longest_sequence(spec: FineTuneJobSpec, inspection: InspectionReport | None) -> int:
-    """Longer rows are cut, shorter data sets need no more than their longest row."""
-    if inspection is None or inspection.dataset.tokens.maximum < 1:
-        return spec.training.max_length
-    return min(spec.training.max_length, inspection.dataset.tokens.maximum)
+    return Question(task, pools, all_pools, counts, unused, made, (*assumptions, *made.assumptions))
 
 
 def untraced(error: PlanError, why: str) -> PlanError:
@@ -248,7 +241,9 @@ def _pools(
     return tuple(pool for pool in everything if not wanted or pool.product in wanted), everything
 
 
-def _plan(task: Task, chosen: Candidate, reasons: tuple[str, ...], rows: int, assumptions: tuple[str, ...]) -> Plan:
+def _plan(
+    task: Task, chosen: Candidate, reasons: tuple[str, ...], made: SequencesOfEpoch, assumptions: tuple[str, ...]
+) -> Plan:
     spec, split, architecture = task.spec, chosen.split, task.architecture
     is_gpu = chosen.pool.product is not None
     trainable = trainable_parameters(architecture, chosen.sized.workload)
@@ -268,14 +263,16 @@ def _plan(task: Task, chosen: Candidate, reasons: tuple[str, ...], rows: int, as
         global_batch_size=spec.training.global_batch_size,
         gradient_checkpointing=split.checkpointing,
         max_length=spec.training.max_length,
-        rows=rows,
-        steps_per_epoch=ceil(rows / spec.training.global_batch_size),
-        total_steps=total_steps(spec, rows),
+        rows=made.rows,
+        packed=made.packed,
+        sequences=made.count,
+        steps_per_epoch=ceil(made.count / spec.training.global_batch_size),
+        total_steps=total_steps(spec, made.count),
         trainable_parameters=trainable,
         total_parameters=architecture.parameters + adapters,
         memory=chosen.sized.memory,
         resources=chosen.resources,
-        throughput=throughput_of(task, chosen, total_steps(spec, rows)),
+        throughput=throughput_of(task, chosen, total_steps(spec, made.count)),
         prediction=chosen.prediction(task),
         reasons=reasons,
         assumptions=assumptions,

@@ -27,7 +27,9 @@ class Task:
     limits: Limits = NO_LIMITS
     prices: PriceList = EMPTY_PRICE_LIST
     lengths: TokenHistogram | None = None
-    """Of the data's rows; None where it was not inspected."""
+    """Of the data's rows; None where it was not inspected, or where they are packed and all sequences are about equally long."""
+    packed: bool = False
+    """Rows are joined to sequences of `sequence_length` tokens."""
 
     def kind(self, split: Split, gpu_product: str | None) -> RunKind:
         """Return what kind of run this is, for history."""

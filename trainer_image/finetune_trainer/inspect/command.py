@@ -27,6 +27,7 @@ from finetune_operator.api.inspection import (
     InspectionRequest,
     ModelFacts,
 )
+from finetune_operator.api.packing import packed_rows
 from finetune_operator.api.progress import TerminationMessage
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import ModelSource
@@ -135,6 +136,7 @@ def _dataset_facts(request: InspectionRequest, files: DatasetFiles, layout: str,
         truncated=survey.truncated,
         duplicates=survey.duplicates,
         tokens=histogram(survey.lengths),
+        packed=packed_rows(survey.lengths, request.spec.training.max_length),
     )
 
 
