@@ -51,7 +51,9 @@ def test_a_node_with_too_little_disk_is_not_planned_for() -> None:
     assert "local disk" in error.message
 
 
-@pytest.mark.parametrize(("strategy", "bytes_per_parameter"), [("ddp", 12), ("fsdp", 16), ("zero2", 16)])
+@pytest.mark.parametrize(
+    ("strategy", "bytes_per_parameter"), [("ddp", 12), ("fsdp", 16), ("zero1", 18), ("zero2", 18), ("zero3", 16)]
+)
 def test_the_disk_holds_the_checkpoint_that_was_resumed_from_and_the_last_one(
     strategy: str, bytes_per_parameter: int
 ) -> None:

@@ -103,7 +103,7 @@ def test_lora_targets_that_the_model_lacks_are_refused_with_those_it_has() -> No
 OVERRIDES = st.fixed_dictionaries(
     {"gpus": st.sampled_from([1, 2, 8])},
     optional={
-        "strategy": st.sampled_from(["ddp", "fsdp", "zero2"]),
+        "strategy": st.sampled_from(["ddp", "fsdp", "zero1", "zero2", "zero3"]),
         "microBatchSize": st.sampled_from([1, 4, 8]),
         "gradientCheckpointing": st.sampled_from(["none", "full"]),
         "pods": st.sampled_from([1, 2]),
@@ -118,7 +118,7 @@ def test_every_setting_that_is_proposed_does_fit(method: Method, model: str, res
     strategy = resources.get("strategy")
     if resources.get("pods", 1) > resources["gpus"] or (strategy and resources["gpus"] == 1):
         return
-    if strategy == "zero2" and method is Method.QLORA:
+    if strategy in ("zero1", "zero2") and method is Method.QLORA:
         return
     spec = spec_of(model, method=str(method), resources=resources)
     inventory = catalogue_inventory((A10G,))

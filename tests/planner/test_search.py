@@ -133,7 +133,7 @@ def test_the_plan_is_as_good_as_the_best_of_all_overrides(method: str, model: st
     scores = []
     for product in (H100, A10G):
         for count in (1, 2, 4):
-            several = ("ddp", "fsdp") if method == "qlora" else ("ddp", "fsdp", "zero2")
+            several = ("ddp", "fsdp", "zero3") if method == "qlora" else ("ddp", "fsdp", "zero1", "zero2", "zero3")
             for strategy in ("single",) if count == 1 else several:
                 for checkpointing in ("none", "full"):
                     for size in (1, 2, 4, 8):

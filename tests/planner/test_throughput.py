@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_operator.api.compatibility import Checkpointing, Strategy
+from finetune_operator.api.compatibility import SHARDED_STRATEGIES, Checkpointing, Strategy
 from finetune_operator.memory.architecture import Architecture, architecture_of
 from finetune_operator.memory.workload import (
     FLOAT32,
@@ -61,7 +61,7 @@ def seconds(workload: Workload, gpu: Gpu = A100, architecture: Architecture = LL
 @st.composite
 def workloads(draw: st.DrawFn) -> Workload:
     processes = draw(st.sampled_from([1, 2, 8, 16]))
-    several = st.sampled_from([Strategy.DDP, Strategy.FSDP, Strategy.ZERO2])
+    several = st.sampled_from([Strategy.DDP, *SHARDED_STRATEGIES])
     tuning = draw(st.sampled_from([Tuning.FULL, Tuning.LORA, Tuning.DORA]))
     quantised = tuning is not Tuning.FULL and draw(st.booleans())
     return Workload(

@@ -80,10 +80,13 @@ def test_every_file_is_uploaded_exactly_once(pods: int, per_pod: int, data: st.D
     assert all(set(part) <= by_pod[place.pod] for part, place in zip(shares, places, strict=True))
 
 
-def test_copies_can_change_their_number_and_zero2_cannot() -> None:
+def test_copies_can_change_their_number_and_deepspeeds_shards_cannot() -> None:
     ddp, zero2 = {"strategy": "ddp", "world_size": 4}, {"strategy": "zero2", "world_size": 4}
+    zero3 = {"strategy": "zero3", "world_size": 2}
 
     assert unsuitable(ddp, "single", 1) is None
     assert unsuitable(zero2, "zero2", 4) is None
     assert "4 processes" in (unsuitable(zero2, "zero2", 2) or "")
+    assert unsuitable(zero3, "zero3", 2) is None
+    assert "other losses" in (unsuitable(zero3, "zero3", 4) or "")
     assert "strategy ddp" in (unsuitable(ddp, "fsdp", 4) or "")

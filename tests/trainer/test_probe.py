@@ -44,6 +44,7 @@ def test_the_longest_rows_come_first_and_are_repeated_where_there_are_too_few() 
         (Strategy.FSDP, FULL, 2),
         (Strategy.ZERO2, FULL, 2),
         (Strategy.ZERO2, DROPOUT, 1),
+        (Strategy.ZERO3, FULL, 2),
     ],
 )
 def test_losses_are_those_of_a_run_that_was_not_probed_bit_for_bit(

@@ -30,6 +30,8 @@ def publish(ranks: RankServer, result: CaseResult) -> dict[str, Any]:
     [
         ("full", Strategy.FSDP, "bf16"),
         ("full", Strategy.ZERO2, "bf16"),
+        ("full", Strategy.ZERO3, "bf16"),
+        ("qlora", Strategy.ZERO3, "bf16"),
         ("lora", Strategy.FSDP, "bf16"),
         ("lora", Strategy.DDP, "fp32"),
         ("qlora", Strategy.FSDP, "bf16"),

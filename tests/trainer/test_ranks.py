@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from finetune_operator.api.compatibility import Checkpointing, Strategy
+from finetune_operator.api.compatibility import ZERO_STAGES, Checkpointing, Strategy
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.manifest import Manifest
 from finetune_operator.api.plan import Plan
@@ -15,7 +15,7 @@ from finetune_operator.api.run_events import CheckpointEvent, MemoryEvent, Resum
 from finetune_trainer.testing import tiny_plan, write_rows
 from finetune_trainer.testing_ranks import RankServer
 
-SHARDED = (Strategy.FSDP, Strategy.ZERO2)
+SHARDED = (Strategy.FSDP, Strategy.ZERO1, Strategy.ZERO2, Strategy.ZERO3)
 DISTRIBUTED = (Strategy.DDP, *SHARDED)
 FULL = {"tuning": {"method": "full"}}
 DROPOUT = {"tuning": {"method": "lora", "lora": {"rank": 8, "dropout": 0.1}}}
@@ -68,8 +68,11 @@ def test_two_ranks_have_the_losses_of_one_process_that_accumulates(
         for what in ("local_parameters", "local_gradients", "local_moments"):
             assert one[what] + other[what] == one["whole_parameters"]
             assert one[what] <= 0.51 * one["whole_parameters"]
-    if strategy is Strategy.ZERO2:
-        assert one["local_parameters"] == one["whole_parameters"]
+    if strategy in ZERO_STAGES:
+        # ZeRO-3 shards every parameter; norms stay gathered beside their shards.
+        share = 0.51 if strategy is Strategy.ZERO3 else 1.0
+        assert one["local_parameters"] == other["local_parameters"] <= share * one["whole_parameters"]
+        assert one["local_moments"] + other["local_moments"] == one["whole_parameters"]
         assert one["local_moments"] <= 0.51 * one["whole_parameters"]
 
 

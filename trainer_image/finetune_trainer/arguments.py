@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from finetune_operator.api.compatibility import Checkpointing, Method, Strategy
+from finetune_operator.api.compatibility import ZERO_STAGES, Checkpointing, Method, Strategy
 from finetune_operator.api.plan import AttemptFile, Plan
 
 
 def needs_cpu_backend(plan: Plan) -> bool:
     """Whether accelerate must be made to shard on CPUs."""
-    return plan.accelerator == "cpu" and plan.strategy in (Strategy.FSDP, Strategy.ZERO2)
+    return plan.accelerator == "cpu" and plan.strategy in (Strategy.FSDP, *ZERO_STAGES)
 
 
 def training_arguments(attempt: AttemptFile, staging: Path, *, loads_once: bool = False) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def training_arguments(attempt: AttemptFile, staging: Path, *, loads_once: bool 
         arguments |= {"fsdp": True, "fsdp_config": _fsdp_settings(loads_once)}
         # Otherwise every rank holds the whole model's gradients between the micro-batches of a step: 2 bytes per parameter that sharding had saved.
         arguments["accelerator_config"] = {"gradient_accumulation_kwargs": {"sync_each_batch": True}}
-    if plan.strategy is Strategy.ZERO2:
+    if plan.strategy in ZERO_STAGES:
         arguments["deepspeed"] = _deepspeed_settings(attempt)
     return arguments
 
@@ -73,9 +73,22 @@ def _fsdp_settings(loads_once: bool) -> dict[str, Any]:
     }
 
 
+def _zero_settings(stage: int) -> dict[str, Any]:
+    if stage < 3:
+        return {"stage": stage}
+    return {
+        "stage": stage,
+        # By the hidden size (transformers' HfTrainerDeepSpeedConfig), or norms and adapters of up to 100,000 elements and whole small models would
+        # stay gathered.
+        "stage3_param_persistence_threshold": "auto",
+        # The model is exported explicitly at the end (export.py): checkpoints have each rank's shards.
+        "stage3_gather_16bit_weights_on_model_save": False,
+    }
+
+
 def _deepspeed_settings(attempt: AttemptFile) -> dict[str, Any]:
     return {
-        "zero_optimization": {"stage": 2},
+        "zero_optimization": _zero_settings(ZERO_STAGES[attempt.plan.strategy]),
         "train_micro_batch_size_per_gpu": "auto",
         "gradient_accumulation_steps": "auto",
         "train_batch_size": "auto",
@@ -122,7 +135,7 @@ def quantization_settings(attempt: AttemptFile) -> dict[str, Any] | None:
         "bnb_4bit_use_double_quant": True,
         "bnb_4bit_compute_dtype": "bfloat16",
     }
-    if attempt.plan.strategy is Strategy.FSDP:
-        # With the default uint8 storage FSDP2 leaves the 4-bit base whole on every rank, silently.
+    if attempt.plan.strategy in (Strategy.FSDP, Strategy.ZERO3):
+        # With the default uint8 storage FSDP2 leaves the 4-bit base whole on every rank, silently. ZeRO-3 shards either; PEFT advises this one.
         settings["bnb_4bit_quant_storage"] = "bfloat16"
     return settings

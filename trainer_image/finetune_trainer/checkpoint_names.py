@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from finetune_operator.api.compatibility import SAME_WORLD_SIZE, Strategy
 from finetune_operator.api.constants import MANIFEST_FILE
 from finetune_trainer.attempt import Place
 
@@ -101,6 +102,6 @@ def unsuitable(kind: Mapping[str, object], strategy: str, world_size: int) -> st
     replicated = ("single", "ddp")
     if written_by != strategy and not (written_by in replicated and strategy in replicated):
         return f"it was written with strategy {written_by} and the plan has {strategy}"
-    if strategy == "zero2" and processes != world_size:
-        return f"ZeRO-2 wrote it with {processes} processes and the plan has {world_size}"
+    if processes != world_size and (why := SAME_WORLD_SIZE.get(Strategy(strategy))):
+        return f"{strategy} wrote it with {processes} processes and the plan has {world_size}; {why}"
     return None

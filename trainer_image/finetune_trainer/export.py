@@ -16,23 +16,40 @@ MODEL_FILES: Final = ("model.safetensors", "model.safetensors.index.json")
 
 
 def export_sharded(model: Any, tokenizer: Any, target: Path, *, is_first: bool) -> None:
-    """Gather the trained weights of an FSDP2 model on rank 0, tensor by tensor, and save them. Collective."""
+    """Gather the trained weights of a model that FSDP2 or DeepSpeed spreads on rank 0, tensor by tensor, and save them. Collective.
+
+    DeepSpeed's are the float32 masters: what the module holds is their rounded copy.
+    """
     from peft import PeftModel
-    from torch.distributed.tensor import DTensor
 
     only_trained = isinstance(model, PeftModel)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     state: dict[str, Any] = {}
-    for name, tensor in model.state_dict().items():
+    gathered: dict[int, Any] = {}  # tied weights have two names
+    for name, tensor in model.state_dict(keep_vars=True).items():
         if only_trained and name not in trained:
             continue
-        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        if id(tensor) not in gathered:
+            whole = _whole(tensor)
+            gathered[id(tensor)] = whole.detach().cpu() if is_first else None
         if is_first:
-            state[name] = whole.detach().cpu()
+            state[name] = gathered[id(tensor)]
     if is_first:
         model.save_pretrained(target, state_dict=state)
         tokenizer.save_pretrained(target)
         check_exported(target, adapter=only_trained)
+
+
+def _whole(tensor: Any) -> Any:
+    from torch.distributed.tensor import DTensor
+
+    if isinstance(tensor, DTensor):
+        return tensor.full_tensor()
+    if hasattr(tensor, "ds_id") or hasattr(tensor, "_hp_mapping"):
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        return safe_get_full_fp32_param(tensor)
+    return tensor
 
 
 def exported(checkpoint: Path) -> Path:

@@ -12,7 +12,7 @@ import torch
 import transformers
 from trl import SFTTrainer
 
-from finetune_operator.api.compatibility import Strategy
+from finetune_operator.api.compatibility import SHARDED_STRATEGIES
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.plan import GIB, AttemptFile
 from finetune_trainer.attempt import Place
@@ -144,6 +144,11 @@ class JobTrainer(SFTTrainer):
         self._tokens_before = logs.get("num_tokens", 0.0)
         self._step_started = now
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Leave out of every checkpoint what DeepSpeed writes itself, and ZeRO-3 would gather for it; the last one has the export."""
+        if not self.is_deepspeed_enabled:
+            super().save_model(output_dir, _internal_call)
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         started = time.monotonic()
         with self.context.watchdog.saving():
@@ -162,7 +167,7 @@ class JobTrainer(SFTTrainer):
         folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
         if (
             self.state.global_step >= context.attempt.plan.total_steps
-            and context.attempt.plan.strategy is Strategy.FSDP
+            and context.attempt.plan.strategy in SHARDED_STRATEGIES
         ):
             export_sharded(self.model, self.processing_class, folder / EXPORT_FOLDER, is_first=context.place.is_first)
         # A pickle of all arguments that nothing reads, with local paths in it.

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from finetune_operator.api.compatibility import loads_once
+from finetune_operator.api.compatibility import Strategy
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.plan import AttemptFile
 from finetune_trainer.arguments import lora_settings, quantization_settings, weights_dtype
@@ -49,7 +49,8 @@ def load_base_model(attempt: AttemptFile, folder: Path, *, dtype: str | None = N
     arguments: dict[str, Any] = {}
     if settings is not None:
         arguments["quantization_config"] = BitsAndBytesConfig(**settings)
-        if attempt.plan.accelerator == "gpu":
+        # With ZeRO-3 transformers takes no device_map, and loads quantised weights to the current GPU by itself.
+        if attempt.plan.accelerator == "gpu" and attempt.plan.strategy is not Strategy.ZERO3:
             arguments["device_map"] = {"": torch.cuda.current_device()}
     with _told_as_bad_model(attempt):
         model = AutoModelForCausalLM.from_pretrained(
@@ -74,7 +75,7 @@ def empty_base_model(attempt: AttemptFile, folder: Path) -> Any:
     which accelerate 1.15 cannot send.
     """
     quantized = quantization_settings(attempt) is not None
-    if attempt.plan.processes == 1 or not loads_once(attempt.plan.strategy, quantized=quantized):
+    if attempt.plan.processes == 1 or attempt.plan.strategy is not Strategy.FSDP or quantized:
         return None
     import torch
     from accelerate import init_empty_weights
@@ -95,6 +96,20 @@ def empty_base_model(attempt: AttemptFile, folder: Path) -> Any:
     model.tie_weights()
     model.config.use_cache = False
     return model
+
+
+def gather_by_layer(deepspeed: dict[str, Any], model: Any) -> None:
+    """Let ZeRO-3 keep one layer whole, and gather one ahead, as FSDP2 does: DeepSpeed's own limits are 1e9 and 5e7 parameters for every model.
+
+    With them a model of 1B parameters would stay whole from forward to backward, 2 GiB that no estimate knows of, and one layer of a 70B model
+    would be gathered again for its backward pass.
+    """
+    kinds = set(model._no_split_modules or ())
+    layers = [module for module in model.modules() if type(module).__name__ in kinds]
+    sizes = [sum(getattr(p, "ds_numel", p.numel()) for p in layer.parameters()) for layer in layers]
+    if sizes:
+        limits = {"stage3_max_reuse_distance": max(sizes), "stage3_prefetch_bucket_size": max(sizes)}
+        deepspeed["zero_optimization"].update(limits)
 
 
 def lora_config(attempt: AttemptFile) -> Any:

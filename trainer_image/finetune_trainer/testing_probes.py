@@ -47,11 +47,11 @@ class Shapes(TrainerCallback):
         """Look at parameters and gradients before the step."""
         if self._found:
             return
-        local = [getattr(p, "_local_tensor", p) for p in model.parameters()]
+        local = [getattr(p, "ds_tensor", getattr(p, "_local_tensor", p)) for p in model.parameters()]
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         self._found = {
             "model": type(model).__name__,
-            "whole_parameters": sum(p.numel() for p in model.parameters()),
+            "whole_parameters": sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters()),
             "local_parameters": sum(p.numel() for p in local),
             "whole_gradients": sum(g.numel() for g in gradients),
             "local_gradients": sum(getattr(g, "_local_tensor", g).numel() for g in gradients),

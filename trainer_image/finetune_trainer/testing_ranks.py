@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from finetune_operator.api.compatibility import Strategy
+from finetune_operator.api.compatibility import ZERO_STAGES
 from finetune_operator.api.plan import AttemptFile
 from finetune_operator.api.run_events import RUN_EVENT, RUN_EVENTS_VARIABLE, RunEvent, StepEvent
 from finetune_trainer.rank_files import RunDirectory
@@ -127,7 +127,7 @@ class RankServer:
             {
                 "plan": str(plan),
                 "ranks": attempt.plan.processes,
-                "compiles": attempt.plan.strategy is Strategy.ZERO2,
+                "compiles": attempt.plan.strategy in ZERO_STAGES,
                 "probes": probes,
                 "variables": variables,
                 "folder": str(folder),

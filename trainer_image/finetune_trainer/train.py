@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn
 
-from finetune_operator.api.compatibility import Method
+from finetune_operator.api.compatibility import Method, Strategy
 from finetune_operator.api.durations import parse_interval
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.manifest import Manifest
@@ -155,13 +155,15 @@ class _Rank:
         from trl import SFTConfig
 
         from finetune_trainer.dataset import load_dataset
-        from finetune_trainer.modeling import empty_base_model, load_base_model, load_tokenizer
+        from finetune_trainer.modeling import empty_base_model, gather_by_layer, load_base_model, load_tokenizer
 
         attempt = self._attempt
         empty = empty_base_model(attempt, model_folder)
         config = SFTConfig(**training_arguments(attempt, self._workplace.staging, loads_once=empty is not None))
         tokenizer = load_tokenizer(attempt, model_folder)
         model = load_base_model(attempt, model_folder) if empty is None or self._place.is_first else empty
+        if attempt.plan.strategy is Strategy.ZERO3:
+            gather_by_layer(config.hf_deepspeed_config.config, model)
         return config, (model, tokenizer), load_dataset(rows)
 
     def _train(self, config: Any, loaded: tuple[Any, Any], rows: Any) -> None:

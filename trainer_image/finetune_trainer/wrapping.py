@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from finetune_operator.api.compatibility import Strategy
+from finetune_operator.api.compatibility import ZERO_STAGES, Strategy
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_trainer.failures import TrainerFailure
 
@@ -18,8 +18,8 @@ def check_wrapping(strategy: Strategy, model: Any, optimizer: Any, world_size: i
     """
     if strategy is Strategy.FSDP:
         return _check_fsdp(model, world_size)
-    if strategy is Strategy.ZERO2:
-        return _check_zero2(model, world_size)
+    if strategy in ZERO_STAGES:
+        return _check_zero(strategy, model, world_size)
     from torch.nn.parallel import DistributedDataParallel
 
     is_ddp = isinstance(model, DistributedDataParallel)
@@ -55,19 +55,37 @@ def _check_fsdp(model: Any, world_size: int) -> str:
     return f"fsdp: this rank holds {local} of {whole} parameters"
 
 
-def _check_zero2(model: Any, world_size: int) -> str:
+def _check_zero(strategy: Strategy, model: Any, world_size: int) -> str:
     from deepspeed import DeepSpeedEngine
 
     if not isinstance(model, DeepSpeedEngine):
-        raise _wrong("zero2", f"the model is a {type(model).__name__}, not a DeepSpeedEngine")
+        raise _wrong(strategy, f"the model is a {type(model).__name__}, not a DeepSpeedEngine")
     stage = model.zero_optimization_stage()
-    if stage != 2:
-        raise _wrong("zero2", f"DeepSpeed runs ZeRO stage {stage}")
-    whole = sum(parameter.numel() for parameter in model.module.parameters() if parameter.requires_grad)
-    local = sum(partition.numel() for partition in model.optimizer.single_partition_of_fp32_groups)
+    if stage != ZERO_STAGES[strategy]:
+        raise _wrong(strategy, f"DeepSpeed runs ZeRO stage {stage}")
+    parameters = list(model.module.parameters())
+    is_sharded = strategy is Strategy.ZERO3
+    trained = sum(_whole_size(parameter) for parameter in parameters if parameter.requires_grad)
+    optimizer = model.optimizer
+    masters = optimizer.fp32_partitioned_groups_flat if is_sharded else optimizer.single_partition_of_fp32_groups
+    states = sum(partition.numel() for partition in masters)
+    if world_size > 1 and states > 0.75 * trained:
+        raise _wrong(strategy, f"this rank holds optimizer states of {states} of {trained} trained parameters")
+    said = f"{strategy}: this rank holds optimizer states of {states} of {trained} trained parameters"
+    if not is_sharded:
+        return said
+    if copies := [name for name, parameter in model.module.named_parameters() if not hasattr(parameter, "ds_tensor")]:
+        raise _wrong(strategy, f"{len(copies)} parameters are whole on every rank, such as {copies[0]}")
+    whole = sum(_whole_size(parameter) for parameter in parameters)
+    local = sum(parameter.ds_tensor.numel() for parameter in parameters)
     if world_size > 1 and local > 0.75 * whole:
-        raise _wrong("zero2", f"this rank holds optimizer states of {local} of {whole} trained parameters")
-    return f"zero2: this rank holds optimizer states of {local} of {whole} trained parameters"
+        raise _wrong(strategy, f"this rank holds {local} of {whole} parameters")
+    return f"{said} and {local} of {whole} parameters"
+
+
+def _whole_size(parameter: Any) -> int:
+    """Elements of a parameter, which ZeRO-3 replaces by an empty one."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
 def _refuse_sharded(strategy: Strategy, parameters: Iterable[Any]) -> None:

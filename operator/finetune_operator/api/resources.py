@@ -39,9 +39,10 @@ class Resources(SpecModel):
     pods: int | None = Field(
         None, ge=1, le=1024, description="Number of pods over which the processes are spread evenly. Default: planned."
     )
-    strategy: Literal["auto", "single", "ddp", "fsdp", "zero2"] = Field(
+    strategy: Literal["auto", "single", "ddp", "fsdp", "zero1", "zero2", "zero3"] = Field(
         "auto",
-        description="How states are spread: one process, copies (ddp), fully sharded (fsdp), or DeepSpeed ZeRO stage 2. Default auto: planned.",
+        description="How states are spread: one process, copies (ddp), fully sharded (fsdp), or DeepSpeed ZeRO (zero1, zero2, zero3). "
+        "Default auto: planned.",
     )
     micro_batch_size: int | None = Field(
         None, ge=1, le=4096, description="Sequences per GPU at a time. Default: planned."
@@ -87,7 +88,7 @@ class Resources(SpecModel):
         ),
         Rule(
             cel="self.strategy != 'single' || ((!has(self.gpus) || self.gpus == 1) && (!has(self.processes) || self.processes == 1))",
-            message="resources.strategy: single uses one process; set gpus (or processes) to 1, or choose ddp, fsdp or zero2",
+            message="resources.strategy: single uses one process; set gpus (or processes) to 1, or choose ddp, fsdp, zero1, zero2 or zero3",
             holds=lambda r: r.strategy != Strategy.SINGLE or (r.gpus in (None, 1) and r.processes in (None, 1)),
         ),
         Rule(

@@ -66,9 +66,11 @@ class FineTuneJobSpec(SpecModel):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            cel="self.tuning.method != 'qlora' || self.resources.strategy != 'zero2'",
-            message="resources.strategy: zero2 does not shard the 4-bit weights of tuning.method: qlora; use strategy: ddp or fsdp",
-            holds=lambda s: s.tuning.method is not Method.QLORA or s.resources.strategy != Strategy.ZERO2,
+            cel="self.tuning.method != 'qlora' || !(self.resources.strategy in ['zero1', 'zero2'])",
+            message="resources.strategy: zero1 and zero2 do not shard the 4-bit weights of tuning.method: qlora; use strategy: ddp or fsdp",
+            holds=lambda s: (
+                s.tuning.method is not Method.QLORA or s.resources.strategy not in (Strategy.ZERO1, Strategy.ZERO2)
+            ),
         ),
         Rule(
             cel="self.tuning.method != 'qlora' || self.training.precision == 'bf16'",

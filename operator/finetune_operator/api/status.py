@@ -48,7 +48,7 @@ class PlanStatus(ReadModel):
     gpu_product: str | None = Field(None, description="GPU type.")
     pods: int = Field(description="Training pods.")
     processes: int = Field(description="Training processes in all.")
-    strategy: str = Field(description="single, ddp, fsdp, zero2.")
+    strategy: str = Field(description="single, ddp, fsdp, zero1, zero2, zero3.")
     micro_batch_size: int = Field(description="Sequences per process at a time.")
     gradient_accumulation: int = Field(description="Micro-batches per step and process.")
     gradient_checkpointing: str = Field(description="none or full.")

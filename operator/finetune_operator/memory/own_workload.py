@@ -30,7 +30,7 @@ def as_trained_here(workload: Workload) -> Workload:
         numerics=numerics,
         syncs_every_batch=is_fsdp,
         splits_root=True,
-        loads_whole=is_quantised and is_fsdp,
+        loads_whole=is_quantised and workload.strategy in (Strategy.FSDP, Strategy.ZERO3),
         efficient_loading=loads_once(workload.strategy, quantized=is_quantised),
     )
 

@@ -7,7 +7,6 @@ from functools import lru_cache
 from typing import Final
 
 from finetune_operator.api.compatibility import (
-    LAUNCHABLE_STRATEGIES,
     Checkpointing,
     Method,
     Strategy,
@@ -21,8 +20,18 @@ DEFAULT_MOST_GPUS: Final = 8
 MOST_TOKENS_PER_MICRO_BATCH: Final = 65_536
 """Larger micro-batches win no speed on any GPU of the catalogue; a single sequence may be longer."""
 
-SIMPLICITY: Final = (Strategy.SINGLE, Strategy.DDP, Strategy.FSDP, Strategy.ZERO2)
-"""From the simplest strategy on: among equally good plans the earlier one is taken."""
+SIMPLICITY: Final = (Strategy.SINGLE, Strategy.DDP, Strategy.FSDP, Strategy.ZERO1, Strategy.ZERO2, Strategy.ZERO3)
+"""From the simplest strategy on: among equally good plans the earlier one is taken. DeepSpeed's checkpoints do not go on with other numbers of
+processes, so that FSDP2 comes before it."""
+SHARDING_FIRST: Final = (
+    Strategy.SINGLE,
+    Strategy.FSDP,
+    Strategy.ZERO3,
+    Strategy.ZERO2,
+    Strategy.ZERO1,
+    Strategy.DDP,
+)
+"""The same where memory is what lacks (`prefers_sharding`)."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +117,7 @@ def check_micro_batch(spec: FineTuneJobSpec, counts: tuple[int, ...]) -> PlanErr
 def strategies(spec: FineTuneJobSpec, processes: int) -> tuple[Strategy, ...]:
     """Return the strategies that are possible with so many processes, from the simplest on."""
     wanted = spec.resources.strategy
-    candidates: list[Strategy] = [s for s in SIMPLICITY if s in LAUNCHABLE_STRATEGIES and wanted in ("auto", s)]
+    candidates: list[Strategy] = [s for s in SIMPLICITY if wanted in ("auto", s)]
     candidates = [s for s in candidates if (s is Strategy.SINGLE) == (processes == 1)]
     method, accelerator = spec.tuning.method, spec.resources.accelerator
     return tuple(s for s in candidates if impossibility(method, s, accelerator) is None)

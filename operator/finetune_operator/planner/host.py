@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from finetune_operator.api.compatibility import Strategy
+from finetune_operator.api.compatibility import SHARDED_STRATEGIES, Strategy
 from finetune_operator.api.plan import GIB, PodResources
 from finetune_operator.memory.architecture import Architecture
 from finetune_operator.memory.runtime import MIB
@@ -28,16 +28,16 @@ CPU_MILLICORES_LEAST: Final = 100
 def checkpoint_bytes(workload: Workload, states: States) -> int:
     """Return the bytes of one checkpoint of the whole job: trained weights and two moments (adapters: without the frozen base).
 
-    ZeRO-2 writes the weights twice more in the compute type, as the model's file and in DeepSpeed's own (measured: 16 bytes per parameter, 20
-    with fp32, and 12 with the other strategies).
+    ZeRO-1 and ZeRO-2 write the weights once more in the compute type (measured: 14 bytes per parameter, 16 with fp32, and 12 with the other
+    strategies).
     """
-    again = 2 * workload.numerics.compute if workload.strategy is Strategy.ZERO2 else 0
+    again = workload.numerics.compute if workload.strategy in (Strategy.ZERO1, Strategy.ZERO2) else 0
     return (3 * workload.numerics.trained + again) * states.trainable
 
 
 def exported_bytes(workload: Workload, states: States) -> int:
-    """Return what the last checkpoint has more than the others: FSDP2 exports the trained weights whole beside the shards."""
-    return workload.numerics.trained * states.trainable if workload.strategy is Strategy.FSDP else 0
+    """Return what the last checkpoint has more than the others: the trained weights, exported whole beside the shards."""
+    return workload.numerics.trained * states.trainable if workload.strategy in SHARDED_STRATEGIES else 0
 
 
 def pod_resources(

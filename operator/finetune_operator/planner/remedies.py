@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
-from finetune_operator.api.compatibility import Method
+from finetune_operator.api.compatibility import Method, Strategy, impossibility
 from finetune_operator.api.spec import FineTuneJobSpec, Tuning
 from finetune_operator.planner.candidate import Candidate
 from finetune_operator.planner.candidates import divisors
@@ -171,6 +171,7 @@ def _with_method(task: Task, method: Method) -> Task | None:
 
 
 def _can_quantise(spec: FineTuneJobSpec) -> bool:
-    return (
-        spec.training.precision == "bf16" and spec.resources.accelerator == "gpu" and spec.resources.strategy != "zero2"
-    )
+    resources = spec.resources
+    if spec.training.precision != "bf16" or resources.accelerator != "gpu":
+        return False
+    return resources.strategy == "auto" or not impossibility(Method.QLORA, Strategy(resources.strategy), "gpu")

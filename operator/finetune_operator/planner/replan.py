@@ -36,8 +36,8 @@ MOST_REPLANS: Final = 3
 LEAST_REDUCTION: Final = 0.05
 """Of a GPU's memory, times the number of the replan: the allocation that failed is only the first of those that would have been missing."""
 
-_SHARDING: Final = (Strategy.DDP, Strategy.ZERO2, Strategy.FSDP)
-"""From whole copies on; a strategy later in the row spreads more."""
+_SHARDING: Final = (Strategy.DDP, Strategy.ZERO1, Strategy.ZERO2, Strategy.ZERO3, Strategy.FSDP)
+"""From whole copies on; a strategy later in the row needs less memory."""
 
 
 @dataclass(frozen=True)

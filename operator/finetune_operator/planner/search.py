@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from finetune_operator.api.compatibility import Checkpointing, Strategy
+from finetune_operator.api.compatibility import Checkpointing
 from finetune_operator.api.plan import PodResources
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.planner.candidate import Candidate, Rejected
-from finetune_operator.planner.candidates import SIMPLICITY, Split, prefers_sharding
+from finetune_operator.planner.candidates import SHARDING_FIRST, SIMPLICITY, Split, prefers_sharding
 from finetune_operator.planner.estimates import Estimates, Known, Sized
 from finetune_operator.planner.history import UNCORRECTED, Correction
 from finetune_operator.planner.host import pod_resources
@@ -260,7 +260,7 @@ def _preference(spec: FineTuneJobSpec, candidate: Candidate) -> tuple[object, ..
     """Among equally good plans: not a tight one, the simplest strategy, the fewest processes and pods, no checkpointing, the least memory."""
     split, order = candidate.split, SIMPLICITY
     if prefers_sharding(spec.tuning.method, spec.resources.accelerator):
-        order = (Strategy.SINGLE, Strategy.FSDP, Strategy.ZERO2, Strategy.DDP)
+        order = SHARDING_FIRST
     return (
         candidate.share_of_capacity > TIGHT,
         order.index(split.strategy),

@@ -30,7 +30,8 @@ class Exchanged:
 def exchanged_bytes(architecture: Architecture, workload: Workload) -> Exchanged:
     """Return what the strategy exchanges.
 
-    DDP and ZeRO-1/2 reduce gradients once per step, which moves twice their bytes (ZeRO: reduced to their owners, then the weights gathered).
+    DDP and ZeRO-1 reduce gradients once per step, which moves twice their bytes (ZeRO: reduced to their owners, then the weights gathered).
+    ZeRO-2 reduces those of every micro-batch, since it keeps its own share only (deepspeed 0.19, engine.allreduce_gradients).
     FSDP2 and ZeRO-3 gather the weights for the forward and for the backward pass of every micro-batch, where a layer that is computed again
     is still there, and reduce gradients (ZeRO paper, arXiv 1910.02054, §7). Frozen weights are gathered and have no gradients.
     """
@@ -43,6 +44,8 @@ def exchanged_bytes(architecture: Architecture, workload: Workload) -> Exchanged
         )
         gradient = numerics.compute if workload.trains_base else numerics.trained
         return Exchanged(weights * (2.0 if workload.reshards else 1.0), trained * gradient, 0.0)
+    if workload.strategy is Strategy.ZERO2:
+        return Exchanged(0.0, trained * numerics.compute, trained * numerics.compute)
     size = numerics.trained if workload.strategy is Strategy.DDP else numerics.compute
     return Exchanged(0.0, 0.0, 2.0 * trained * size)
 
