@@ -153,6 +153,47 @@ def test_a_pod_that_somebody_deleted_is_not_charged() -> None:
     assert "deleted from outside" in first.message
 
 
+EVICTED = "Pod team/tune-1-1-x has condition DisruptionTarget matching FailJob rule at index 0"
+GONE = "Container trainer for pod team/tune-1-1-x failed with exit code 137 matching FailJob rule at index 2"
+BESIDE = {
+    "a peer that saved says less than the eviction of the pod that is gone": (49, EVICTED, (Reason.DISRUPTED, False)),
+    "a peer that was lost says less than the kill of the pod that is gone": (48, GONE, (Reason.RANK_KILLED, True)),
+    "a peer that was lost says less than the deletion of a pod": (48, "", (Reason.TERMINATED, False)),
+    "a cause that a pod names itself stands above all": (47, EVICTED, (Reason.HANG, True)),
+}
+
+
+@pytest.mark.parametrize("case", BESIDE)
+def test_what_the_job_has_seen_of_a_pod_that_is_gone_counts_beside_the_symptoms_of_its_peers(case: str) -> None:
+    code, message, expected = BESIDE[case]
+    world = running()
+    world.fail(
+        "tune-1", ended_pod(code), reason="PodFailurePolicy" if message else "BackoffLimitExceeded", message=message
+    )
+    world.advance(10)
+    world.settle()
+    first = world.status.attempts[0]
+    assert (first.reason, first.charged) == expected
+
+
+def test_nobody_waits_for_other_pods_words_when_all_have_ended() -> None:
+    world = running()
+    world.fail("tune-1", ended_pod(49), kind="Failed", reason="BackoffLimitExceeded")
+    world.settle()
+    assert [(a.number, a.reason) for a in world.status.attempts] == [(1, Reason.TERMINATED), (2, None)]
+
+
+def test_a_new_attempt_says_why_it_is_not_the_first_until_it_trains() -> None:
+    world = running()
+    world.fail("tune-1", ended_pod(49, step=7, disrupted="Eviction API: evicting"))
+    world.settle()
+    told = "attempt 1 ended after step 7: Disrupted (not charged to run.retries): pod tune-1-0-abcde: Eviction API: evicting"
+    assert world.status.message == f"attempt 2: 2 of 2 pods not created or not scheduled yet; {told}"
+    world.train_to(8, attempt=2)
+    world.settle()
+    assert world.status.message == "attempt 2 trains"
+
+
 def test_a_failure_that_nobody_explains_is_taken_as_it_is_after_ten_seconds() -> None:
     world = running()
     world.fail("tune-1", kind="Failed", message="deleted by an administrator")
@@ -233,6 +274,17 @@ def test_attempts_that_fail_at_once_follow_each_other_ever_more_slowly() -> None
     world.settle()
     assert "tune-3" in world.children
     assert [delay_before_next(count) for count in range(8)] == [0, 0, 10, 20, 40, 80, 160, 300]
+
+
+def test_attempts_that_fail_soon_and_get_further_follow_each_other_at_once() -> None:
+    world = running(pods=1)
+    world.advance(-300)
+    for number in range(1, 5):
+        world.fail(f"tune-{number}", ended_pod(143, attempt=number, silent=True, disrupted="drained"))
+        world.settle()
+        assert f"tune-{number + 1}" in world.children
+        world.train_to(3 + number, attempt=number + 1)
+        world.settle()
 
 
 def test_changed_inputs_are_inspected_again_and_not_charged() -> None:

@@ -31,7 +31,7 @@ from finetune_operator.jobs.times import moment_of, seconds_since, text_of
 CHILDREN_KEPT: Final = 2
 """How many attempts keep their Jobs: the newest, and the one before it for its log."""
 SHORT_LIFE_SECONDS: Final = 120.0
-"""An attempt that failed sooner did not do much; several of them in a row are followed ever more slowly."""
+"""An attempt that failed sooner, and no later in the training than the one before, did nothing; several in a row are followed ever more slowly."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,10 @@ class Attempts:
     def latest(self) -> AttemptStatus | None:
         """The newest attempt."""
         return self.records[-1] if self.records else None
+
+    def before(self, record: AttemptStatus) -> AttemptStatus | None:
+        """The attempt before one of these."""
+        return next((other for other in reversed(self.records) if other.number < record.number), None)
 
     @property
     def next_number(self) -> int:
@@ -116,11 +120,12 @@ def verdict(job: FineTuneJob, attempts: Attempts, observed: Observed) -> Retry |
 def seconds_until_next(attempts: Attempts, now: datetime) -> float:
     """Return how long the next attempt must still wait after the newest one's failure."""
     short = 0
-    for record in reversed(attempts.records):
+    for earlier, record in reversed(list(zip((None, *attempts.records), attempts.records, strict=False))):
         if (
             record.result != "Failed"
             or record.reason in _FOLLOWED_BY_ANOTHER_PLAN
             or _life(record) >= SHORT_LIFE_SECONDS
+            or _got_further(record, earlier)
         ):
             break
         short += 1
@@ -224,6 +229,11 @@ def _record(
 def _can_be_retried(record: AttemptStatus) -> bool:
     from_code = meaning_of(record.exit_code) if record.exit_code is not None else None
     return record.reason in _ALWAYS_RETRIED or from_code is None or from_code.retry
+
+
+def _got_further(record: AttemptStatus, earlier: AttemptStatus | None) -> bool:
+    """Whether an attempt was not in vain: three evictions within a minute are three events, and no reason to wait."""
+    return earlier is not None and (record.last_step or 0) > (earlier.last_step or 0)
 
 
 def _life(record: AttemptStatus) -> float:

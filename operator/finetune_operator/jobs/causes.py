@@ -85,8 +85,10 @@ def cause_of_attempt(child: ChildJob, pods: tuple[PodReport, ...], now: datetime
     if condition is None:
         return None
     since = condition.last_transition_time
-    patience_is_over = since is None or seconds_since(since, now) >= PATIENCE_SECONDS
-    cause = first_cause(pods) or _cause_in_condition(condition)
+    cause = _the_cause(first_cause(pods), _cause_in_condition(condition))
+    # Failed comes when the last pod has ended: whatever has a word has said it by then.
+    all_have_ended = cause is not None and child.has_condition("Failed")
+    patience_is_over = since is None or all_have_ended or seconds_since(since, now) >= PATIENCE_SECONDS
     if child.suspended and (cause is None or cause.reason in _STOPPED):
         # Stopped pods of a suspension, seen by the Job controller before they were gone; nobody has failed.
         return Cause(
@@ -111,6 +113,14 @@ def seconds_until_cause(child: ChildJob, now: datetime) -> float:
     if condition is None or condition.last_transition_time is None:
         return PATIENCE_SECONDS
     return max(1.0, PATIENCE_SECONDS - seconds_since(condition.last_transition_time, now))
+
+
+def _the_cause(of_pods: Cause | None, of_condition: Cause | None) -> Cause | None:
+    """Return the cause: what pods say themselves, unless that is a symptom and the Job has seen more, of a pod that is gone."""
+    if of_pods is None or of_condition is None or of_pods.reason not in _SYMPTOMS:
+        return of_pods or of_condition
+    stopped = of_condition.reason is Reason.TERMINATED and of_pods.reason is Reason.PEER_LOST
+    return of_condition if stopped or of_condition.reason not in _SYMPTOMS else of_pods
 
 
 def _order(pod: PodReport, cause: Cause) -> tuple[bool, datetime, bool, int, str]:

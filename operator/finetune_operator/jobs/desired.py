@@ -32,7 +32,7 @@ from finetune_operator.jobs.names import job_reference
 from finetune_operator.jobs.observed import Observed
 from finetune_operator.jobs.publication import publish
 from finetune_operator.jobs.retry import GiveUp
-from finetune_operator.jobs.running import follow, restarting
+from finetune_operator.jobs.running import follow, restarting, told_why
 from finetune_operator.jobs.stage import MOVING, Stage, failed, stalled
 from finetune_operator.jobs.status import events_between, status_after
 from finetune_operator.jobs.times import text_of
@@ -139,7 +139,7 @@ def _next(
         said = f"attempt {latest.number}: its Job is being deleted; it is made anew afterwards"
         running = Finding(ConditionType.RUNNING, "False", Reason.RESTARTING, said)
         return Stage(JobState.STARTING, said, (running, MOVING), requeue_after=5.0)
-    return follow(job, observed, settings, latest)
+    return told_why(follow(job, observed, settings, latest), attempts.before(latest))
 
 
 def _begin(
@@ -151,7 +151,11 @@ def _begin(
     number: int,
 ) -> Stage:
     prepared = prepare(job, observed, settings, planner, attempts, number)
-    return prepared if isinstance(prepared, Stage) else create(job, prepared, settings)
+    if isinstance(prepared, Stage):
+        return prepared
+    latest = attempts.latest
+    before = latest if latest is None or latest.number < number else attempts.before(latest)
+    return told_why(create(job, prepared, settings), before)
 
 
 def _with_outcome(attempts: Attempts, stage: Stage, observed: Observed) -> Attempts:

@@ -12,7 +12,7 @@ from finetune_operator.api.plan import AttemptFile
 from finetune_operator.api.reasons import ConditionType, JobState, Reason
 from finetune_operator.api.status import AttemptStatus
 from finetune_operator.jobs.attempts import pods_of
-from finetune_operator.jobs.causes import cause_of_pod
+from finetune_operator.jobs.causes import first_cause
 from finetune_operator.jobs.children import attempt_job
 from finetune_operator.jobs.conditions import Finding
 from finetune_operator.jobs.decisions import ChildReference, RenderSettings
@@ -95,6 +95,16 @@ def restarting(record: AttemptStatus, wait: float) -> Stage:
     )
 
 
+def told_why(stage: Stage, before: AttemptStatus | None) -> Stage:
+    """Return the stage of an attempt that starts, with why it is not the first one."""
+    if stage.state is not JobState.STARTING or before is None or before.reason is None:
+        return stage
+    step = "" if before.last_step is None else f" after step {before.last_step}"
+    charged = "charged to run.retries" if before.charged else "not charged to run.retries"
+    text = f"attempt {before.number} ended{step}: {before.reason} ({charged}): {before.message.rstrip('. ')}"
+    return replace(stage, message=f"{stage.message}; {text}")
+
+
 def _suspended(number: int, *, active: bool) -> Stage:
     what = "its pods save and stop" if active else "set run.suspend: false to go on from there"
     return Stage(
@@ -118,8 +128,8 @@ def newest_pods(observed: Observed, attempt: int) -> tuple[PodReport, ...]:
 
 def _active(job: FineTuneJob, observed: Observed, record: AttemptStatus, file: AttemptFile | None) -> Stage:
     pods = newest_pods(observed, record.number)
-    if ended := next((pod for pod in pods if cause_of_pod(pod) is not None), None):
-        said = f"attempt {record.number}: pod {ended.name} has failed; Kubernetes stops the others"
+    if cause := first_cause(pods):
+        said = f"attempt {record.number} ends: {cause.reason}: {cause.sentence} Kubernetes stops the other pods"
         return Stage(job.status.state or JobState.STARTING, said, requeue_after=2.0)
     expected = (file.plan.pods if file else 1) - sum(has_ended(pod) for pod in pods)
     if (wait := why_waiting(pods, expected, _refusal(observed, record.number))) is not None:

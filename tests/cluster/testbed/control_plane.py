@@ -66,6 +66,11 @@ class ControlPlane:
         command = [str(self._binary), "kubectl", "--kubeconfig", str(self.kubeconfig), *arguments]
         return subprocess.run(command, input=stdin, capture_output=True, text=True)
 
+    def start_kubectl(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start a kubectl that goes on until it is terminated, such as a watch, and whose lines can be read."""
+        command = [str(self._binary), "kubectl", "--kubeconfig", str(self.kubeconfig), *arguments]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
     def apply(self, *manifests: Mapping[str, Any]) -> None:
         """Apply manifests as kubectl does, on the server."""
         items = {"apiVersion": "v1", "kind": "List", "items": list(manifests)}
