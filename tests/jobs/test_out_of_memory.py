@@ -1,11 +1,14 @@
-"""After a GPU ran out of memory: the next attempt has a smaller plan, made with what was measured, and there is an end."""
+"""After a GPU ran out of memory the next attempt has a smaller plan, made with what was measured; after a pod did, a larger pod. Both have an end."""
 
 from __future__ import annotations
 
 from finetune_operator.api.plan import GIB, Phase, Plan, PlanError
 from finetune_operator.api.progress import MemoryShortage
 from finetune_operator.api.reasons import ConditionType, JobState, Reason
+from finetune_operator.jobs.observed import PodReport
 from finetune_operator.jobs.testing import FixedPlanner, World, ended_pod, make_job, make_plan
+from finetune_operator.planner.host_replan import MOST_HOST_REPLANS
+from finetune_operator.planner.inventory import CpuNodes, Inventory
 from finetune_operator.planner.replan import MOST_REPLANS, RanOut
 
 SHORTAGE = MemoryShortage(
@@ -110,3 +113,59 @@ def test_where_only_nodes_are_missing_it_waits_for_them_and_goes_on() -> None:
     world.advance(60)
     world.settle()
     assert world.files[2].plan == smaller
+
+
+def killed_for_memory(attempt: int) -> PodReport:
+    return ended_pod(137, attempt=attempt, container_reason="OOMKilled", silent=True, step=3)
+
+
+def training_on_cpus(gibibytes: int) -> World:
+    """A world whose first attempt trains on a CPU node with so much memory; its pod has asked for 8 GiB."""
+    world = World(make_job(run={"retries": 0}))
+    world.inventory = Inventory(cpu_nodes=(CpuNodes(nodes=1, cpu_millicores=8000, memory_bytes=gibibytes * GIB),))
+    world.settle()
+    world.inspect()
+    world.settle()
+    world.train_to(3)
+    world.settle()
+    return world
+
+
+def test_after_a_pod_was_killed_for_memory_the_next_one_has_more_and_it_is_not_charged() -> None:
+    world = training_on_cpus(64)
+    world.fail("tune-1", killed_for_memory(1))
+    world.settle()
+    first, second = world.status.attempts
+    assert (first.reason, first.charged, second.result) == (Reason.HOST_OUT_OF_MEMORY, False, "Running")
+    assert world.files[2].plan.resources.memory_bytes == 12 * GIB
+    assert (
+        world.files[2].plan.model_copy(update={"resources": world.files[1].plan.resources}).memory_key
+        == world.files[1].plan.memory_key
+    )
+    assert reason_of(world, ConditionType.PLANNED) is Reason.REPLANNED
+    assert world.status.plan is not None
+    assert "every pod asks for 12.0 GiB now" in world.status.plan.reasons[0]
+    assert any(event.reason is Reason.REPLANNED for desired in world.history for event in desired.events)
+
+
+def test_a_pod_is_given_more_as_often_as_the_policy_says_and_then_the_job_ends_with_advice() -> None:
+    world = training_on_cpus(512)
+    for number in range(1, MOST_HOST_REPLANS + 2):
+        world.fail(f"tune-{number}", killed_for_memory(number))
+        world.settle()
+    assert world.status.state is JobState.FAILED
+    assert reason_of(world, ConditionType.FAILED) is Reason.HOST_OUT_OF_MEMORY
+    assert "add nodes with more memory" in (world.status.message or "")
+    assert f"tune-{MOST_HOST_REPLANS + 2}" not in world.children
+
+
+def test_a_pod_killed_for_memory_waits_where_nodes_are_missing_now() -> None:
+    world = training_on_cpus(64)
+    world.inventory = Inventory()
+    world.fail("tune-1", killed_for_memory(1))
+    world.settle()
+    assert world.status.state is JobState.PENDING
+    world.inventory = Inventory(cpu_nodes=(CpuNodes(nodes=1, cpu_millicores=8000, memory_bytes=32 * GIB),))
+    world.advance(60)
+    world.settle()
+    assert world.files[2].plan.resources.memory_bytes == 12 * GIB

@@ -18,7 +18,7 @@ from finetune_operator.api.compatibility import Strategy
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.plan import AttemptFile
 from finetune_trainer.failures import TrainerFailure
-from finetune_trainer.launch import torchrun_arguments, wait_for_host
+from finetune_trainer.launch import killed_for_memory, torchrun_arguments, wait_for_host
 from finetune_trainer.rank_files import RunDirectory
 from finetune_trainer.testing import tiny_plan
 from finetune_trainer.testing_ranks import RankServer
@@ -65,6 +65,15 @@ def test_a_stop_ends_the_wait() -> None:
         wait_for_host("job-0", 60, stopped=lambda: names.waited > 3, resolve=names.resolve, pause=names.pause)
 
     assert failed.value.exit_code is ExitCode.TERMINATED
+
+
+def test_processes_killed_for_memory_are_counted_in_both_versions_of_control_groups(tmp_path: Path) -> None:
+    unified, separate = tmp_path / "memory.events", tmp_path / "memory.oom_control"
+    assert killed_for_memory([unified, separate]) == 0
+    separate.write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 2\n")
+    assert killed_for_memory([unified, separate]) == 2
+    unified.write_text("low 0\nhigh 0\nmax 8\noom 1\noom_kill 1\noom_group_kill 0\n")
+    assert killed_for_memory([unified]) == 1
 
 
 def test_torchrun_meets_at_the_first_pod_and_never_restarts_in_place(make_attempt: Any) -> None:

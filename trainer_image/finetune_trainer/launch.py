@@ -6,6 +6,7 @@ last lines of every rank's log in the bucket, writes one JSON line to the termin
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import shutil
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -36,7 +37,8 @@ JOIN_SECONDS: Final = 24 * 3600
 """How long pods wait for one another: a peer may be Pending for hours, and the run's deadline and the operator end the wait earlier."""
 _LIBC: Final = ctypes.CDLL(None)  # loaded here: the child must not import between fork and exec
 _PR_SET_PDEATHSIG: Final = 1
-_MEMORY_EVENTS: Final = Path("/sys/fs/cgroup/memory.events")
+_MEMORY_EVENTS: Final = tuple(map(Path, ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")))
+"""Where the kernel counts the processes that it has killed: in version 2 and version 1 of its control groups."""
 
 
 def launch(plan_path: Path) -> int:
@@ -51,7 +53,7 @@ def launch(plan_path: Path) -> int:
         shutil.rmtree(left, ignore_errors=True)
     place.run.logs.mkdir(parents=True)
     index = int(os.environ.get(INDEX_VARIABLE, "0"))
-    killed_before = _killed_for_memory()
+    killed_before = killed_for_memory()
     try:
         if attempt.plan.pods > 1:
             wait_for_host(attempt.rendezvous_host, JOIN_SECONDS, stopped=lambda: stop.requested)
@@ -72,7 +74,7 @@ def launch(plan_path: Path) -> int:
             [*place.run.errors(), *aborted],
             deaths,
             terminated=stop.requested,
-            host_out_of_memory=_killed_for_memory() > killed_before,
+            host_out_of_memory=killed_for_memory() > killed_before,
         )
     log_uri = keep_logs(attempt, place.run, index, cause) if cause.exit_code is not ExitCode.OK else None
     return _conclude(cause, attempt, place, log_uri)
@@ -198,12 +200,12 @@ def _copy(process: subprocess.Popen[bytes], path: Path) -> None:
             sys.stdout.flush()
 
 
-def _killed_for_memory() -> int:
+def killed_for_memory(files: Iterable[Path] = _MEMORY_EVENTS) -> int:
     """Return how many processes of this container the kernel has killed for memory."""
-    try:
-        lines = _MEMORY_EVENTS.read_text().splitlines()
-    except OSError:
-        return 0
+    lines: list[str] = []
+    for path in files:
+        with contextlib.suppress(OSError):  # only one of the versions is there
+            lines += path.read_text().splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
 
 

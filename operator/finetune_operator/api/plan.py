@@ -151,6 +151,10 @@ class Plan(ReadModel):
     replans: int = Field(0, description="How many attempts before this plan ran out of GPU memory.")
     kept_free_bytes: int = Field(0, description="What they lacked: left unused on every GPU, beyond the usual reserve.")
 
+    host_replans: int = Field(
+        0, description="How many attempts before this plan ran out of host memory; each time its pods ask for more."
+    )
+
     @property
     def memory_key(self) -> str:
         """What decides the memory of a step, in words; two plans with the same need the same."""

@@ -196,7 +196,8 @@ REASON_MEANINGS: Final = MappingProxyType(
             "a GPU ran out of memory", "nothing while it is replanned; else a smaller plan or more GPUs"
         ),
         Reason.HOST_OUT_OF_MEMORY: ReasonMeaning(
-            "a container ran out of host memory", "nodes with more memory, or fewer processes"
+            "a container ran out of host memory",
+            "nothing while its pods are given more; else nodes with more memory, or fewer processes in a pod",
         ),
         Reason.RANK_KILLED: ReasonMeaning(
             "a process was killed from outside (exit 137, not for memory)", "nothing; it is tried again"

@@ -242,7 +242,7 @@ def _life(record: AttemptStatus) -> float:
     return seconds_since(moment_of(record.start_time), moment_of(record.completion_time))
 
 
-_FOLLOWED_BY_ANOTHER_PLAN: Final = frozenset({Reason.REPLANNED, Reason.GPU_OUT_OF_MEMORY})
+_FOLLOWED_BY_ANOTHER_PLAN: Final = frozenset({Reason.REPLANNED, Reason.GPU_OUT_OF_MEMORY, Reason.HOST_OUT_OF_MEMORY})
 """It may succeed at once; and replans come to an end by themselves."""
 
 _ALWAYS_RETRIED: Final = frozenset({Reason.DISRUPTED})

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -45,6 +46,13 @@ def failing(child: ChildJob) -> ChildCondition | None:
 
 def cause_of_pod(pod: PodReport) -> Cause | None:
     """Return why a pod ended, or None when it has not failed."""
+    cause = _cause_of_end(pod)
+    if cause is not None and cause.reason is Reason.HOST_OUT_OF_MEMORY:
+        return replace(cause, charged=False)  # its plan was too small, and the next attempt has another one
+    return cause
+
+
+def _cause_of_end(pod: PodReport) -> Cause | None:
     code = pod.exit_code
     if pod.disrupted and code in _STOPPED_CODES:
         return Cause(

@@ -35,6 +35,7 @@ _FAILURES: Final = frozenset(
         Reason.RETRIES_EXHAUSTED,
         Reason.DEADLINE_EXCEEDED,
         Reason.GPU_OUT_OF_MEMORY,
+        Reason.HOST_OUT_OF_MEMORY,
         Reason.DIVERGED,
         Reason.CHECKPOINTS_UNUSABLE,
         Reason.UNSUPPORTED_COMBINATION,

@@ -14,6 +14,7 @@ from finetune_operator.api.exit_codes import EXIT_MEANINGS, ExitCode, ExitMeanin
 from finetune_operator.api.reasons import REASON_MEANINGS, ConditionType, JobState
 from finetune_operator.jobs.conditions import REASONS_OF
 from finetune_operator.jobs.retry import Cause, GiveUp, Retry, judge
+from finetune_operator.planner.host_replan import GROWTH, MOST_HOST_REPLANS
 from finetune_operator.planner.replan import MOST_REPLANS
 
 _GENERATED: Final = "<!-- Generated: python -m finetune_operator.jobs.reference docs/reference -->"
@@ -98,8 +99,11 @@ def exit_codes_page() -> str:
             "- A pod that Kubernetes took away (condition DisruptionTarget) is `Disrupted`: tried again, not charged, unless its code is "
             "40 to 47, 50 or 51.",
             "- Charged attempts count against `run.retries`; the others are followed by another attempt in any case.",
-            "- The first failure is followed at once. Several in a row that fail within two minutes are followed after 10, 20, 40 … 300 s.",
+            "- The first failure is followed at once. Several in a row that fail within two minutes, and no later in the",
+            "  training than the one before, are followed after 10, 20, 40 … 300 s.",
             f"- After `GPUOutOfMemory` the job is planned anew with what was measured, up to {MOST_REPLANS} times; it ends when no plan is smaller.",
+            f"- After `HostOutOfMemory` every pod asks for {GROWTH - 1:.0%} more host memory, up to {MOST_HOST_REPLANS} times and as far as nodes",
+            "  and quotas have it; in a cluster it is not charged.",
             "- In the inspect and publish pods 40 and 41 are final, and every other code is tried again without end.",
             "",
         )

@@ -25,6 +25,7 @@ from finetune_operator.jobs.inspection import (
 from finetune_operator.jobs.names import rendezvous_host
 from finetune_operator.jobs.observed import Observed
 from finetune_operator.jobs.stage import MOVING, Stage, failed, stalled
+from finetune_operator.planner.host_replan import keeping_host_memory, with_more_host_memory
 from finetune_operator.planner.replan import RanOut
 
 CAPACITY_SECONDS: Final = 60.0
@@ -50,7 +51,7 @@ def prepare(
     """Return the file of attempt `number`, or the stage that comes before there can be one.
 
     A retry takes the plan of the attempt before, so that it computes the same losses; after a change of the inputs or of the spec it is planned
-    anew, and after a GPU ran out of memory so that it takes less.
+    anew, and after a GPU ran out of memory so that it takes less; after a pod ran out of host memory its pods get more.
     """
     existing = observed.attempts.get(number)
     if existing is not None and same_work(job.spec, existing.spec):
@@ -61,6 +62,9 @@ def prepare(
     if previous is not None and not replan and same_work(job.spec, previous.spec):
         if attempts.latest is not None and attempts.latest.reason is Reason.GPU_OUT_OF_MEMORY:
             return _smaller(job, observed, settings, planner, attempts, number, previous)
+        if attempts.latest is not None and attempts.latest.reason is Reason.HOST_OUT_OF_MEMORY:
+            more = with_more_host_memory(previous.plan, observed.inventory, observed.limits)
+            return _after_shortage(job, observed, settings, attempts, number, previous, more)
         made = _file(job, settings, attempts, observed, number, previous)
         return Prepared(made, (inspected(job, made.inspection), planned(made.plan)))
     report = usable_report(job, observed, attempts)
@@ -120,8 +124,8 @@ def create(job: FineTuneJob, prepared: Prepared, settings: RenderSettings) -> St
 
 
 def planned(plan: Plan, reason: Reason = Reason.PLANNED) -> Finding:
-    """Return what the condition says of a plan; a plan after an out-of-memory is always `Replanned`."""
-    reason = Reason.REPLANNED if plan.replans else reason
+    """Return what the condition says of a plan; a plan after a shortage of memory is always `Replanned`."""
+    reason = Reason.REPLANNED if plan.replans or plan.host_replans else reason
     on = f"{plan.gpus} × {plan.gpu_product}" if plan.accelerator == "gpu" else f"{plan.processes} CPU processes"
     text = (
         f"{on}, {plan.pods} pod{'s' if plan.pods > 1 else ''}, {plan.strategy}, micro-batch {plan.micro_batch_size} × "
@@ -198,7 +202,7 @@ def _smaller(
     number: int,
     previous: AttemptFile,
 ) -> Prepared | Stage:
-    """Return the attempt after one whose GPU ran out of memory, or the stage without a plan for it: the end, unless nodes can come."""
+    """Return the attempt after one whose GPU ran out of memory."""
     shortage = attempts.latest.memory_shortage if attempts.latest else None
     plan = planner(
         job.spec,
@@ -208,11 +212,27 @@ def _smaller(
         limits=observed.limits,
         failure=RanOut(previous.plan, shortage),
     )
+    if isinstance(plan, Plan):
+        plan = keeping_host_memory(plan, previous.plan)
+    return _after_shortage(job, observed, settings, attempts, number, previous, plan)
+
+
+def _after_shortage(
+    job: FineTuneJob,
+    observed: Observed,
+    settings: RenderSettings,
+    attempts: Attempts,
+    number: int,
+    previous: AttemptFile,
+    plan: Plan | PlanError,
+) -> Prepared | Stage:
+    """Return the attempt that runs by the plan after a shortage of memory; where there is none, the wait for nodes or the job's end."""
     if isinstance(plan, PlanError):
         if plan.waits:
             return _without_plan(plan)
+        shortage = attempts.latest.reason if attempts.latest else None
         return failed(
-            Reason.GPU_OUT_OF_MEMORY,
+            shortage or Reason.GPU_OUT_OF_MEMORY,
             plan.message,
             Finding(ConditionType.PLANNED, "False", Reason.DOES_NOT_FIT, plan.message),
         )

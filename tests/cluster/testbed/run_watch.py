@@ -11,14 +11,12 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import IO, Any
-
-from testbed.node import KUBELET_STATE, NodeCluster
-from testbed.processes import TestbedError, until
 
 from finetune_operator.api.constants import WORK_DIRECTORY
 from finetune_operator.api.run_events import RUN_EVENT, RUN_EVENTS_VARIABLE, ResumeEvent, RunEvent, StepEvent
+from testbed.node import KUBELET_STATE, NodeCluster
+from testbed.processes import TestbedError, until
 
 _FILE = "events.jsonl"
 EVENTS_ENVIRONMENT = [{"name": RUN_EVENTS_VARIABLE, "value": f"{WORK_DIRECTORY}/{_FILE}"}]
