@@ -88,6 +88,13 @@ def test_values_reach_the_settings() -> None:
     assert settings.image_pull_secrets == ("a", "b")
 
 
+def test_the_folder_of_nodes_for_models_is_off_unless_it_is_named() -> None:
+    path = "/var/lib/finetune-operator/models"
+    settings = OperatorSettings.from_environment(environment({"modelCache": {"nodePath": path}}))
+    assert settings.node_cache_path == path
+    assert OperatorSettings.from_environment(environment()).node_cache_path == ""
+
+
 def test_prices_reach_the_planner_and_are_absent_without_a_table() -> None:
     prices = {"currency": "EUR", "perGpuHour": {"NVIDIA-H100-80GB-HBM3": 2.5, "NVIDIA-L4": 0.75}}
     settings = OperatorSettings.from_environment(environment({"planner": {"prices": prices}}))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 import tempfile
 from pathlib import Path
+from typing import IO
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +14,7 @@ from finetune_operator.api.reasons import Reason
 from finetune_operator.api.run_events import CheckpointEvent, MemoryEvent, RunEvent, StepEvent
 from finetune_operator.cli.local_machine import inventory_of_this_machine, parse_gpu_list
 from finetune_operator.cli.run_report import RunRecord
-from finetune_operator.cli.trainer_process import EventReader, read_termination
+from finetune_operator.cli.trainer_process import EventReader, TrainerProcess, read_termination
 
 
 def step(number: int, attempt: int = 1, loss: float = 1.0) -> StepEvent:
@@ -90,3 +92,18 @@ def test_a_process_that_left_no_message_is_explained_by_its_exit_code(tmp_path: 
 def test_rejected_checkpoints_stand_in_the_record() -> None:
     bad = CheckpointEvent(attempt=2, step=20, uri="file:///x", verified=False, bytes=7, problem="sha256 differs")
     assert record(bad).checkpoints == [bad]
+
+
+def test_a_folder_for_models_reaches_the_trainer_and_nothing_else_does(tmp_path: Path) -> None:
+    seen: list[str | None] = []
+
+    class Listening(TrainerProcess):
+        def _start(
+            self, arguments: tuple[str, ...], environment: dict[str, str], output: IO[bytes]
+        ) -> subprocess.Popen[bytes]:
+            seen.append(environment.get("FINETUNE_MODEL_CACHE"))
+            return subprocess.Popen(["true"])
+
+    Listening(tmp_path, tmp_path / "models").run("attempt-1", "launch")
+    Listening(tmp_path).run("attempt-1", "launch")
+    assert seen == [str(tmp_path / "models"), None]

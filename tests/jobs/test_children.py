@@ -20,6 +20,7 @@ from finetune_operator.jobs.testing import SETTINGS, make_job, make_plan, make_r
 
 GOLDEN = Path(__file__).parent / "golden"
 RICH = {
+    "model": {"uri": "hf://org/tiny", "cache": {"persistentVolumeClaim": "models"}},
     "credentials": {"model": {"secret": "hf"}, "storage": {"secret": "s3"}, "serviceAccount": "tuner"},
     "scheduling": {"priorityClass": "high"},
     "pod": {
@@ -98,6 +99,7 @@ def test_every_pod_obeys_the_restricted_pod_security_standard(body: dict[str, An
         "projected",
         "configMap",
         "downwardAPI",
+        "persistentVolumeClaim",
     }
 
 

@@ -7,6 +7,7 @@ import pytest
 from finetune_operator.api.compatibility import Strategy
 from finetune_operator.api.plan import GIB
 from finetune_operator.api.reasons import Reason
+from finetune_operator.api.spec import Cache
 from finetune_operator.planner.host import DISK_BASE_BYTES
 from finetune_operator.planner.inventory import Inventory
 from finetune_operator.planner.testing import (
@@ -61,6 +62,26 @@ def test_the_disk_holds_the_checkpoint_that_was_resumed_from_and_the_last_one(
     resources = {"gpus": 2, "strategy": strategy}
     plan = good(plan_of(spec_of("meta-llama/Llama-3.2-1B", method="full", resources=resources)))
     assert plan.resources.ephemeral_storage_bytes >= 2 * bytes_per_parameter * plan.total_parameters + DISK_BASE_BYTES
+
+
+def test_a_cache_holds_the_model_instead_of_the_pods_disk() -> None:
+    spec = spec_of("meta-llama/Llama-3.2-1B", method="lora")
+    cached = spec.model_copy(
+        update={"model": spec.model.model_copy(update={"cache": Cache(persistent_volume_claim="models")})}
+    )
+    without, with_cache = good(plan_of(spec)), good(plan_of(cached))
+    saved = without.resources.ephemeral_storage_bytes - with_cache.resources.ephemeral_storage_bytes
+    assert abs(saved - 2 * without.total_parameters) < 0.01 * saved + 2**20
+    assert with_cache.resources.memory_bytes == without.resources.memory_bytes
+
+
+def test_pods_on_several_nodes_that_mount_one_claim_are_warned_of_its_access_mode() -> None:
+    spec = spec_of(method="lora", resources={"gpus": 16})
+    cached = spec.model_copy(
+        update={"model": spec.model.model_copy(update={"cache": Cache(persistent_volume_claim="models")})}
+    )
+    assert any("claim models" in said and "ReadWriteMany" in said for said in good(plan_of(cached)).reasons)
+    assert not any("ReadWriteMany" in said for said in good(plan_of(spec)).reasons)
 
 
 def test_no_disk_is_planned_where_the_nodes_do_not_say_what_they_have() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from finetune_operator.api.constants import WORK_DIRECTORY, WORK_DIRECTORY_VARIABLE
+from finetune_operator.api.constants import MODEL_CACHE_VARIABLE, WORK_DIRECTORY, WORK_DIRECTORY_VARIABLE
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.plan import AttemptFile
 from finetune_trainer.failures import TrainerFailure
@@ -40,13 +40,20 @@ class Workplace:
 
     work: Path
     run: RunDirectory
+    cache: Path | None = None
+    """A folder of models that other pods and jobs share; None keeps the model in the pod."""
 
     @classmethod
     def of(cls, attempt: AttemptFile, environment: Mapping[str, str] = os.environ) -> Workplace:
         """Return the folders that the environment names, or the pod's own."""
         work = Path(environment.get(WORK_DIRECTORY_VARIABLE, WORK_DIRECTORY))
         run = environment.get(RUN_DIRECTORY_VARIABLE)
-        return cls(work, RunDirectory(Path(run) if run else work / f"attempt-{attempt.attempt}"))
+        cache = environment.get(MODEL_CACHE_VARIABLE)
+        return cls(
+            work,
+            RunDirectory(Path(run) if run else work / f"attempt-{attempt.attempt}"),
+            Path(cache) if cache else None,
+        )
 
     @property
     def model(self) -> Path:

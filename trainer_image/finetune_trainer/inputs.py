@@ -6,7 +6,7 @@ The plan holds only for the inputs that were inspected. A model or data set that
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,8 +14,10 @@ from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.inspection import InputFile
 from finetune_operator.api.plan import AttemptFile
 from finetune_operator.api.spec import ModelSource
+from finetune_trainer.attempt import Workplace
 from finetune_trainer.dataset_files import DatasetFiles, find_files
 from finetune_trainer.failures import TrainerFailure
+from finetune_trainer.model_cache import CacheOutcome, ModelCache
 from finetune_trainer.model_files import local_model
 from finetune_trainer.result_target import model_at
 from finetune_trainer.storage import Storage, open_storage, open_writable
@@ -73,10 +75,16 @@ def check_unchanged(what: str, inspected: Iterable[InputFile], found: Iterable[I
         raise TrainerFailure(ExitCode.INPUTS_CHANGED, f"{what} changed after the inspection: {added[0]} is new")
 
 
-def fetch_model(attempt: AttemptFile, target: Path) -> Path:
-    """Return the base model's local folder, downloaded by the first rank of the pod while the others wait."""
-    with locked(target.with_name(f".{target.name}.lock")):
-        return local_model(model_source(attempt), target)
+def fetch_model(
+    attempt: AttemptFile, workplace: Workplace, count: Callable[[CacheOutcome], object] = lambda outcome: None
+) -> Path:
+    """Return the base model's local folder, downloaded by the first rank of the pod (with a cache: by one of all pods) while the others wait.
+
+    `count` is told what became of it in the cache.
+    """
+    cache = ModelCache(workplace.cache, count=count) if workplace.cache else None
+    with locked(workplace.model.with_name(f".{workplace.model.name}.lock")):
+        return local_model(model_source(attempt), workplace.model, cache)
 
 
 def go_offline() -> None:

@@ -50,12 +50,19 @@ COUNTERS: Final = (
         "Checkpoints that were damaged or cut off when the attempt looked for one to resume from.",
     ),
     Described("checkpoint_failures", "Checkpoints that could not be uploaded."),
+    Described("model_cache_hits", "Times the model was in the cache (model.cache), verified."),
+    Described("model_cache_misses", "Times this process downloaded the model into the cache."),
+    Described(
+        "model_cache_rejected",
+        "Times the model was in the cache with other bytes than were downloaded; it was fetched anew.",
+    ),
     Described("report_failures", "Progress reports that the operator did not take."),
 )
 BADPUT: Final = Described(
-    "badput_seconds", "Time in which no step was made, by cause: import, load, resume, probe, data, checkpoint."
+    "badput_seconds",
+    "Time in which no step was made, by cause: import, download, encode, load, resume, probe, data, checkpoint.",
 )
-BADPUT_CAUSES: Final = ("import", "load", "resume", "probe", "data", "checkpoint")
+BADPUT_CAUSES: Final = ("import", "download", "encode", "load", "resume", "probe", "data", "checkpoint")
 
 
 class RankMetrics:

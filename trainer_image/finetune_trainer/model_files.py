@@ -15,7 +15,9 @@ from finetune_operator.api.constants import MANIFEST_FILE
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.inspection import InputFile, ModelFacts
 from finetune_operator.api.spec import ModelSource
+from finetune_trainer.cached_model import ModelVersion
 from finetune_trainer.failures import TrainerFailure
+from finetune_trainer.model_cache import ModelCache
 from finetune_trainer.model_types import BUILT_IN_MODEL_TYPES
 from finetune_trainer.safetensors_headers import read_header
 from finetune_trainer.storage import Storage, StoredFile, open_storage
@@ -84,8 +86,8 @@ def describe_model(folder: ModelFolder, source: ModelSource, tokenizer: Tokenize
     )
 
 
-def local_model(source: ModelSource, target: Path) -> Path:
-    """Return a local folder with everything that from_pretrained needs: the model's own for file://, else a download into `target`.
+def local_model(source: ModelSource, target: Path, cache: ModelCache | None = None) -> Path:
+    """Return a local folder with everything that from_pretrained needs: the model's own for file://, the cache's, or a download into `target`.
 
     Files that an earlier call has completed are not fetched again. One process per pod may call this at a time.
     """
@@ -95,6 +97,8 @@ def local_model(source: ModelSource, target: Path) -> Path:
         return Path("/", location.path)
     wanted = [file for file in folder.storage.list() if _is_small_part(file.name, code=source.trust_remote_code)]
     wanted += folder.weights
+    if cache is not None:
+        return cache.fetch(folder.storage, ModelVersion(folder.storage.uri, folder.revision, tuple(wanted)))
     done_file = target / ".download.json"
     done: dict[str, list[object]] = json.loads(done_file.read_bytes()) if done_file.exists() else {}
 

@@ -74,7 +74,7 @@ def publish_attempt(attempt: AttemptFile) -> Manifest:
     workplace = Workplace.of(attempt)
     checkpoint = _final_checkpoint(attempt, workplace)
     needs_base = attempt.spec.tuning.method is not Method.FULL
-    base = fetch_model(attempt, workplace.model) if needs_base else None
+    base = fetch_model(attempt, workplace) if needs_base else None
     go_offline()
     from finetune_trainer.result import build_result  # imports torch and transformers: 10 s that a failure above saves
 

@@ -113,25 +113,35 @@ class _Rank:
         """Fetch, import, load, resume, train, save."""
         with ThreadPoolExecutor(1, thread_name_prefix="inputs") as pool:
             # Downloads and encoding need no torch: they go on while it is imported, which takes 15 s and more.
-            inputs = pool.submit(self._inputs)
+            model = pool.submit(self._fetch)
+            rows = pool.submit(self._encode, model)
             with self._badput("import"):
-                self._import(inputs)
-            with self._badput("load"):
-                model_folder, rows = inputs.result()
-                go_offline()
+                self._import(model, rows)
+            with self._badput("download"):
+                model_folder = model.result()
+            with self._badput("encode"):
+                encoded = rows.result()
+            go_offline()
         with self._badput("load"):
-            trainer_parts = self._load(model_folder, rows)
+            trainer_parts = self._load(model_folder, encoded)
         self._train(*trainer_parts)
 
-    def _inputs(self) -> tuple[Path, Path]:
-        from finetune_trainer.dataset import encode_dataset
-
+    def _fetch(self) -> Path:
         if self._place.is_first:
             check_inputs(self._attempt)
-        model = fetch_model(self._attempt, self._workplace.model)
-        return model, encode_dataset(self._attempt, self._workplace.data)
+        return fetch_model(
+            self._attempt,
+            self._workplace,
+            count=lambda outcome: self._telemetry.metrics.count(f"model_cache_{outcome}"),
+        )
 
-    def _import(self, inputs: Future[tuple[Path, Path]]) -> None:
+    def _encode(self, model: Future[Path]) -> Path:
+        from finetune_trainer.dataset import encode_dataset
+
+        model.result()  # without a model there is nothing to encode for
+        return encode_dataset(self._attempt, self._workplace.data)
+
+    def _import(self, *inputs: Future[Path]) -> None:
         plan = self._attempt.plan
         if plan.accelerator == "cpu":
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -148,8 +158,8 @@ class _Rank:
         transformers.logging.disable_progress_bar()
         import finetune_trainer.job_trainer  # noqa: F401 - imported here to measure it
 
-        if inputs.done():
-            inputs.result()  # a bad input ends the run before ranks meet
+        for done in (each for each in inputs if each.done()):
+            done.result()  # a bad input ends the run before ranks meet
 
     def _load(self, model_folder: Path, rows: Path) -> tuple[Any, Any, Any]:
         from trl import SFTConfig

@@ -6,8 +6,35 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from finetune_operator.api.locations import Location, readable
-from finetune_operator.api.model import Rule, SpecModel
+from finetune_operator.api.locations import OBJECT_NAME_PATTERN, Location, ObjectName, readable
+from finetune_operator.api.model import Rule, SpecModel, text_rule
+
+
+class Cache(SpecModel):
+    """Where the downloaded model is kept for other pods and jobs: one download per place and version, verified by hash before every use."""
+
+    persistent_volume_claim: ObjectName | None = Field(
+        None,
+        description="A PersistentVolumeClaim in the job's namespace. Pods on several nodes need one of access mode ReadWriteMany.",
+    )
+    node: bool = Field(
+        False,
+        description="A folder on each node, shared by the jobs of the namespace. The installation must allow it (chart value modelCache.nodePath).",
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        text_rule(
+            "persistentVolumeClaim",
+            "persistent_volume_claim",
+            OBJECT_NAME_PATTERN,
+            "model.cache.persistentVolumeClaim is the name of a claim in the job's namespace (lower-case letters, digits, - and .)",
+        ),
+        Rule(
+            cel="has(self.persistentVolumeClaim) != self.node",
+            message="model.cache: name a persistentVolumeClaim or set node: true, one of the two; remove model.cache for none",
+            holds=lambda c: (c.persistent_volume_claim is not None) != c.node,
+        ),
+    )
 
 
 class ModelSource(SpecModel):
@@ -23,6 +50,10 @@ class ModelSource(SpecModel):
     )
     trust_remote_code: bool = Field(
         False, description="Run Python code that the model's repository brings. Default false: such a model is refused."
+    )
+    cache: Cache | None = Field(
+        None,
+        description="Where the downloaded model is kept for other pods and jobs. Default: nowhere; every pod of every attempt downloads it.",
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (readable("model.uri", "hf://org/name or s3://bucket/folder"),)

@@ -130,7 +130,7 @@ def inspection_key(namespace: str, spec: FineTuneJobSpec) -> str:
     """
     relevant = {
         "namespace": namespace,
-        "model": spec.model.to_json_dict(),
+        "model": spec.model.model_copy(update={"cache": None}).to_json_dict(),
         "dataset": spec.dataset.to_json_dict(),
         "output": spec.output.to_json_dict(),
         "checkpoints": spec.checkpoint.uri,

@@ -10,7 +10,7 @@ from typing import ClassVar, Final
 from pydantic import Field
 
 from finetune_operator.api.compatibility import Method, Objective, Strategy
-from finetune_operator.api.inputs import Columns, Dataset, Filters, ModelSource
+from finetune_operator.api.inputs import Cache, Columns, Dataset, Filters, ModelSource
 from finetune_operator.api.model import Rule, SpecModel
 from finetune_operator.api.operation import Checkpoint, Output, Run
 from finetune_operator.api.pods import Credentials, EnvironmentVariable, Pod, Scheduling, SecretReference, Toleration
@@ -21,6 +21,7 @@ __all__ = [
     "DEFAULT_EPOCHS",
     "DEFAULT_LEARNING_RATES",
     "IMMUTABLE_AFTER_START",
+    "Cache",
     "Checkpoint",
     "Columns",
     "Credentials",

@@ -68,6 +68,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what finished runs have measured: corrects the plan, and is added to (default: history.json in --folder)",
     )
     parser.add_argument(
+        "--model-cache",
+        type=Path,
+        metavar="FOLDER",
+        help="keep downloaded models here for later runs, verified (default: in the run's folder); model.cache is for clusters",
+    )
+    parser.add_argument(
         "--report", type=Path, help="write the JSON report here (default: report.json in the run's folder)"
     )
 
@@ -84,7 +90,7 @@ def run(options: argparse.Namespace) -> int:
         return BAD_INPUT
     job = job.model_copy(update={"spec": with_absolute_locations(job.spec, Path.cwd())})
     try:
-        local_run = LocalRun(job, options.folder, console, history)
+        local_run = LocalRun(job, options.folder, console, history, options.model_cache)
     except OSError as error:
         print(f"finetune run: --folder: {options.folder} cannot be used: {reason_of(error)}", file=sys.stderr)
         return BAD_INPUT
@@ -108,7 +114,14 @@ def run(options: argparse.Namespace) -> int:
 class LocalRun:
     """One job on this machine, from inspection to publication."""
 
-    def __init__(self, job: FineTuneJob, folder: Path, console: Console, history: History = EMPTY_HISTORY) -> None:
+    def __init__(
+        self,
+        job: FineTuneJob,
+        folder: Path,
+        console: Console,
+        history: History = EMPTY_HISTORY,
+        model_cache: Path | None = None,
+    ) -> None:
         self._job = job
         self._console = console
         self._history = history
@@ -117,7 +130,7 @@ class LocalRun:
         ).hexdigest()
         self._folder = folder.resolve() / f"{job.metadata.name}-{self._uid[:8]}"
         (self._folder / "work").mkdir(parents=True, exist_ok=True)
-        self._trainer = TrainerProcess(self._folder)
+        self._trainer = TrainerProcess(self._folder, model_cache.resolve() if model_cache else None)
         self._record = RunRecord()
         self._plan: Plan | None = None
 

@@ -39,6 +39,8 @@ class OperatorSettings(BaseModel):
     """Of all pods of jobs."""
     image_pull_secrets: tuple[str, ...] = ()
     """Comma-separated Secrets (in the jobs' namespaces) with registry credentials."""
+    node_cache_path: str = Field("", pattern=r"^(/[^/]+)*$")
+    """Folder on every node in which jobs may keep models (`model.cache: {node: true}`, a hostPath volume); empty: refused."""
     progress_url: str = Field(pattern=r"^https://[^/]+$")
     """Where pods report to, such as https://finetune-operator-progress.finetune-operator.svc:8443; no path."""
     progress_ca_file: Path
@@ -151,4 +153,5 @@ class RenderSource:
             progress=ProgressEndpoint(url=self._settings.progress_url, certificate_authority=certificate_authority),
             image_pull_policy=self._settings.image_pull_policy,
             image_pull_secrets=self._settings.image_pull_secrets,
+            node_cache_path=self._settings.node_cache_path,
         )

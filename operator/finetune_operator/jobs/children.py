@@ -28,6 +28,7 @@ from finetune_operator.api.job import FineTuneJob, ObjectMeta
 from finetune_operator.api.plan import GIB, AttemptFile
 from finetune_operator.jobs.causes import SIGTERM_EXIT_CODE
 from finetune_operator.jobs.decisions import RenderSettings
+from finetune_operator.jobs.model_cache import cache_volume
 from finetune_operator.jobs.names import (
     attempt_name,
     child,
@@ -55,7 +56,7 @@ _INSPECT_WORK: Final = 2 * GIB
 _PUBLISH_BASE: Final = 2 * GIB
 """Imports of the trainer (about 1 GiB) and buffers of the upload."""
 _PUBLISH_COPIES: Final = 3
-"""Of the model, in memory and on disk: the weights, the merged or converted tensors, and the file being written."""
+"""Of the model, in memory and on disk: the weights (on disk not where a cache holds them), the merged tensors, and the file being written."""
 
 
 def inspect_job(job: FineTuneJob, settings: RenderSettings, *, trace: bool = False) -> Body:
@@ -176,6 +177,7 @@ def attempt_job(job: FineTuneJob, file: AttemptFile, settings: RenderSettings) -
         mounts=(_PLAN_MOUNT, {"name": "shared-memory", "mountPath": "/dev/shm"}),  # noqa: S108 - a mount of the pod's own
         node_selector=gpu_node_labels(plan.gpu_product, plan.gpu_resource) if gpu and plan.gpu_product else {},
         tolerations=(GPU_TOLERATION.to_json_dict(),) if gpu else (),
+        model_cache=cache_volume(spec, file.namespace, settings),
         extra=extra,
     )
     content = {
@@ -194,9 +196,11 @@ def attempt_job(job: FineTuneJob, file: AttemptFile, settings: RenderSettings) -
 def publish_job(job: FineTuneJob, file: AttemptFile, settings: RenderSettings) -> Body:
     """Return the Job that verifies the final checkpoint of `file`'s attempt, merges and uploads; repeatable."""
     # Also without a merge: an adapter is tried on its base model before anybody gets it.
-    copies = _PUBLISH_COPIES * file.inspection.model.weight_bytes
-    size = _PUBLISH_BASE + copies
-    disk = _PUBLISH_BASE + copies if file.plan.resources.ephemeral_storage_bytes else 0
+    weights = file.inspection.model.weight_bytes
+    size = _PUBLISH_BASE + _PUBLISH_COPIES * weights
+    cache = cache_volume(file.spec, file.namespace, settings)
+    on_disk = _PUBLISH_BASE + (_PUBLISH_COPIES - (cache is not None)) * weights
+    disk = on_disk if file.plan.resources.ephemeral_storage_bytes else 0
     memory = {"memory": mebibytes(size)}
     marks = labels(file.name, COMPONENT_PUBLISH, file.attempt)
     shape = PodShape(
@@ -211,6 +215,7 @@ def publish_job(job: FineTuneJob, file: AttemptFile, settings: RenderSettings) -
         environment={"OMP_NUM_THREADS": "1"},
         volumes=(_plan_volume(attempt_name(file.name, file.attempt)),),
         mounts=(_PLAN_MOUNT,),
+        model_cache=cache,
     )
     content = {
         "completions": 1,

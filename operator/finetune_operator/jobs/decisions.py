@@ -42,6 +42,8 @@ class RenderSettings:
     progress: ProgressEndpoint
     image_pull_policy: str = "IfNotPresent"
     image_pull_secrets: tuple[str, ...] = ()
+    node_cache_path: str = ""
+    """The folder on every node in which jobs may keep models (hostPath); empty allows none."""
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from finetune_operator.jobs.children import attempt_job, publish_job
 from finetune_operator.jobs.conditions import Finding, holds, is_finished
 from finetune_operator.jobs.deadlines import seconds_to_deadline, seconds_to_removal
 from finetune_operator.jobs.decisions import ChildReference, Desired, JobEvent, Planner, RenderSettings
+from finetune_operator.jobs.model_cache import why_refused
 from finetune_operator.jobs.names import job_reference
 from finetune_operator.jobs.observed import Observed
 from finetune_operator.jobs.publication import publish
@@ -55,7 +56,11 @@ def desired_state(job: FineTuneJob, observed: Observed, settings: RenderSettings
     if latest is not None and was_superseded(job, latest, file):
         attempts = attempts.replaced(superseded(latest, observed.now))
         deletions = references_of(job.metadata.name, (latest.number,), observed)
-    stage = _overdue(job, observed) or _refused(job, observed) or _next(job, observed, settings, planner, attempts)
+    stage = (
+        _overdue(job, observed)
+        or _refused(job, observed, settings, attempts.latest)
+        or _next(job, observed, settings, planner, attempts)
+    )
     accepted = Finding(ConditionType.ACCEPTED, "True", Reason.ACCEPTED, "the spec is valid")
     stage = stage.after((accepted,))
     if stage.state is JobState.FAILED:
@@ -67,7 +72,9 @@ def desired_state(job: FineTuneJob, observed: Observed, settings: RenderSettings
     return _desired(job, observed, attempts, stage)
 
 
-def _refused(job: FineTuneJob, observed: Observed) -> Stage | None:
+def _refused(
+    job: FineTuneJob, observed: Observed, settings: RenderSettings, latest: AttemptStatus | None
+) -> Stage | None:
     if observed.foreign:
         names = ", ".join(observed.foreign)
         message = f"{names} belongs to someone else and bears the name of a child of this job; delete or rename it, or this job"
@@ -83,6 +90,10 @@ def _refused(job: FineTuneJob, observed: Observed) -> Stage | None:
         )
         if uri.startswith("file://")
     ]
+    child = observed.child(COMPONENT_TRAIN, latest.number) if latest else None
+    if child is None and (message := why_refused(job.spec, settings)):
+        said = Finding(ConditionType.ACCEPTED, "False", Reason.INVALID_SPEC, message)
+        return Stage(_state_so_far(job), message, (said, stalled(message)), requeue_after=FOREIGN_SECONDS)
     if local:
         message = f"spec.{', spec.'.join(local)}: file:// is for local runs (finetune run); in a cluster use a bucket: s3://, gs:// or az://"
         said = Finding(ConditionType.ACCEPTED, "False", Reason.INVALID_SPEC, message)

@@ -11,6 +11,8 @@ from typing import Any, Final
 
 from finetune_operator.api.constants import (
     GRACE_PERIOD_VARIABLE,
+    MODEL_CACHE_DIRECTORY,
+    MODEL_CACHE_VARIABLE,
     TERMINATION_LOG,
     TERMINATION_LOG_VARIABLE,
     TOKEN_AUDIENCE,
@@ -20,6 +22,7 @@ from finetune_operator.api.constants import (
 )
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.jobs.decisions import RenderSettings
+from finetune_operator.jobs.model_cache import CacheVolume
 
 Body = dict[str, Any]
 
@@ -61,6 +64,7 @@ class PodShape:
     mounts: tuple[Body, ...] = ()
     node_selector: Mapping[str, str] = field(default_factory=dict)
     tolerations: tuple[Body, ...] = ()
+    model_cache: CacheVolume | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Further fields of the pod's spec, such as `subdomain`."""
 
@@ -88,6 +92,7 @@ def pod_template(spec: FineTuneJobSpec, settings: RenderSettings, shape: PodShap
             {"name": "temporary", "emptyDir": {}},
             _token_volume(),
             *shape.volumes,
+            *((shape.model_cache.volume,) if shape.model_cache else ()),
         ],
         **shape.extra,
     }
@@ -123,6 +128,7 @@ def _container(spec: FineTuneJobSpec, settings: RenderSettings, shape: PodShape)
             {"name": "temporary", "mountPath": "/tmp"},  # noqa: S108 - a mount of the pod's own
             {"name": "token", "mountPath": TOKEN_DIRECTORY, "readOnly": True},
             *shape.mounts,
+            *((shape.model_cache.mount,) if shape.model_cache else ()),
         ],
     }
     # One Secret may hold both: named twice, the API server would keep both entries, to no use.
@@ -149,6 +155,7 @@ def _environment(spec: FineTuneJobSpec, shape: PodShape) -> list[Body]:
         WORK_DIRECTORY_VARIABLE: WORK_DIRECTORY,
         TERMINATION_LOG_VARIABLE: TERMINATION_LOG,
         GRACE_PERIOD_VARIABLE: str(spec.pod.termination_grace_period_seconds),
+        **({MODEL_CACHE_VARIABLE: MODEL_CACHE_DIRECTORY} if shape.model_cache else {}),
     }
     return [{"name": name, "value": value} for name, value in merged.items()]
 

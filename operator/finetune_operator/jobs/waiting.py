@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,6 +18,8 @@ VOLUME_SECONDS: Final = 10.0
 _IMAGE: Final = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
 )
+_LOST_CLAIM: Final = re.compile(r'persistentvolumeclaim "[^"]+" (not found|bound to non-existent persistentvolume)')
+"""The scheduler's words (plugin VolumeBinding, Kubernetes 1.36) for a claim that no time brings back."""
 _ENDED: Final = frozenset({"Succeeded", "Failed"})
 
 
@@ -47,6 +50,9 @@ def why_waiting(pods: Sequence[PodReport], expected: int, refused: str = "") -> 
         return Wait(Reason.CREATING_PODS, text, scheduled=False, needs_people=True)
     if unfit := next((pod for pod in unscheduled if pod.unschedulable), None):
         text = f"{_count(len(unscheduled), expected)} cannot be scheduled: {unfit.unschedulable}"
+        if _LOST_CLAIM.search(unfit.unschedulable):
+            text = f"{text.rstrip('. ')}; create that claim in the job's namespace, or delete the job and name another in model.cache"
+            return Wait(Reason.UNSCHEDULABLE, text, scheduled=False, needs_people=True)
         return Wait(Reason.UNSCHEDULABLE, text, scheduled=False)
     scheduled = not unscheduled and len(alive) >= expected
     for pod in alive:

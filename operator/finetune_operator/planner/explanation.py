@@ -83,6 +83,12 @@ def _remarks(task: Task, chosen: Candidate, pools: tuple[Pool, ...]) -> list[str
         remarks.append(
             f"{chosen.pool.product} has no bfloat16 arithmetic: training.precision: bf16 is emulated there, slowly"
         )
+    cache = task.spec.model.cache
+    if cache is not None and cache.persistent_volume_claim is not None and chosen.pods > 1:
+        remarks.append(
+            f"model.cache: {chosen.pods} pods mount claim {cache.persistent_volume_claim}; on several nodes it needs access mode ReadWriteMany, "
+            "with ReadWriteOnce they wait for one another's node"
+        )
     positions = task.architecture.max_positions
     if 0 < positions < task.spec.training.max_length:
         remarks.append(

@@ -60,13 +60,14 @@ def pod_resources(
         states: What a process keeps.
         upper_bytes: Of one process; on CPU nodes it is what the pod's processes take.
         processes_per_pod: Ranks in the pod.
-        weight_bytes: The model as it is downloaded.
+        weight_bytes: The model as it is downloaded; 0 where a cache (model.cache) holds it.
         node_millicores: CPU of one node.
         asks_for_disk: False where nodes do not say what they have: no pod that asks would be scheduled there.
         processes_per_node: Ranks that share the node's CPUs.
 
     On GPU nodes memory holds the model while it is loaded (once in a pod or once per process, see `host_load_bytes`), and the pod's share of a
-    checkpoint, which is staged in memory. Disk holds the model, the checkpoint that was resumed from and the one that is staged.
+    checkpoint, which is staged in memory. Disk holds the model (unless a cache does), the checkpoint that was resumed from and the one that is
+    staged.
     """
     is_gpu = workload.accelerator == "gpu"
     shared = processes_per_pod * (SHARED_MEMORY_PER_GPU if is_gpu else SHARED_MEMORY_PER_CPU_PROCESS)

@@ -229,7 +229,7 @@ class _Search:
                     self._estimates.states(split),
                     sized.peak.upper_bytes,
                     processes_per_pod=per_pod,
-                    weight_bytes=self._task.weight_bytes,
+                    weight_bytes=self._task.pod_weight_bytes,
                     node_millicores=pool.millicores,
                     asks_for_disk=pool.has_disk,
                     processes_per_node=sharing,

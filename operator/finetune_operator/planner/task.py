@@ -31,6 +31,11 @@ class Task:
     packed: bool = False
     """Rows are joined to sequences of `sequence_length` tokens."""
 
+    @property
+    def pod_weight_bytes(self) -> int:
+        """The model on a pod's own disk: none where a cache holds it."""
+        return 0 if self.spec.model.cache is not None else self.weight_bytes
+
     def kind(self, split: Split, gpu_product: str | None) -> RunKind:
         """Return what kind of run this is, for history."""
         return kind_of(
