@@ -30,6 +30,8 @@ def keep_logs(attempt: AttemptFile, run: RunDirectory, index: int, cause: Cause)
         storage = open_writable(f"{attempt.checkpoint_uri}/logs/{attempt.attempt}", quick)
         for rank, path in rank_logs(run.logs, index * attempt.plan.processes_per_pod):
             storage.put_small(f"rank-{rank:05d}.log", tail(path))
+        for path in run.evidence():
+            storage.put_small(path.name, path.read_bytes())
         summary = {
             "pod": index,
             "exitCode": int(cause.exit_code),

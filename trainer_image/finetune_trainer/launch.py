@@ -28,6 +28,7 @@ from finetune_operator.api.reasons import Reason
 from finetune_trainer.attempt import Workplace, read_attempt
 from finetune_trainer.causes import Cause, first_cause
 from finetune_trainer.failures import TrainerFailure, calls_of, failure_of
+from finetune_trainer.hang_watch import HangWatch
 from finetune_trainer.kept_logs import aborted_for_a_peer, keep_logs
 from finetune_trainer.rank_environment import rank_environment
 from finetune_trainer.rank_files import RankDeath
@@ -164,8 +165,10 @@ def _run_ranks(attempt: AttemptFile, plan_path: Path, place: Workplace, index: i
         ]
         process = subprocess.Popen(agent, env=environment, start_new_session=True, preexec_fn=_die_with_parent)
         copier = None
+    watch = HangWatch(place.run, lambda: [(state.rank, state.process) for state in place.run.states()]).start()
     stop.watch(process, attempt.plan.processes_per_pod, lambda: [state.process for state in place.run.states()])
     status = process.wait()
+    watch.stop()
     if copier is not None:
         copier.join(timeout=5)
     return status

@@ -22,6 +22,8 @@ def rank_environment(processes: int, run: RunDirectory, inherited: Mapping[str, 
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
         "TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE": "[rank ${rank}] ",
     }
+    # The last collective calls of each rank, which tell after a hang who was behind; without it gloo keeps none and NCCL's length is torch's choice.
+    environment.setdefault("TORCH_FR_BUFFER_SIZE", "2000")
     threads = max(1, (os.cpu_count() or 1) // processes)
     environment.setdefault("OMP_NUM_THREADS", str(threads))
     if not any(name in inherited for name in ALLOCATOR_VARIABLES):

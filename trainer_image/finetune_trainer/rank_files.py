@@ -60,6 +60,41 @@ class RankDeath(BaseModel):
     """The exit code; negative, the number of the signal."""
 
 
+class RankPromise(BaseModel):
+    """By when a rank that trains will have spoken, if only to say that it hangs; its watchdog renews it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    rank: int
+    speaks_by: float
+    """Seconds of CLOCK_MONOTONIC, which all processes of a machine share and no clock change moves."""
+
+
+class HangNotice(BaseModel):
+    """What a rank knows when it has made no step for too long."""
+
+    model_config = ConfigDict(frozen=True)
+
+    rank: int
+    time: float
+    """Seconds since the epoch."""
+    step: int | None
+    seconds: float
+    """How long it waited."""
+    collectives: int
+    """Collective calls that it has begun in all, by torch's flight recorder."""
+
+
+class HangVerdict(BaseModel):
+    """Which rank of this pod hangs; from then on every rank leaves."""
+
+    model_config = ConfigDict(frozen=True)
+
+    rank: int | None
+    step: int | None
+    message: str
+
+
 class Deaths(BaseModel):
     """Every rank of this pod whose end the parent saw first."""
 
@@ -103,6 +138,46 @@ class RunDirectory:
     def errors(self) -> tuple[RankError, ...]:
         """Return the errors that ranks wrote."""
         return tuple(_read_all(self.path, "rank-*.error.json", RankError))
+
+    def write_promise(self, promise: RankPromise) -> None:
+        """Renew a rank's promise."""
+        _write(self.path / f"rank-{promise.rank}.promise.json", promise)
+
+    def withdraw_promise(self, rank: int) -> None:
+        """Take a rank's promise back: its steps are over."""
+        (self.path / f"rank-{rank}.promise.json").unlink(missing_ok=True)
+
+    def promises(self) -> tuple[RankPromise, ...]:
+        """Return what ranks promise."""
+        return tuple(_read_all(self.path, "rank-*.promise.json", RankPromise))
+
+    def write_notice(self, notice: HangNotice) -> None:
+        """Write that a rank has noticed a hang."""
+        _write(self.path / f"rank-{notice.rank}.hang.json", notice)
+
+    def notices(self) -> tuple[HangNotice, ...]:
+        """Return which ranks have noticed a hang."""
+        return tuple(_read_all(self.path, "rank-*.hang.json", HangNotice))
+
+    def write_verdict(self, verdict: HangVerdict) -> None:
+        """Write which rank hangs."""
+        _write(self.path / "hang.json", verdict)
+
+    def read_verdict(self) -> HangVerdict | None:
+        """Return which rank hangs, None while that is not decided."""
+        return next(iter(_read_all(self.path, "hang.json", HangVerdict)), None)
+
+    def write_stacks(self, rank: int, stacks: bytes) -> None:
+        """Write where a rank's threads stand."""
+        (self.path / f"stacks-{rank:05d}.txt").write_bytes(stacks)
+
+    def write_flight_record(self, rank: int, record: bytes) -> None:
+        """Write a rank's last collective calls."""
+        (self.path / f"flight-record-{rank:05d}.json").write_bytes(record)
+
+    def evidence(self) -> tuple[Path, ...]:
+        """Return the files with stacks and collective calls."""
+        return (*sorted(self.path.glob("stacks-*.txt")), *sorted(self.path.glob("flight-record-*.json")))
 
     def read_deaths(self) -> tuple[RankDeath, ...]:
         """Return how ranks ended, as their parent saw it."""

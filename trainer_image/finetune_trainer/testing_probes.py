@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -103,7 +104,7 @@ def digests_of_files(folder: Path, dtype: str) -> dict[str, str]:
 
 
 class Signal(TrainerCallback):
-    """`KILL:<rank>:<step>` or `TERM:…`: ends a rank after a step, a kill only after an earlier checkpoint was committed."""
+    """`KILL:<rank>:<step>`, `TERM:…` or `STOP:…`: ends or stops a rank after a step, a kill only after an earlier checkpoint was committed."""
 
     def __init__(self, rank: int, name: str, target: str, step: str) -> None:
         self._is_target = rank == int(target)
@@ -120,6 +121,23 @@ class Signal(TrainerCallback):
                 break
             time.sleep(0.02)
         os.kill(os.getpid(), self._number)
+
+
+class Stuck(TrainerCallback):
+    """`stuck:<rank>:<step>`: one rank never begins the step after this one."""
+
+    def __init__(self, rank: int, target: str, step: str) -> None:
+        self._is_target = rank == int(target)
+        self._step = int(step)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        """Wait for what never comes."""
+        if self._is_target and state.global_step == self._step:
+            self.wait_for_what_never_comes()
+
+    def wait_for_what_never_comes(self) -> None:
+        """Do it under a name that a test looks for in the stacks."""
+        threading.Event().wait()
 
 
 class Poison(TrainerCallback):
@@ -189,6 +207,8 @@ _PROBES: Final[dict[str, Callable[..., TrainerCallback]]] = {
     "loaded": Loaded,
     "KILL": lambda rank, *rest: Signal(rank, "KILL", *rest),
     "TERM": lambda rank, *rest: Signal(rank, "TERM", *rest),
+    "STOP": lambda rank, *rest: Signal(rank, "STOP", *rest),
+    "stuck": Stuck,
     "poison": Poison,
     "exhaust": Exhaust,
     "limit": Limit,

@@ -71,6 +71,7 @@ class RankServer:
             "TOKENIZERS_PARALLELISM": "false",
             "DS_ACCELERATOR": "cpu",
             "TORCH_EXTENSIONS_DIR": str(own_extensions()),
+            "TORCH_FR_BUFFER_SIZE": "2000",
         }
         self._process = subprocess.Popen(
             [sys.executable, "-m", "finetune_trainer.testing_ranks"],
@@ -106,8 +107,12 @@ class RankServer:
         *,
         probes: tuple[str, ...] = (),
         environment: dict[str, str] | None = None,
+        hang_seconds: float | None = None,
     ) -> CaseResult:
-        """Run all ranks of an attempt (of one pod) in `folder` and return how they ended."""
+        """Run all ranks of an attempt (of one pod) in `folder` and return how they ended.
+
+        From the third step on `hang_seconds` without another are a hang.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         plan = folder / "plan.json"
         with socket.socket() as probe:
@@ -131,6 +136,7 @@ class RankServer:
                 "probes": probes,
                 "variables": variables,
                 "folder": str(folder),
+                "hang_seconds": hang_seconds,
             }
         )
         return CaseResult(tuple(answer["statuses"]), folder)
@@ -196,10 +202,14 @@ def _fork(request: dict[str, Any], rank: int) -> int:
         log = os.open(f"{request['folder']}/rank-{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
+        from finetune_trainer.limits import Limits
         from finetune_trainer.testing_probes import make_probe
         from finetune_trainer.train import run_rank
 
-        code = run_rank(Path(request["plan"]), observers=[make_probe(name, rank) for name in request["probes"]])
+        hang = request["hang_seconds"]
+        limits = Limits() if hang is None else Limits(hang=lambda steps: hang if len(steps) >= 2 else CASE_SECONDS)
+        probes = [make_probe(name, rank) for name in request["probes"]]
+        code = run_rank(Path(request["plan"]), observers=probes, limits=limits)
     finally:
         sys.stdout.flush()
         os._exit(code)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import os
 import sys
 import time
@@ -18,13 +17,14 @@ from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.manifest import Manifest
 from finetune_operator.api.plan import AttemptFile
 from finetune_operator.api.progress import MemoryShortage
-from finetune_operator.api.reasons import Reason
 from finetune_operator.api.run_events import ResumeEvent
 from finetune_trainer.arguments import needs_cpu_backend, training_arguments
 from finetune_trainer.attempt import Place, Workplace, read_attempt
 from finetune_trainer.collective import Collective
 from finetune_trainer.failures import Failure, TrainerFailure, calls_of, failure_of
+from finetune_trainer.hang_notice import Promise, leave_hung
 from finetune_trainer.inputs import check_inputs, fetch_model, go_offline
+from finetune_trainer.limits import Limits
 from finetune_trainer.rank_files import RankError
 from finetune_trainer.stopping import Stop
 from finetune_trainer.storage import open_writable
@@ -43,7 +43,7 @@ def train(plan_path: Path) -> NoReturn:
     os._exit(code)
 
 
-def run_rank(plan_path: Path, *, observers: Sequence[Any] = ()) -> int:
+def run_rank(plan_path: Path, *, observers: Sequence[Any] = (), limits: Limits | None = None) -> int:
     """Run one rank; an error is written where `launch` finds it, and returned as its exit code. `observers` are further callbacks."""
     started = time.monotonic()
     place = Place.of()
@@ -58,7 +58,7 @@ def run_rank(plan_path: Path, *, observers: Sequence[Any] = ()) -> int:
         stop.install()
         telemetry = Telemetry(attempt, place, run, started=started)
         telemetry.metrics.serve(attempt.metrics_port + place.local_rank)
-        _Rank(attempt, place, workplace, telemetry, stop, observers).run()
+        _Rank(attempt, place, workplace, telemetry, stop, observers, limits or Limits()).run()
     except BaseException as error:  # every end of a rank must be told, also KeyboardInterrupt and SystemExit
         failure = failure_of(error)
         if run is not None:
@@ -104,9 +104,10 @@ class _Rank:
         telemetry: Telemetry,
         stop: Stop,
         observers: Sequence[Any],
+        limits: Limits,
     ) -> None:
         self._attempt, self._place, self._workplace = attempt, place, workplace
-        self._telemetry, self._stop, self._observers = telemetry, stop, observers
+        self._telemetry, self._stop, self._observers, self._limits = telemetry, stop, observers, limits
         self._collective = Collective(place.world_size)
 
     def run(self) -> None:
@@ -184,11 +185,11 @@ class _Rank:
         from finetune_trainer.phase_of_step import PhaseOfStep
         from finetune_trainer.step_boundary import SaveSchedule, StepBoundary
 
-        attempt, place, telemetry = self._attempt, self._place, self._telemetry
+        attempt, place, telemetry, workplace = self._attempt, self._place, self._telemetry, self._workplace
         storage = open_writable(attempt.checkpoint_uri)
         with self._badput("resume"):
             found = find_checkpoint(
-                attempt, place, storage, self._collective, self._workplace.resume, on_rejected=telemetry.on_rejected
+                attempt, place, storage, self._collective, workplace.resume, on_rejected=telemetry.on_rejected
             )
         step = found.manifest.step if found.manifest else 0
         if found.folder is not None:
@@ -218,7 +219,12 @@ class _Rank:
             is_first=place.is_first,
         )
         model, tokenizer = loaded
-        watchdog = Watchdog(self._hang)
+        promise = Promise(workplace.run, place.rank)
+        watchdog = Watchdog(
+            lambda seconds: leave_hung(workplace.run, place.rank, telemetry.step, seconds),
+            self._limits.hang,
+            promise.renew,
+        )
         trainer = JobTrainer(
             JobContext(
                 attempt, place, self._collective, telemetry, writer, self._stop, watchdog, self._probes(found.manifest)
@@ -232,8 +238,9 @@ class _Rank:
         )
         if attempt.spec.tuning.method is not Method.FULL:
             restore_float_masters(trainer.model, attempt.spec.training.precision)
-        trainer.train(resume_from_checkpoint=str(self._workplace.resume) if found.folder else None)
+        trainer.train(resume_from_checkpoint=str(workplace.resume) if found.folder else None)
         watchdog.stop()
+        promise.withdraw()
         with self._badput("checkpoint"):
             writer.close()
         self._finish(boundary.stopped_at)
@@ -258,21 +265,6 @@ class _Rank:
         self._telemetry.close(memory)
         # Ranks leave together: torchrun takes one that is gone early for a reason to stop the others.
         self._collective.barrier()
-
-    def _hang(self, seconds: float) -> None:
-        """Leave from the watchdog's thread: the main one is stuck, and where is in the log."""
-        faulthandler.dump_traceback()
-        self._workplace.run.write_error(
-            RankError(
-                rank=self._place.rank,
-                time=time.time(),
-                exit_code=ExitCode.HANG,
-                reason=Reason.HANG,
-                message=f"no step was finished for {seconds:.0f} s; the log shows where every thread stood",
-                step=self._telemetry.step,
-            )
-        )
-        os._exit(int(ExitCode.HANG))
 
     def _checkpoint_failed(self, problem: str) -> None:
         self._telemetry.metrics.count("checkpoint_failures")

@@ -31,12 +31,18 @@ def hang_seconds(recent: Sequence[float]) -> float:
 
 
 class Watchdog:
-    """Calls `on_hang` with the seconds that passed when nothing was finished for too long; nothing is watched before `start`."""
+    """Calls `on_hang` with the seconds that passed when nothing was finished for too long; nothing is watched before `start`.
+
+    `on_wait` hears, each time something was finished, how many seconds it may take from now on.
+    """
 
     def __init__(
-        self, on_hang: Callable[[float], None], limit: Callable[[Sequence[float]], float] = hang_seconds
+        self,
+        on_hang: Callable[[float], None],
+        limit: Callable[[Sequence[float]], float] = hang_seconds,
+        on_wait: Callable[[float], None] = lambda seconds: None,
     ) -> None:
-        self._on_hang, self._limit = on_hang, limit
+        self._on_hang, self._limit, self._on_wait = on_hang, limit, on_wait
         self._changed = threading.Condition()
         self._steps: deque[float] = deque(maxlen=STEPS_REMEMBERED)
         self._beats = 0
@@ -87,6 +93,7 @@ class Watchdog:
             while not self._stopped:
                 before = self._beats
                 seconds = self._limit(() if self._is_saving else tuple(self._steps))
+                self._on_wait(seconds)
                 if not self._changed.wait(seconds) and self._beats == before and not self._stopped:
                     break
             else:

@@ -207,7 +207,7 @@ REASON_MEANINGS: Final = MappingProxyType(
         ),
         Reason.HANG: ReasonMeaning(
             "no step was finished for the time of ten usual ones (2 to 20 minutes)",
-            "look at the stacks in the log; it is tried again",
+            "look at the stacks beside the kept log (docs/explanation/faults.md); it is tried again",
         ),
         Reason.PEER_LOST: ReasonMeaning(
             "a rank lost its peers and no other cause is known", "nothing; it is tried again"
