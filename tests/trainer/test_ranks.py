@@ -11,7 +11,7 @@ from finetune_operator.api.compatibility import ZERO_STAGES, Checkpointing, Stra
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.manifest import Manifest
 from finetune_operator.api.plan import Plan
-from finetune_operator.api.run_events import CheckpointEvent, MemoryEvent, ResumeEvent
+from finetune_operator.api.run_events import CheckpointEvent, MemoryEvent
 from finetune_trainer.testing import tiny_plan, write_rows
 from finetune_trainer.testing_ranks import RankServer
 
@@ -87,28 +87,6 @@ def test_gradients_that_wait_for_other_micro_batches_are_sharded_too(
     one, other = result.probe("shapes", 0), result.probe("shapes", 1)
     assert one["accumulated_gradients"] + other["accumulated_gradients"] == one["whole_parameters"]
     assert one["accumulated_gradients"] <= 0.51 * one["whole_parameters"]
-
-
-@pytest.mark.parametrize("strategy", [Strategy.SINGLE, *DISTRIBUTED])
-def test_a_killed_run_goes_on_with_the_same_losses_bit_for_bit(
-    strategy: Strategy, ranks: RankServer, make_attempt: Any, tmp_path: Path
-) -> None:
-    settings: dict[str, Any] = {"checkpoint": {"every": "2steps"}, **DROPOUT}
-    plan = plan_for(strategy, total_steps=7)
-    undisturbed = ranks.run(make_attempt(plan, output="undisturbed", **settings), tmp_path / "run")
-    victim = plan.processes - 1
-    killed = ranks.run(
-        make_attempt(plan, **settings),
-        tmp_path / "killed",
-        probes=(f"KILL:{victim}:5",),
-        environment={"FINETUNE_TEST_OUTPUT": str(tmp_path / "out")},
-    )
-    resumed = ranks.run(make_attempt(plan, attempt=2, **settings), tmp_path / "resumed")
-
-    assert undisturbed.statuses == resumed.statuses == (0,) * plan.processes, resumed.log()
-    assert killed.statuses == ((-9,) if plan.processes == 1 else (ExitCode.PEER_LOST, -9))
-    assert any(isinstance(event, ResumeEvent) and event.step >= 2 for event in resumed.events)
-    assert resumed.losses == {step: undisturbed.losses[step] for step in range(min(resumed.losses), 8)}
 
 
 def test_a_damaged_newest_checkpoint_is_skipped_and_the_one_before_is_used(

@@ -18,6 +18,7 @@ from transformers import TrainerCallback
 
 from finetune_operator.api.constants import MANIFEST_FILE
 from finetune_trainer.measure import resident_memory
+from finetune_trainer.storage import ObjectStorage
 
 
 def _folder() -> Path:
@@ -115,11 +116,8 @@ class Signal(TrainerCallback):
         """Send the signal."""
         if not self._is_target or state.global_step != self._step:
             return
-        deadline = time.monotonic() + 3
-        while self._number == signal.SIGKILL and time.monotonic() < deadline:
-            if list(Path(os.environ["FINETUNE_TEST_OUTPUT"]).glob(f"checkpoints/*/*/*/{MANIFEST_FILE}")):
-                break
-            time.sleep(0.02)
+        if self._number == signal.SIGKILL:
+            wait_for_commit()
         os.kill(os.getpid(), self._number)
 
 
@@ -138,6 +136,52 @@ class Stuck(TrainerCallback):
     def wait_for_what_never_comes(self) -> None:
         """Do it under a name that a test looks for in the stacks."""
         threading.Event().wait()
+
+
+def wait_for_commit() -> None:
+    """Wait until the run has committed a checkpoint, for three seconds at most."""
+    deadline = time.monotonic() + 3
+    while time.monotonic() < deadline:
+        if list(Path(os.environ["FINETUNE_TEST_OUTPUT"]).glob(f"checkpoints/*/*/*/{MANIFEST_FILE}")):
+            return
+        time.sleep(0.02)
+
+
+class MidStep(TrainerCallback):
+    """`KILL-STEP:<rank>:<step>`: ends a rank between the micro-batches of a step, after an earlier checkpoint was committed."""
+
+    def __init__(self, rank: int, target: str, step: str) -> None:
+        self._is_target = rank == int(target)
+        self._step = int(step)
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        """Die with gradients that no optimizer has seen."""
+        if self._is_target and state.global_step + 1 == self._step:
+            wait_for_commit()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class MidUpload(TrainerCallback):
+    """`KILL-UPLOAD:<rank>:<count>`: ends a rank when it has sent the first file of its count-th checkpoint."""
+
+    def __init__(self, rank: int, target: str, count: str) -> None:
+        if rank == int(target):
+            seen: list[str] = []
+            for name in ("upload", "write"):
+                if hasattr(ObjectStorage, name):
+                    setattr(ObjectStorage, name, _dying(getattr(ObjectStorage, name), seen, int(count)))
+
+
+def _dying(send: Callable[..., Any], seen: list[str], count: int) -> Callable[..., Any]:
+    def send_and_die(storage: ObjectStorage, *arguments: Any) -> Any:
+        stored = send(storage, *arguments)
+        if storage.uri not in seen:
+            seen.append(storage.uri)
+        if len(seen) == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return stored
+
+    return send_and_die
 
 
 class Poison(TrainerCallback):
@@ -209,6 +253,8 @@ _PROBES: Final[dict[str, Callable[..., TrainerCallback]]] = {
     "TERM": lambda rank, *rest: Signal(rank, "TERM", *rest),
     "STOP": lambda rank, *rest: Signal(rank, "STOP", *rest),
     "stuck": Stuck,
+    "KILL-STEP": MidStep,
+    "KILL-UPLOAD": MidUpload,
     "poison": Poison,
     "exhaust": Exhaust,
     "limit": Limit,

@@ -42,6 +42,11 @@ class CaseResult:
         return [RUN_EVENT.validate_json(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     @property
+    def processes(self) -> int:
+        """How many ranks there were."""
+        return len(self.statuses)
+
+    @property
     def losses(self) -> dict[int, float]:
         """The loss of each step."""
         return {event.step: event.loss for event in self.events if isinstance(event, StepEvent)}

@@ -1,0 +1,87 @@
+"""A run that was killed and goes on has the losses of one that was not disturbed, bit for bit: dropout, data position, optimizer and schedule.
+
+Strategies × packing × moments of death would be 20 cases. Each strategy meets packed and single rows, and each of the two deaths, and so does
+packing with each death: ten cases have every pair. All of them go over the end of an epoch, and some resume exactly there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from finetune_operator.api.compatibility import Strategy
+from finetune_operator.api.exit_codes import ExitCode
+from finetune_operator.api.plan import AttemptFile
+from finetune_operator.api.run_events import CheckpointEvent, ResumeEvent
+from finetune_trainer.testing import arithmetic_rows, tiny_attempt, tiny_plan, write_rows
+from finetune_trainer.testing_ranks import CaseResult, RankServer
+
+STEPS: Final = 8
+MID_STEP, MID_UPLOAD = "KILL-STEP:{victim}:8", "KILL-UPLOAD:{victim}:2"
+CASES: Final = [
+    (strategy, packed, death)
+    for index, strategy in enumerate((Strategy.SINGLE, Strategy.DDP, Strategy.FSDP, Strategy.ZERO2, Strategy.ZERO3))
+    for packed, death in (
+        ((True, MID_STEP), (False, MID_UPLOAD)) if index % 2 == 0 else ((True, MID_UPLOAD), (False, MID_STEP))
+    )
+]
+
+
+@pytest.fixture(scope="module")
+def few_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """22 rows, which make 11 sequences: with a global batch of 4 an epoch has 6 steps, or 3 of packed rows, and its last one is not full."""
+    return write_rows(tmp_path_factory.mktemp("few") / "rows.jsonl", arithmetic_rows(22))
+
+
+def attempt_of(
+    strategy: Strategy, model: Path, data: Path, output: Path, *, packed: bool, number: int = 1
+) -> AttemptFile:
+    processes = 1 if strategy is Strategy.SINGLE else 2
+    plan = tiny_plan(
+        strategy=strategy,
+        processes=processes,
+        micro_batch_size=2 // processes,
+        gradient_accumulation=2,
+        total_steps=STEPS,
+        rows=22,
+        packed=packed,
+    )
+    return tiny_attempt(
+        model,
+        data,
+        output,
+        plan=plan,
+        attempt=number,
+        metrics_port=0,
+        training={"learningRate": 1e-2, "precision": "fp32"},
+        tuning={"method": "lora", "lora": {"rank": 8, "dropout": 0.1}},
+        checkpoint={"every": "3steps"},
+    )
+
+
+def committed(case: CaseResult) -> list[int]:
+    return [event.step for event in case.events if isinstance(event, CheckpointEvent) and event.verified]
+
+
+@pytest.mark.parametrize(("strategy", "packed", "death"), CASES)
+def test_a_killed_run_goes_on_with_the_same_losses_bit_for_bit(
+    strategy: Strategy, packed: bool, death: str, ranks: RankServer, tiny_model: Path, few_rows: Path, tmp_path: Path
+) -> None:
+    def run(name: str, output: Path, *probes: str, number: int = 1) -> CaseResult:
+        attempt = attempt_of(strategy, tiny_model, few_rows, output, packed=packed, number=number)
+        environment = {"FINETUNE_TEST_OUTPUT": str(output)}
+        return ranks.run(attempt, tmp_path / name, probes=probes, environment=environment)
+
+    undisturbed = run("undisturbed", tmp_path / "whole")
+    victim = undisturbed.processes - 1
+    killed = run("killed", tmp_path / "out", death.format(victim=victim))
+    resumed = run("resumed", tmp_path / "out", number=2)
+
+    assert undisturbed.statuses == resumed.statuses == (0,) * (victim + 1), resumed.log()
+    assert killed.statuses == ((-9,) if victim == 0 else (ExitCode.PEER_LOST, -9)), killed.log()
+    (resume,) = (event.step for event in resumed.events if isinstance(event, ResumeEvent))
+    assert resume == committed(killed)[-1]
+    assert resumed.losses == {step: undisturbed.losses[step] for step in range(resume + 1, STEPS + 1)}
+    assert committed(resumed)[-1] == STEPS
