@@ -152,7 +152,7 @@ def test_only_a_last_checkpoint_that_cannot_be_saved_fails_the_run(
     in_the_way.parent.mkdir(parents=True)
     in_the_way.write_text("a file where a folder should go")
 
-    result = ranks.run(attempt, tmp_path / "run")
+    result = ranks.run(attempt, tmp_path / "run", upload_seconds=1.0)
 
     assert result.statuses == (code, code), result.log()
     assert [path.parent.name for path in checkpoints(tmp_path / "out")] == [f"step-{6 - blocked:08d}"]

@@ -28,7 +28,8 @@ from finetune_trainer.checkpoint_names import CheckpointFolder, Shelf, share, su
 from finetune_trainer.collective import Collective
 from finetune_trainer.failures import TrainerFailure
 from finetune_trainer.storage import ObjectStorage
-from finetune_trainer.storage_errors import StorageError, StorageUnavailable
+from finetune_trainer.storage_errors import AlreadyExists, StorageError, StorageUnavailable
+from finetune_trainer.upload_retries import UploadPatience, UploadRetries
 
 PARALLEL_FILES: Final = 2
 MEETING_SECONDS: Final = 0.5
@@ -42,6 +43,7 @@ class _Pending:
     staged: Path
     started: float
     upload: Future[tuple[FileEntry, ...]]
+    retries: UploadRetries
 
 
 class CheckpointWriter:
@@ -59,12 +61,16 @@ class CheckpointWriter:
         rejected: tuple[CheckpointFolder, ...] = (),
         on_commit: Callable[[CheckpointEvent], None] = lambda event: None,
         on_failure: Callable[[str], None] = lambda problem: None,
+        on_retry: Callable[[str], None] = lambda problem: None,
+        patience: UploadPatience | None = None,
     ) -> None:
         self._attempt, self._place, self._storage, self._collective = attempt, place, storage, collective
         self._start = start
         self._verified = {verified} if verified else set()
         self._rejected = rejected
-        self._on_commit, self._on_failure = on_commit, on_failure
+        self._on_commit, self._on_failure, self._on_retry = on_commit, on_failure, on_retry
+        self._patience = patience or UploadPatience()
+        self._retries: UploadRetries | None = None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._files = ThreadPoolExecutor(PARALLEL_FILES, thread_name_prefix="upload")
         self._pending: _Pending | None = None
@@ -76,6 +82,16 @@ class CheckpointWriter:
         return self._pending is not None and not self._pending.upload.done()
 
     @property
+    def is_struggling(self) -> bool:
+        """The newest checkpoint had to be tried again, and is not sent yet."""
+        return self.is_uploading and self._retries is not None and self._retries.has_failed
+
+    def give_up_retrying(self) -> None:
+        """Try what is on its way no further than its next failure: a newer checkpoint takes its place."""
+        if self._retries is not None:
+            self._retries.give_up()
+
+    @property
     def has_pending(self) -> bool:
         """A checkpoint waits for its commit; the same on every rank."""
         return self._pending is not None
@@ -85,8 +101,12 @@ class CheckpointWriter:
         names = [str(path.relative_to(staged)) for path in staged.rglob("*") if path.is_file()]
         mine = share(self._collective.gather((self._place.pod, names)), self._place)
         folder = CheckpointFolder(step, self._attempt.attempt, self._start)
-        upload = self._pool.submit(self._upload, folder, staged, mine)
-        self._pending = _Pending(folder, staged, started, upload)
+        self._retries = UploadRetries(
+            self._patience,
+            lambda problem: self._on_retry(f"the checkpoint of step {step} is delayed: {problem}"),
+        )
+        upload = self._pool.submit(self._upload, folder, staged, mine, self._retries)
+        self._pending = _Pending(folder, staged, started, upload, self._retries)
 
     def finish(self, on_wait: Callable[[], object] = lambda: None) -> str | None:
         """Wait for every rank's upload and have rank 0 commit. Collective. Returns the first problem, the same on every rank.
@@ -128,17 +148,19 @@ class CheckpointWriter:
             raise TrainerFailure(ExitCode.STORAGE_DOWN, f"the last checkpoint could not be saved: {failed}")
 
     def _wait_on_all_ranks(self, work: Future[Any] | None, on_wait: Callable[[], object]) -> None:
-        """Wait until every rank's work is done. It ends: the storage bounds every request and its retries, so that work that stands fails."""
+        """Wait until every rank's work is done. It ends: every request is bounded and so are retries, so that work that stands fails."""
         while any(self._collective.gather(work is not None and not work.done())):
             on_wait()
             if work is not None:
                 wait_for_futures([work], MEETING_SECONDS)
 
-    def _upload(self, folder: CheckpointFolder, staged: Path, names: tuple[str, ...]) -> tuple[FileEntry, ...]:
+    def _upload(
+        self, folder: CheckpointFolder, staged: Path, names: tuple[str, ...], retries: UploadRetries
+    ) -> tuple[FileEntry, ...]:
         target = self._storage.child(folder.name)
 
         def upload(name: str) -> FileEntry:
-            stored = target.upload(staged / name, name)
+            stored = retries.run(lambda: target.upload(staged / name, name))
             return FileEntry(name=name, size=stored.size, sha256=stored.sha256)
 
         return tuple(self._files.map(upload, names))
@@ -146,7 +168,7 @@ class CheckpointWriter:
     def _commit_or_tell(self, pending: _Pending, files: tuple[FileEntry, ...]) -> str | None:
         """Commit, and return the problem when it failed: only the last checkpoint's failure ends the run."""
         try:
-            self._write_manifest(pending, files)
+            pending.retries.run(lambda: self._write_manifest(pending, files))
         except StorageError as error:
             self._on_failure(f"the checkpoint of step {pending.folder.step} was not committed: {error}")
             return str(error)
@@ -176,7 +198,7 @@ class CheckpointWriter:
             versions=installed_versions(),
             files=files,
         )
-        target.put_small(MANIFEST_FILE, manifest.model_dump_json(by_alias=True).encode(), create_only=True)
+        _put_once(target, manifest.model_dump_json(by_alias=True).encode())
         self._verified.add(pending.folder)
         self._on_commit(
             CheckpointEvent(
@@ -200,6 +222,15 @@ class CheckpointWriter:
                 self._storage.delete_prefix(folder.name)
         except StorageError as error:
             print(f"old checkpoints were not deleted, which is tried again after the next one: {error}", flush=True)
+
+
+def _put_once(target: ObjectStorage, manifest: bytes) -> None:
+    """Write the manifest create-only; it may be there already when the answer to an earlier try was lost on its way."""
+    try:
+        target.put_small(MANIFEST_FILE, manifest, create_only=True)
+    except AlreadyExists:
+        if target.read(MANIFEST_FILE) != manifest:
+            raise
 
 
 def installed_versions() -> dict[str, str]:

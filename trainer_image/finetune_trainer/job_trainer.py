@@ -159,6 +159,7 @@ class JobTrainer(SFTTrainer):
 
     def _stage_and_begin(self, model: Any, trial: Any, started: float) -> None:
         context = self.context
+        context.writer.give_up_retrying()
         # At most one upload at a time: a second would double what is staged. Only the last save ever waits here (step_boundary.py), and a
         # slow store is no hang.
         context.writer.finish(context.watchdog.beat)

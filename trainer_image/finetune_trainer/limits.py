@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from finetune_trainer.storage import StorageSettings
+from finetune_trainer.upload_retries import UploadPatience
 from finetune_trainer.watchdog import hang_seconds
 
 
@@ -14,3 +16,7 @@ class Limits:
 
     hang: Callable[[Sequence[float]], float] = hang_seconds
     """Seconds without a finished step after which a rank hangs, from the seconds of its last steps."""
+    storage: StorageSettings = field(default_factory=StorageSettings)
+    """Of one request for a checkpoint."""
+    upload: UploadPatience = field(default_factory=UploadPatience)
+    """Of one checkpoint."""

@@ -56,6 +56,10 @@ COUNTERS: Final = (
         "model_cache_rejected",
         "Times the model was in the cache with other bytes than were downloaded; it was fetched anew.",
     ),
+    Described(
+        "checkpoint_retries",
+        "Times that a file of a checkpoint was sent once more, because the store failed or refused.",
+    ),
     Described("report_failures", "Progress reports that the operator did not take."),
 )
 BADPUT: Final = Described(

@@ -57,9 +57,11 @@ class StepBoundary(TrainerCallback):
         """
         step = state.global_step
         due = self.is_first and self.schedule.is_due(step, self.clock())
-        stop, save, uploading = self.collective.maxima(
-            (self.stop.requested, due, self.writer.is_uploading), args.device
+        stop, save, uploading, struggling = self.collective.maxima(
+            (self.stop.requested, due, self.writer.is_uploading, self.writer.is_struggling), args.device
         )
+        if save and struggling:
+            self.writer.give_up_retrying()  # what is newer is worth more than what does not get through
         if self.writer.has_pending and not uploading:
             self.writer.finish()
         if stop and step < self.total_steps:

@@ -23,6 +23,7 @@ from finetune_operator.api.plan import AttemptFile
 from finetune_operator.api.run_events import RUN_EVENT, RUN_EVENTS_VARIABLE, RunEvent, StepEvent
 from finetune_trainer.rank_files import RunDirectory
 from finetune_trainer.testing_extensions import compile_operator, own_extensions
+from finetune_trainer.testing_limits import short_limits
 
 CASE_SECONDS: Final = 90.0
 
@@ -113,10 +114,11 @@ class RankServer:
         probes: tuple[str, ...] = (),
         environment: dict[str, str] | None = None,
         hang_seconds: float | None = None,
+        upload_seconds: float | None = None,
     ) -> CaseResult:
         """Run all ranks of an attempt (of one pod) in `folder` and return how they ended.
 
-        From the third step on `hang_seconds` without another are a hang.
+        From the third step on `hang_seconds` without another are a hang. A checkpoint is tried again for `upload_seconds`, with short pauses.
         """
         folder.mkdir(parents=True, exist_ok=True)
         plan = folder / "plan.json"
@@ -142,6 +144,7 @@ class RankServer:
                 "variables": variables,
                 "folder": str(folder),
                 "hang_seconds": hang_seconds,
+                "upload_seconds": upload_seconds,
             }
         )
         return CaseResult(tuple(answer["statuses"]), folder)
@@ -207,12 +210,10 @@ def _fork(request: dict[str, Any], rank: int) -> int:
         log = os.open(f"{request['folder']}/rank-{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        from finetune_trainer.limits import Limits
         from finetune_trainer.testing_probes import make_probe
         from finetune_trainer.train import run_rank
 
-        hang = request["hang_seconds"]
-        limits = Limits() if hang is None else Limits(hang=lambda steps: hang if len(steps) >= 2 else CASE_SECONDS)
+        limits = short_limits(request["hang_seconds"], request["upload_seconds"], until_then=CASE_SECONDS)
         probes = [make_probe(name, rank) for name in request["probes"]]
         code = run_rank(Path(request["plan"]), observers=probes, limits=limits)
     finally:
@@ -285,7 +286,7 @@ def boundary_case(every: str, uploading: list[bool], stop_at: int) -> list[bool]
     from finetune_trainer.collective import Collective
     from finetune_trainer.step_boundary import SaveSchedule, StepBoundary
 
-    stop, writer = Mock(requested=False), Mock(has_pending=True)
+    stop, writer = Mock(requested=False), Mock(has_pending=True, is_struggling=False)
     schedule = SaveSchedule(parse_interval(every), 0.0, 0)
     boundary = StepBoundary(schedule, len(uploading), stop, writer, Collective(1), is_first=True, clock=lambda: 0.0)
     saves = []

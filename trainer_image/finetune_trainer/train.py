@@ -186,7 +186,7 @@ class _Rank:
         from finetune_trainer.step_boundary import SaveSchedule, StepBoundary
 
         attempt, place, telemetry, workplace = self._attempt, self._place, self._telemetry, self._workplace
-        storage = open_writable(attempt.checkpoint_uri)
+        storage = open_writable(attempt.checkpoint_uri, self._limits.storage)
         with self._badput("resume"):
             found = find_checkpoint(
                 attempt, place, storage, self._collective, workplace.resume, on_rejected=telemetry.on_rejected
@@ -205,7 +205,9 @@ class _Rank:
             verified=found.folder,
             rejected=found.rejected,
             on_commit=telemetry.on_commit,
-            on_failure=lambda problem: self._checkpoint_failed(problem),
+            on_failure=lambda problem: self._told("checkpoint_failures", problem),
+            on_retry=lambda problem: self._told("checkpoint_retries", problem),
+            patience=self._limits.upload,
         )
         if step >= attempt.plan.total_steps:
             print(f"all {step} steps are done and saved already", flush=True)
@@ -266,8 +268,8 @@ class _Rank:
         # Ranks leave together: torchrun takes one that is gone early for a reason to stop the others.
         self._collective.barrier()
 
-    def _checkpoint_failed(self, problem: str) -> None:
-        self._telemetry.metrics.count("checkpoint_failures")
+    def _told(self, counter: str, problem: str) -> None:
+        self._telemetry.metrics.count(counter)
         print(problem, flush=True)
 
     @contextlib.contextmanager
