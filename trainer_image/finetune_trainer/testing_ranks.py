@@ -95,7 +95,7 @@ class RankServer:
     ) -> None:
         if self._process.stdin is not None:
             self._process.stdin.close()
-        self._process.wait(10)
+        self._process.wait(60)  # it frees gigabytes, on a machine that may be busy
         if self._process.stdout is not None:
             self._process.stdout.close()
 
