@@ -74,12 +74,13 @@ def test_a_killed_run_goes_on_with_the_same_losses_bit_for_bit(
         environment = {"FINETUNE_TEST_OUTPUT": str(output)}
         return ranks.run(attempt, tmp_path / name, probes=probes, environment=environment)
 
-    undisturbed = run("undisturbed", tmp_path / "whole")
+    undisturbed = run("undisturbed", tmp_path / "whole", "saves")
     victim = undisturbed.processes - 1
     killed = run("killed", tmp_path / "out", death.format(victim=victim))
     resumed = run("resumed", tmp_path / "out", number=2)
 
     assert undisturbed.statuses == resumed.statuses == (0,) * (victim + 1), resumed.log()
+    assert undisturbed.probe("saves", 0) == {"tensors_on_disk": []}
     assert killed.statuses == ((-9,) if victim == 0 else (ExitCode.PEER_LOST, -9)), killed.log()
     (resume,) = (event.step for event in resumed.events if isinstance(event, ResumeEvent))
     assert resume == committed(killed)[-1]

@@ -1,4 +1,7 @@
-"""Checkpoints on their way to the bucket: every rank uploads its share in the background, rank 0 commits when all have.
+"""Checkpoints on their way to the bucket: every rank sends its share in the background, rank 0 commits when all have.
+
+A share is what the rank holds in host memory (capture.py), each file hashed while it is serialised into the upload, and its part of the files
+that lie on the pod's disk.
 
 A checkpoint exists when its manifest does, which is written last and create-only. Nothing in the background talks to other ranks: at the
 end of each step the ranks agree whether all uploads are done (step_boundary.py), so that no thread of ours races with the training's own
@@ -9,14 +12,15 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for_futures
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
 
 from finetune_operator.api.constants import MANIFEST_FILE
 from finetune_operator.api.exit_codes import ExitCode
@@ -31,9 +35,13 @@ from finetune_trainer.storage import ObjectStorage
 from finetune_trainer.storage_errors import AlreadyExists, StorageError, StorageUnavailable
 from finetune_trainer.upload_retries import UploadPatience, UploadRetries
 
+if TYPE_CHECKING:
+    from finetune_trainer.staged_files import StagedFile  # torch
+
 PARALLEL_FILES: Final = 2
 MEETING_SECONDS: Final = 0.5
 """How often ranks that wait for a slow upload meet: none may sit in one collective call until it gives up and looks like a lost peer."""
+_NONE: Final[Mapping[str, StagedFile]] = MappingProxyType({})
 _PACKAGES: Final = ("torch", "transformers", "trl", "peft", "accelerate", "deepspeed", "bitsandbytes")
 
 
@@ -42,6 +50,7 @@ class _Pending:
     folder: CheckpointFolder
     staged: Path
     started: float
+    stalled: float
     upload: Future[tuple[FileEntry, ...]]
     retries: UploadRetries
 
@@ -96,8 +105,15 @@ class CheckpointWriter:
         """A checkpoint waits for its commit; the same on every rank."""
         return self._pending is not None
 
-    def begin(self, step: int, staged: Path, started: float) -> None:
-        """Start to upload a staged checkpoint. Collective; the folder must be complete on every pod."""
+    def begin(self, step: int, staged: Path, started: float, held: Mapping[str, StagedFile] = _NONE) -> None:
+        """Start to upload a staged checkpoint. Collective.
+
+        Args:
+            step: After which it was saved.
+            staged: The folder with its files on disk, which must be complete on every pod.
+            started: When the save began, as time.monotonic() says.
+            held: The files that this rank holds in memory, by their names.
+        """
         names = [str(path.relative_to(staged)) for path in staged.rglob("*") if path.is_file()]
         mine = share(self._collective.gather((self._place.pod, names)), self._place)
         folder = CheckpointFolder(step, self._attempt.attempt, self._start)
@@ -105,8 +121,8 @@ class CheckpointWriter:
             self._patience,
             lambda problem: self._on_retry(f"the checkpoint of step {step} is delayed: {problem}"),
         )
-        upload = self._pool.submit(self._upload, folder, staged, mine, self._retries)
-        self._pending = _Pending(folder, staged, started, upload, self._retries)
+        upload = self._pool.submit(self._upload, folder, staged, mine, held, self._retries)
+        self._pending = _Pending(folder, staged, started, time.monotonic() - started, upload, self._retries)
 
     def finish(self, on_wait: Callable[[], object] = lambda: None) -> str | None:
         """Wait for every rank's upload and have rank 0 commit. Collective. Returns the first problem, the same on every rank.
@@ -155,15 +171,24 @@ class CheckpointWriter:
                 wait_for_futures([work], MEETING_SECONDS)
 
     def _upload(
-        self, folder: CheckpointFolder, staged: Path, names: tuple[str, ...], retries: UploadRetries
+        self,
+        folder: CheckpointFolder,
+        staged: Path,
+        names: tuple[str, ...],
+        held: Mapping[str, StagedFile],
+        retries: UploadRetries,
     ) -> tuple[FileEntry, ...]:
         target = self._storage.child(folder.name)
 
         def upload(name: str) -> FileEntry:
-            stored = retries.run(lambda: target.upload(staged / name, name))
+            file = held.get(name)
+            stored = retries.run(
+                lambda: target.write(name, file.write_to, file.size) if file else target.upload(staged / name, name)
+            )
             return FileEntry(name=name, size=stored.size, sha256=stored.sha256)
 
-        return tuple(self._files.map(upload, names))
+        largest_first = sorted(held, key=lambda name: -held[name].size)
+        return tuple(self._files.map(upload, (*largest_first, *names)))
 
     def _commit_or_tell(self, pending: _Pending, files: tuple[FileEntry, ...]) -> str | None:
         """Commit, and return the problem when it failed: only the last checkpoint's failure ends the run."""
@@ -208,6 +233,7 @@ class CheckpointWriter:
                 verified=True,
                 bytes=manifest.total_bytes,
                 seconds=time.monotonic() - pending.started,
+                stall_seconds=pending.stalled,
             )
         )
         self._delete_superfluous()

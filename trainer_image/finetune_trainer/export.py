@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,10 +16,11 @@ ADAPTER_FILE: Final = "adapter_model.safetensors"
 MODEL_FILES: Final = ("model.safetensors", "model.safetensors.index.json")
 
 
-def export_sharded(model: Any, tokenizer: Any, target: Path, *, is_first: bool) -> None:
+def export_sharded(model: Any, tokenizer: Any, target: Path, *, is_first: bool, held: Container[str] = ()) -> None:
     """Gather the trained weights of a model that FSDP2 or DeepSpeed spreads on rank 0, tensor by tensor, and save them. Collective.
 
-    DeepSpeed's are the float32 masters: what the module holds is their rounded copy.
+    DeepSpeed's are the float32 masters: what the module holds is their rounded copy. `held` has the paths of files that were taken into host
+    memory instead of being written.
     """
     from peft import PeftModel
 
@@ -37,7 +39,7 @@ def export_sharded(model: Any, tokenizer: Any, target: Path, *, is_first: bool) 
     if is_first:
         model.save_pretrained(target, state_dict=state)
         tokenizer.save_pretrained(target)
-        check_exported(target, adapter=only_trained)
+        check_exported(target, adapter=only_trained, held=held)
 
 
 def _whole(tensor: Any) -> Any:
@@ -68,10 +70,10 @@ def exported_files(manifest: Manifest) -> tuple[FileEntry, ...]:
     return (*export, *history) if export else at_top
 
 
-def check_exported(folder: Path, *, adapter: bool) -> None:
-    """Raise when the weights are not there: a save that writes nothing says nothing."""
+def check_exported(folder: Path, *, adapter: bool, held: Container[str] = ()) -> None:
+    """Raise when the weights are neither there nor held: a save that writes nothing says nothing."""
     names = (ADAPTER_FILE,) if adapter else MODEL_FILES
-    if not any((folder / name).is_file() for name in names):
+    if not any((folder / name).is_file() or f"{folder.name}/{name}" in held for name in names):
         found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
         raise TrainerFailure(
             ExitCode.BUG, f"the final checkpoint has none of {', '.join(names)}, only {', '.join(found[:10])}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from finetune_operator.api.compatibility import SHARDED_STRATEGIES
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.plan import GIB, AttemptFile
 from finetune_trainer.attempt import Place
+from finetune_trainer.capture import UNWANTED, Capture, HostCopies
 from finetune_trainer.checkpoint_writer import CheckpointWriter
 from finetune_trainer.collective import Collective
 from finetune_trainer.export import EXPORT_FOLDER, export_sharded
@@ -61,6 +63,7 @@ class JobTrainer(SFTTrainer):
         if self._packs:
             self.data_collator: Any = PackedCollator(self.data_collator)
         self.context = context
+        self._copies = HostCopies()
         self._step_started = time.monotonic()
         self._data_wait = 0.0
         self._tokens_before = 0.0
@@ -155,6 +158,7 @@ class JobTrainer(SFTTrainer):
             self._stage_and_begin(model, trial, started)
         seconds = time.monotonic() - started
         self.context.telemetry.metrics.badput("checkpoint", seconds)
+        self.context.telemetry.metrics.set("checkpoint_stall_seconds", seconds)
         self._step_started += seconds
 
     def _stage_and_begin(self, model: Any, trial: Any, started: float) -> None:
@@ -163,18 +167,33 @@ class JobTrainer(SFTTrainer):
         # At most one upload at a time: a second would double what is staged. Only the last save ever waits here (step_boundary.py), and a
         # slow store is no hang.
         context.writer.finish(context.watchdog.beat)
-        # Not SFTTrainer's own, which writes a model card of TRL's into each checkpoint.
-        transformers.Trainer._save_checkpoint(self, model, trial)
         folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
-        if (
-            self.state.global_step >= context.attempt.plan.total_steps
-            and context.attempt.plan.strategy in SHARDED_STRATEGIES
-        ):
-            export_sharded(self.model, self.processing_class, folder / EXPORT_FOLDER, is_first=context.place.is_first)
-        # A pickle of all arguments that nothing reads, with local paths in it.
-        (folder / "training_args.bin").unlink(missing_ok=True)
+        capture = Capture(folder, self._copies)
+        in_memory = context.attempt.plan.resources.staging_bytes > 0
+        with capture.instead_of_writing() if in_memory else contextlib.nullcontext():
+            # Not SFTTrainer's own, which writes a model card of TRL's into each checkpoint.
+            transformers.Trainer._save_checkpoint(self, model, trial)
+            if (
+                self.state.global_step >= context.attempt.plan.total_steps
+                and context.attempt.plan.strategy in SHARDED_STRATEGIES
+            ):
+                capture.training_is_over = True
+                export_sharded(
+                    self.model,
+                    self.processing_class,
+                    folder / EXPORT_FOLDER,
+                    is_first=context.place.is_first,
+                    held=capture.files,
+                )
+        (folder / UNWANTED).unlink(missing_ok=True)
         context.collective.barrier()
-        context.writer.begin(self.state.global_step, folder, started)
+        held = sum(file.size for file in capture.files.values())
+        print(
+            f"rank {context.place.rank}: {held} bytes of step {self.state.global_step} are copied to host memory in "
+            f"{time.monotonic() - started:.2f} s",
+            flush=True,
+        )
+        context.writer.begin(self.state.global_step, folder, started, capture.files)
 
 
 def _keep_float_losses(accelerator: Any) -> None:

@@ -39,6 +39,7 @@ GAUGES: Final = (
     Described("memory_peak_bytes", "Highest memory_reserved_bytes since the process started."),
     Described("checkpoint_step", "Step of the newest committed checkpoint."),
     Described("checkpoint_seconds", "Duration of the last checkpoint, from the start of the save to the commit."),
+    Described("checkpoint_stall_seconds", "Part of it in which no step was made: the copy to host memory."),
     Described("checkpoint_bytes", "Size of the last committed checkpoint."),
     Described("start_seconds", "Time from the start of the process to the first step."),
 )

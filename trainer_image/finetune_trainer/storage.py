@@ -23,7 +23,7 @@ from obstore.store import AzureStore, GCSStore, LocalStore, ObjectStore, S3Store
 from finetune_trainer.storage_errors import AlreadyExists, StorageRefused, StorageUnavailable, translated
 from finetune_trainer.storage_interface import Storage, Stored, StoredFile
 from finetune_trainer.storage_location import Location, parse_location
-from finetune_trainer.storage_streams import MEBIBYTE, read_stream, write_stream
+from finetune_trainer.storage_streams import MEBIBYTE, HashingSink, read_stream, write_stream
 
 __all__ = [
     "AlreadyExists",
@@ -149,6 +149,21 @@ class ObjectStorage:
                 ),
             )
         return Stored(sent, digest.hexdigest())
+
+    def write(self, name: str, content: Callable[[HashingSink], object], size: int) -> Stored:
+        """Send what `content` writes, about `size` bytes, to `name`, replacing what is there, and return the size and digest of what was sent."""
+        part = max(PART_BYTES, -(-size // MAXIMUM_PARTS))
+        target = self._call(
+            name,
+            lambda: obstore.open_writer(
+                self._store, self._key(name), buffer_size=part, max_concurrency=CONCURRENT_PARTS
+            ),
+        )
+        sink = HashingSink(target)
+        content(sink)
+        # What went wrong comes out here: serialisers that are left by an exception may not survive it.
+        self._call(name, sink.close)
+        return sink.stored
 
     def put_small(self, name: str, data: bytes, *, create_only: bool = False) -> None:
         """Write a small file at once; with `create_only` an existing one is AlreadyExists and stays as it is."""

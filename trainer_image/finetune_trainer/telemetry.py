@@ -137,7 +137,9 @@ class Telemetry:
         self.metrics.set("checkpoint_seconds", event.seconds)
         self.metrics.set("checkpoint_bytes", event.bytes)
         print(
-            f"checkpoint of step {event.step}: {event.bytes} bytes at {event.uri} in {event.seconds:.2f} s", flush=True
+            f"checkpoint of step {event.step}: {event.bytes} bytes at {event.uri} in {event.seconds:.2f} s, "
+            f"{event.stall_seconds:.2f} s of it without a step",
+            flush=True,
         )
         with self._lock:
             self._state = self._state.model_copy(update={"checkpoint_step": event.step})

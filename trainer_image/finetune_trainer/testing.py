@@ -139,6 +139,7 @@ def tiny_plan(
     max_length: int = 128,
     gradient_checkpointing: Checkpointing = Checkpointing.NONE,
     packed: bool = False,
+    staging_bytes: int = 2**30,
 ) -> Plan:
     """Return a plan for CPU processes."""
     batch = micro_batch_size * gradient_accumulation * processes
@@ -167,7 +168,13 @@ def tiny_plan(
             phases=(),
             peak_phase=Phase.BACKWARD,
         ),
-        resources=PodResources(cpu_millicores=1000, memory_bytes=0, shared_memory_bytes=0, ephemeral_storage_bytes=0),
+        resources=PodResources(
+            cpu_millicores=1000,
+            memory_bytes=0,
+            shared_memory_bytes=0,
+            ephemeral_storage_bytes=0,
+            staging_bytes=staging_bytes,
+        ),
     )
 
 

@@ -184,6 +184,20 @@ def _dying(send: Callable[..., Any], seen: list[str], count: int) -> Callable[..
     return send_and_die
 
 
+class Saves(TrainerCallback):
+    """Writes which files with tensors a save left on the local disk, for their upload."""
+
+    def __init__(self, rank: int) -> None:
+        self._rank = rank
+        self._found: set[str] = set()
+
+    def on_save(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        """Look at the folder in which checkpoints are staged."""
+        kinds = (".pt", ".pth", ".bin", ".safetensors", ".distcp")
+        self._found |= {path.name for path in Path(args.output_dir).rglob("*") if path.suffix in kinds}
+        (_folder() / f"saves-{self._rank}.json").write_text(json.dumps({"tensors_on_disk": sorted(self._found)}))
+
+
 class Poison(TrainerCallback):
     """`poison:<step>`: makes a weight NaN before a step."""
 
@@ -255,6 +269,7 @@ _PROBES: Final[dict[str, Callable[..., TrainerCallback]]] = {
     "stuck": Stuck,
     "KILL-STEP": MidStep,
     "KILL-UPLOAD": MidUpload,
+    "saves": Saves,
     "poison": Poison,
     "exhaust": Exhaust,
     "limit": Limit,

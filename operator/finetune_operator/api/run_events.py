@@ -38,7 +38,8 @@ class CheckpointEvent(ReadModel):
     uri: str
     verified: bool
     bytes: int
-    seconds: float = 0.0
+    seconds: float = Field(0.0, description="From the start of the save to the commit.")
+    stall_seconds: float = Field(0.0, description="Part of them in which rank 0 made no step.")
     problem: str = Field("", description="Why it was rejected, when it did not verify.")
 
 

@@ -51,6 +51,16 @@ def _binding(nearest: Rejected | None) -> str:
     return f"binding: {nearest.obstacle} for {nearest.title}"
 
 
+def _staging(chosen: Candidate) -> str:
+    """Where a checkpoint waits for its upload, and what that takes."""
+    staged = chosen.resources.staging_bytes
+    if staged:
+        return f"checkpoints: up to {gib(staged)} GiB of a pod's memory hold one while it is uploaded"
+    return (
+        "checkpoints: on local disk while they are uploaded, since memory lacks for them; training waits for the disk"
+    )
+
+
 def _lessons(chosen: Candidate) -> Iterator[str]:
     """What history changed of the formulas' numbers."""
     for what, correction in (("memory", chosen.sized.correction), ("tokens/s", chosen.speed_correction)):
@@ -60,7 +70,7 @@ def _lessons(chosen: Candidate) -> Iterator[str]:
 
 
 def _remarks(task: Task, chosen: Candidate, pools: tuple[Pool, ...]) -> list[str]:
-    remarks = list(_lessons(chosen))
+    remarks = [_staging(chosen), *_lessons(chosen)]
     if task.limits is not NO_LIMITS:
         needs = needs_of(chosen.resources, chosen.pods, chosen.pool.resource)
         remarks += waits_for(task.limits, needs, chosen.pool.product)

@@ -18,6 +18,8 @@ CUDA_PROCESS_BYTES: Final = 4 * GIB
 SHARED_MEMORY_PER_GPU: Final = GIB
 """NCCL and data workers; the container default of 64 MiB makes them fail."""
 SHARED_MEMORY_PER_CPU_PROCESS: Final = 64 * MIB
+UPLOAD_BYTES: Final = 2 * 5 * 32 * MIB
+"""What a process that uploads holds at most beside the checkpoint: two files at once, of each four parts on their way and one that fills."""
 DISK_BASE_BYTES: Final = 2 * GIB
 """Logs, caches, and what tokenizers and compilers write."""
 GPU_CPU_MILLICORES: Final = 6000
@@ -40,6 +42,18 @@ def exported_bytes(workload: Workload, states: States) -> int:
     return workload.numerics.trained * states.trainable if workload.strategy in SHARDED_STRATEGIES else 0
 
 
+def staging_bytes(workload: Workload, states: States, processes_per_pod: int) -> int:
+    """Return the host memory that a pod's ranks need at most for a checkpoint on its way.
+
+    Each rank copies what it writes (trainer_image/finetune_trainer/capture.py): its shard, or without sharding the first rank everything. Of the
+    job's pods, which are equal, the first needs most.
+    """
+    checkpoint = checkpoint_bytes(workload, states)
+    writers = processes_per_pod if workload.shards > 1 else 1
+    share = -(-checkpoint * processes_per_pod // workload.processes) if workload.shards > 1 else checkpoint
+    return share + min(writers * UPLOAD_BYTES, share)
+
+
 def pod_resources(
     architecture: Architecture,
     workload: Workload,
@@ -51,6 +65,7 @@ def pod_resources(
     node_millicores: int,
     asks_for_disk: bool,
     processes_per_node: int,
+    stages_in_memory: bool = True,
 ) -> PodResources:
     """Return what one pod asks for.
 
@@ -64,18 +79,21 @@ def pod_resources(
         node_millicores: CPU of one node.
         asks_for_disk: False where nodes do not say what they have: no pod that asks would be scheduled there.
         processes_per_node: Ranks that share the node's CPUs.
+        stages_in_memory: Whether a checkpoint on its way is kept in memory, else on local disk.
 
-    On GPU nodes memory holds the model while it is loaded (once in a pod or once per process, see `host_load_bytes`), and the pod's share of a
-    checkpoint, which is staged in memory. Disk holds the model (unless a cache does), the checkpoint that was resumed from and the one that is
-    staged.
+    On GPU nodes memory holds the model while it is loaded (once in a pod or once per process, see `host_load_bytes`), later the export that rank 0
+    gathers of a sharded model. Everywhere it holds what its ranks stage: their shares of a checkpoint, and parts of files on their way. Disk holds
+    the model (unless a cache does), the checkpoint that was resumed from and one more, whether it is staged there or not.
     """
     is_gpu = workload.accelerator == "gpu"
     shared = processes_per_pod * (SHARED_MEMORY_PER_GPU if is_gpu else SHARED_MEMORY_PER_CPU_PROCESS)
     checkpoint = checkpoint_bytes(workload, states)
-    staged = -(-checkpoint * processes_per_pod // workload.processes) if workload.shards > 1 else checkpoint
+    staged = staging_bytes(workload, states, processes_per_pod) if stages_in_memory else 0
     disk = weight_bytes + 2 * (checkpoint + exported_bytes(workload, states)) + DISK_BASE_BYTES
     if is_gpu:
-        held = processes_per_pod * CUDA_PROCESS_BYTES + host_load_bytes(architecture, workload, processes_per_pod)
+        # What loading took is free when the model is exported. On CPUs a process's own estimate has both.
+        model = max(host_load_bytes(architecture, workload, processes_per_pod), exported_bytes(workload, states))
+        held = processes_per_pod * CUDA_PROCESS_BYTES + model
         cpu = min(
             GPU_CPU_MILLICORES * processes_per_pod, node_millicores * processes_per_pod * 9 // (10 * processes_per_node)
         )
@@ -88,6 +106,7 @@ def pod_resources(
         cpu_millicores=max(CPU_MILLICORES_LEAST, cpu - cpu % 50),
         memory_bytes=_round_up(held + staged + shared + LAUNCHER_BYTES),
         shared_memory_bytes=shared,
+        staging_bytes=staged,
         ephemeral_storage_bytes=_round_up(disk) if asks_for_disk else 0,
         gpus=processes_per_pod if is_gpu else 0,
     )

@@ -200,12 +200,19 @@ class _Search:
         return Rejected(*way, *found) if isinstance(found, _Obstacle) else Candidate(*way, found)
 
     def _resources_of(self, layout: Layout, split: Split) -> PodResources | _Obstacle:
-        """What each pod asks for, or why it cannot be."""
+        """What each pod asks for, or why it cannot be; checkpoints wait on local disk only where memory lacks or is not granted."""
+        in_memory = self._resources_with(layout, split, stages_in_memory=True)
+        if not isinstance(in_memory, _Obstacle):
+            return in_memory
+        on_disk = self._resources_with(layout, split, stages_in_memory=False)
+        return in_memory if isinstance(on_disk, _Obstacle) else on_disk
+
+    def _resources_with(self, layout: Layout, split: Split, *, stages_in_memory: bool) -> PodResources | _Obstacle:
         pool, sized, limits = layout.pool, self._estimates.of(split), self._task.limits
         upper = sized.peak.upper_bytes
         if pool.product is not None and upper > pool.usable_bytes:
             return _Obstacle(f"GPU memory: needs up to {gib(upper)} of {gib(pool.usable_bytes)} GiB usable")
-        placement = self._placement(layout, split, sized)
+        placement = self._placement(layout, split, sized, stages_in_memory=stages_in_memory)
         if placement.obstacle or limits is NO_LIMITS:
             return _Obstacle(placement.obstacle) if placement.obstacle else placement.resources
         resources = within_cpu_bounds(limits, placement.resources, layout.pods, split.processes, pool.product)
@@ -213,7 +220,7 @@ class _Search:
         refused = refusal(limits, needs, pool.product, resources.gpus * layout.pods)
         return _Obstacle(refused, is_refused=True) if refused else resources
 
-    def _placement(self, layout: Layout, split: Split, sized: Sized) -> Placement:
+    def _placement(self, layout: Layout, split: Split, sized: Sized, *, stages_in_memory: bool) -> Placement:
         pool, per_pod = layout.pool, layout.per_pod
         is_gpu = pool.product is not None
 
@@ -221,7 +228,7 @@ class _Search:
             sharing = max(per_pod, pool.per_node) if is_gpu else processes_on_node
             # On GPU nodes the micro-batch lives on the GPU alone.
             step = (split.processes, split.strategy) if is_gpu else split
-            key = (step, per_pod, pool.millicores, pool.has_disk, sharing)
+            key = (step, per_pod, pool.millicores, pool.has_disk, sharing, stages_in_memory)
             if key not in self._resources:
                 self._resources[key] = pod_resources(
                     self._task.architecture,
@@ -233,6 +240,7 @@ class _Search:
                     node_millicores=pool.millicores,
                     asks_for_disk=pool.has_disk,
                     processes_per_node=sharing,
+                    stages_in_memory=stages_in_memory,
                 )
             return self._resources[key]
 
