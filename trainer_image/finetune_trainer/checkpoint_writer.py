@@ -80,6 +80,8 @@ class CheckpointWriter:
         self._on_commit, self._on_failure, self._on_retry = on_commit, on_failure, on_retry
         self._patience = patience or UploadPatience()
         self._retries: UploadRetries | None = None
+        self.proven_before = 0
+        """Checkpoints of earlier steps have made a usual loss since: only for such a one may an older one go."""
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._files = ThreadPoolExecutor(PARALLEL_FILES, thread_name_prefix="upload")
         self._pending: _Pending | None = None
@@ -241,8 +243,9 @@ class CheckpointWriter:
     def _delete_superfluous(self) -> None:
         try:
             shelf = Shelf.of(file.name for file in self._storage.list())
-            keep = self._attempt.spec.checkpoint.keep
-            for folder in superfluous(shelf, verified=self._verified, rejected=self._rejected, keep=keep):
+            keep, last = self._attempt.spec.checkpoint.keep, self._attempt.plan.total_steps
+            proven = {folder for folder in self._verified if folder.step < self.proven_before or folder.step >= last}
+            for folder in superfluous(shelf, verified=proven, rejected=self._rejected, keep=keep):
                 # The manifest first: a checkpoint whose files are half gone must not look whole.
                 self._storage.delete(f"{folder.name}/{MANIFEST_FILE}")
                 self._storage.delete_prefix(folder.name)

@@ -7,6 +7,7 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any, Final
 
 import torch
@@ -20,6 +21,7 @@ from finetune_trainer.attempt import Place
 from finetune_trainer.capture import UNWANTED, Capture, HostCopies
 from finetune_trainer.checkpoint_writer import CheckpointWriter
 from finetune_trainer.collective import Collective
+from finetune_trainer.divergence import LossGuard
 from finetune_trainer.export import EXPORT_FOLDER, export_sharded
 from finetune_trainer.failures import TrainerFailure
 from finetune_trainer.measure import device_memory
@@ -46,6 +48,7 @@ class JobContext:
     writer: CheckpointWriter
     stop: Stop
     watchdog: Watchdog
+    guard: LossGuard
     probes: bool
     """Try the longest batch before the first step: no attempt has trained by this plan yet."""
 
@@ -135,17 +138,40 @@ class JobTrainer(SFTTrainer):
             seconds=now - self._step_started,
             data_wait_seconds=self._data_wait,
         )
-        if not math.isfinite(record.loss) or (norm is not None and not math.isfinite(norm)):
-            what = "loss" if not math.isfinite(record.loss) else "gradient norm"
-            raise TrainerFailure(
-                ExitCode.DIVERGED,
-                f"the {what} of step {record.step} is not finite; lower training.learningRate (now "
-                f"{self.context.attempt.spec.learning_rate:g}) or raise training.warmup",
-            )
+        self._check(record)
         self.context.watchdog.step(record.seconds)
         self.context.telemetry.on_step(record, device_memory(torch))
         self._tokens_before = logs.get("num_tokens", 0.0)
         self._step_started = now
+
+    def _check(self, record: StepRecord) -> None:
+        """Raise when the training has diverged."""
+        spec, guard = self.context.attempt.spec, self.context.guard
+        problem = next(
+            (
+                f"the {what} of step {record.step} is not finite"
+                for what, value in (("loss", record.loss), ("gradient norm", record.gradient_norm))
+                if value is not None and not math.isfinite(value)
+            ),
+            None,
+        )
+        if problem is None and spec.training.stop_on_divergence:
+            if guard.last_usual_step == 0:
+                guard.resume(entry["loss"] for entry in self.state.log_history[:-1] if "loss" in entry)
+            guard.hear(record.step, record.loss)
+            if guard.watch.has_exploded:
+                problem = (
+                    f"the loss was above {guard.watch.limit:.3g} for {guard.watch.streak} steps, up to step {record.step} ({record.loss:.3g}), "
+                    f"after a median of {median(guard.watch.usual):.3g} (training.stopOnDivergence)"
+                )
+        if problem is not None:
+            raise TrainerFailure(
+                ExitCode.DIVERGED,
+                f"{problem}; lower training.learningRate (now {spec.learning_rate:g}) or raise training.warmup, and look at the data; the "
+                f"checkpoints from before are kept at {self.context.attempt.checkpoint_uri}",
+            )
+        if not guard.is_suspect:
+            self.context.writer.proven_before = record.step
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Leave out of every checkpoint what DeepSpeed writes itself, and ZeRO-3 would gather for it; the last one has the export."""
@@ -153,7 +179,13 @@ class JobTrainer(SFTTrainer):
             super().save_model(output_dir, _internal_call)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        started = time.monotonic()
+        context, started = self.context, time.monotonic()
+        step = self.state.global_step
+        is_last = self.control.should_training_stop or step >= context.attempt.plan.total_steps
+        context.guard.is_withholding = context.guard.is_suspect and not is_last
+        if context.guard.is_withholding:
+            print(f"no checkpoint of step {step}: its loss is far above what is usual, and may stay there", flush=True)
+            return
         with self.context.watchdog.saving():
             self._stage_and_begin(model, trial, started)
         seconds = time.monotonic() - started

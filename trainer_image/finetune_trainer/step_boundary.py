@@ -15,6 +15,7 @@ from transformers import TrainerCallback
 from finetune_operator.api.durations import Interval
 from finetune_trainer.checkpoint_writer import CheckpointWriter
 from finetune_trainer.collective import Collective
+from finetune_trainer.divergence import LossGuard
 from finetune_trainer.stopping import Stop
 
 
@@ -47,6 +48,7 @@ class StepBoundary(TrainerCallback):
     writer: CheckpointWriter
     collective: Collective
     is_first: bool
+    guard: LossGuard = field(default_factory=LossGuard)
     clock: Callable[[], float] = time.monotonic
     stopped_at: int | None = field(default=None, init=False)
 
@@ -56,7 +58,8 @@ class StepBoundary(TrainerCallback):
         A periodic save waits for the first step at which no rank uploads any more; the last save of a run or before a stop never does.
         """
         step = state.global_step
-        due = self.is_first and self.schedule.is_due(step, self.clock())
+        is_time = self.schedule.is_due(step, self.clock()) or self.guard.is_withholding
+        due = self.is_first and is_time and not self.guard.is_suspect
         stop, save, uploading, struggling = self.collective.maxima(
             (self.stop.requested, due, self.writer.is_uploading, self.writer.is_struggling), args.device
         )

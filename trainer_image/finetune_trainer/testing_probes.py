@@ -211,6 +211,21 @@ class Poison(TrainerCallback):
                 next(p for p in model.parameters() if p.requires_grad).fill_(float("nan"))
 
 
+class Explode(TrainerCallback):
+    """`explode:<step>`: makes the trained weights a hundred times as large after a step, before its checkpoint is written."""
+
+    def __init__(self, rank: int, step: str) -> None:
+        self._step = int(step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **others: Any) -> None:
+        """Spoil every trained weight."""
+        if state.global_step == self._step:
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    if parameter.requires_grad:
+                        parameter.mul_(100)
+
+
 class Exhaust(TrainerCallback):
     """`exhaust:<rank>:<step>`: lets one rank's GPU run out of memory in the optimizer step."""
 
@@ -271,6 +286,7 @@ _PROBES: Final[dict[str, Callable[..., TrainerCallback]]] = {
     "KILL-UPLOAD": MidUpload,
     "saves": Saves,
     "poison": Poison,
+    "explode": Explode,
     "exhaust": Exhaust,
     "limit": Limit,
     "raise": Raise,

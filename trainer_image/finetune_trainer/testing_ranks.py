@@ -116,10 +116,7 @@ class RankServer:
         hang_seconds: float | None = None,
         upload_seconds: float | None = None,
     ) -> CaseResult:
-        """Run all ranks of an attempt (of one pod) in `folder` and return how they ended.
-
-        From the third step on `hang_seconds` without another are a hang. A checkpoint is tried again for `upload_seconds`, with short pauses.
-        """
+        """Run all ranks of an attempt (of one pod) in `folder` and return how they ended; the seconds are those of testing_limits.py."""
         folder.mkdir(parents=True, exist_ok=True)
         plan = folder / "plan.json"
         with socket.socket() as probe:

@@ -180,6 +180,7 @@ class _Rank:
     def _train(self, config: Any, loaded: tuple[Any, Any], rows: Any) -> None:
         from finetune_trainer.checkpoint_reader import find_checkpoint
         from finetune_trainer.checkpoint_writer import CheckpointWriter
+        from finetune_trainer.divergence import LossGuard
         from finetune_trainer.job_trainer import JobContext, JobTrainer
         from finetune_trainer.modeling import lora_config, restore_float_masters
         from finetune_trainer.phase_of_step import PhaseOfStep
@@ -212,6 +213,7 @@ class _Rank:
         if step >= attempt.plan.total_steps:
             print(f"all {step} steps are done and saved already", flush=True)
             return
+        guard = LossGuard()
         boundary = StepBoundary(
             schedule=SaveSchedule(parse_interval(attempt.spec.checkpoint.every), time.monotonic(), step),
             total_steps=attempt.plan.total_steps,
@@ -219,6 +221,7 @@ class _Rank:
             writer=writer,
             collective=self._collective,
             is_first=place.is_first,
+            guard=guard,
         )
         model, tokenizer = loaded
         promise = Promise(workplace.run, place.rank)
@@ -229,7 +232,15 @@ class _Rank:
         )
         trainer = JobTrainer(
             JobContext(
-                attempt, place, self._collective, telemetry, writer, self._stop, watchdog, self._probes(found.manifest)
+                attempt,
+                place,
+                self._collective,
+                telemetry,
+                writer,
+                self._stop,
+                watchdog,
+                guard,
+                self._probes(found.manifest),
             ),
             model=model,
             args=config,

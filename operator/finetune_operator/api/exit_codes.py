@@ -69,7 +69,12 @@ EXIT_MEANINGS: Final = MappingProxyType(
         ExitCode.GPU_OUT_OF_MEMORY: ExitMeaning(
             Reason.GPU_OUT_OF_MEMORY, "a GPU ran out of memory", retry=True, charged=False
         ),
-        ExitCode.DIVERGED: ExitMeaning(Reason.DIVERGED, "the loss became NaN or infinite", retry=False, charged=False),
+        ExitCode.DIVERGED: ExitMeaning(
+            Reason.DIVERGED,
+            "the loss became NaN or infinite, or stays far above what it was",
+            retry=False,
+            charged=False,
+        ),
         ExitCode.HANG: ExitMeaning(Reason.HANG, "no step was finished for too long", retry=True, charged=True),
         ExitCode.PEER_LOST: ExitMeaning(
             Reason.PEER_LOST, "another rank went away (a symptom, not a cause)", retry=True, charged=True

@@ -203,7 +203,8 @@ REASON_MEANINGS: Final = MappingProxyType(
             "a process was killed from outside (exit 137, not for memory)", "nothing; it is tried again"
         ),
         Reason.DIVERGED: ReasonMeaning(
-            "the loss became NaN or infinite", "lower training.learningRate, or look at the data"
+            "the loss became NaN or infinite, or stays far above what it was; the checkpoints from before are kept",
+            "lower training.learningRate, raise training.warmup, or look at the data",
         ),
         Reason.HANG: ReasonMeaning(
             "no step was finished for the time of ten usual ones (2 to 20 minutes)",

@@ -109,6 +109,12 @@ class Training(SpecModel):
     )
     seed: int = Field(42, ge=0, le=2147483647, description="Seed of weights, data order and dropout. Default 42.")
 
+    stop_on_divergence: bool = Field(
+        True,
+        description="End the job (reason Diverged) when the loss stays far above what it was: for 10 steps above three times the median of the "
+        "last 100, at least 2 and at most 5 above it. A loss that is not a number ends it in any case. Default true.",
+    )
+
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel="!(has(self.epochs) && has(self.maxSteps))",
