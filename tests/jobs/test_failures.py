@@ -1,41 +1,20 @@
 """What follows a failure: which cause counts, whether another attempt comes, and what people are told."""
 
 from dataclasses import replace
-from datetime import timedelta
 
 import pytest
 
 from finetune_operator.api.exit_codes import ExitCode
-from finetune_operator.api.plan import GIB
 from finetune_operator.api.progress import TerminationMessage
 from finetune_operator.api.reasons import ConditionType, JobState, Reason
 from finetune_operator.jobs.retry import cause_of_message, delay_before_next
-from finetune_operator.jobs.testing import START, FixedPlanner, World, ended_pod, make_job, make_plan, make_pod
-from finetune_operator.planner.inventory import CpuNodes, Inventory
-
-
-def running(pods: int = 2, **spec: object) -> World:
-    """A world whose first attempt trains on so many pods."""
-    world = World(make_job(**spec), FixedPlanner(make_plan(pods=pods)))
-    world.inventory = Inventory(cpu_nodes=(CpuNodes(nodes=1, cpu_millicores=8000, memory_bytes=64 * GIB),))
-    world.settle()
-    world.inspect()
-    world.settle()
-    world.train_to(3)
-    world.settle()
-    world.advance(300)
-    return world
-
-
-def condition(world: World, kind: ConditionType) -> tuple[str, Reason]:
-    found = world.status.condition(kind)
-    assert found is not None
-    return found.status, found.reason
-
-
-def later(seconds: float):
-    return START + timedelta(seconds=seconds)
-
+from finetune_operator.jobs.testing import (
+    ended_pod,
+    later,
+    make_pod,
+    reason,
+    running,
+)
 
 CAUSES = {
     "the earliest real cause wins over a later one": (
@@ -217,8 +196,8 @@ def test_what_another_try_cannot_mend_ends_the_job_with_a_remedy(code: int) -> N
     world = running()
     world.fail("tune-1", ended_pod(code))
     world.settle()
-    assert condition(world, ConditionType.FAILED) == ("True", FINAL[code])
-    assert condition(world, ConditionType.COMPLETE)[0] == "False"
+    assert reason(world, ConditionType.FAILED) == ("True", FINAL[code])
+    assert reason(world, ConditionType.COMPLETE)[0] == "False"
     assert "Remedy:" in (world.status.message or "")
     assert "tune-2" not in world.children
 
@@ -232,7 +211,7 @@ def test_retries_are_exhausted_by_charged_failures_only() -> None:
             world.advance(300)
         world.fail(f"tune-{number}", ended_pod(attempt=number, **end))
         world.settle()
-    assert condition(world, ConditionType.FAILED) == ("True", Reason.RETRIES_EXHAUSTED)
+    assert reason(world, ConditionType.FAILED) == ("True", Reason.RETRIES_EXHAUSTED)
     assert "TrainerError: what happened." in (world.status.message or "")
     assert [attempt.charged for attempt in world.status.attempts] == [True, False, True]
 
@@ -250,7 +229,7 @@ def test_the_count_of_failures_survives_a_lost_status_and_deleted_old_attempts()
     world.settle()
     world.fail("tune-8", ended_pod(1, attempt=8))
     world.settle()
-    assert condition(world, ConditionType.FAILED) == ("True", Reason.RETRIES_EXHAUSTED)
+    assert reason(world, ConditionType.FAILED) == ("True", Reason.RETRIES_EXHAUSTED)
     assert "8 failed attempts" in (world.status.message or "")
 
 
@@ -304,7 +283,7 @@ def test_changed_inputs_are_inspected_again_and_not_charged() -> None:
     assert old is not None
     assert world.files[2].inspection.dataset.rows == 120
     assert world.files[2].charged_before == 0
-    assert condition(world, ConditionType.PLANNED)[0] == "True"
+    assert reason(world, ConditionType.PLANNED)[0] == "True"
 
 
 @pytest.mark.parametrize(

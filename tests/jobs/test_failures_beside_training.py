@@ -1,34 +1,9 @@
 """How inspections and publications that fail are told, and what follows."""
 
-from datetime import timedelta
-
 import pytest
 
 from finetune_operator.api.reasons import ConditionType, JobState, Reason
-from finetune_operator.jobs.testing import START, FixedPlanner, World, ended_pod, make_job, make_plan
-
-
-def running(pods: int = 2, **spec: object) -> World:
-    """A world whose first attempt trains on so many pods."""
-    world = World(make_job(**spec), FixedPlanner(make_plan(pods=pods)))
-    world.settle()
-    world.inspect()
-    world.settle()
-    world.train_to(3)
-    world.settle()
-    world.advance(300)
-    return world
-
-
-def condition(world: World, kind: ConditionType) -> tuple[str, Reason]:
-    found = world.status.condition(kind)
-    assert found is not None
-    return found.status, found.reason
-
-
-def later(seconds: float):
-    return START + timedelta(seconds=seconds)
-
+from finetune_operator.jobs.testing import World, ended_pod, reason, running
 
 INSPECTION_ENDS = {
     "bad rows": (41, Reason.INVALID_DATA, "rows.jsonl:7: no messages"),
@@ -45,8 +20,8 @@ def test_what_the_user_must_mend_ends_the_inspection(case: str) -> None:
     pod = ended_pod(code, reason=why, message=message, component="inspect", attempt=None)
     world.fail("tune-inspect", pod)
     world.settle()
-    assert condition(world, ConditionType.INSPECTED) == ("False", why)
-    assert condition(world, ConditionType.FAILED) == ("True", why)
+    assert reason(world, ConditionType.INSPECTED) == ("False", why)
+    assert reason(world, ConditionType.FAILED) == ("True", why)
     assert message in (world.status.message or "")
     assert list(world.children) == ["tune-inspect"]
 
@@ -57,7 +32,7 @@ def test_a_report_with_too_many_unusable_rows_ends_the_job() -> None:
     problem = {"file": "s3://data/rows.jsonl", "line": 3, "reason": "not JSON"}
     world.inspect(rows=50, dropped=50, problems=(problem,))
     world.settle()
-    assert condition(world, ConditionType.FAILED) == ("True", Reason.INVALID_DATA)
+    assert reason(world, ConditionType.FAILED) == ("True", Reason.INVALID_DATA)
     assert "s3://data/rows.jsonl:3: not JSON" in (world.status.message or "")
 
 
@@ -70,8 +45,8 @@ def test_a_bucket_that_refuses_is_told_and_tried_again_without_end(code: int) ->
     world.settle()
     world.pods = [ended_pod(code, message="s3://data refuses.", component="inspect", attempt=None)]
     desired = world.settle()
-    assert condition(world, ConditionType.INSPECTED) == ("False", REFUSALS[code])
-    assert condition(world, ConditionType.STALLED) == ("True", Reason.NO_PROGRESS)
+    assert reason(world, ConditionType.INSPECTED) == ("False", REFUSALS[code])
+    assert reason(world, ConditionType.STALLED) == ("True", Reason.NO_PROGRESS)
     assert "s3://data refuses." in (world.status.message or "")
     assert desired.requeue_after is not None
 
@@ -101,8 +76,8 @@ def test_a_failed_publication_is_told_and_repeated_ever_more_slowly() -> None:
     for _ in range(4):
         world.fail("tune-publish", publish_pod(43, message="403 from the bucket."), kind="Failed")
         desired = world.settle()
-        assert condition(world, ConditionType.PUBLISHED) == ("False", Reason.PUBLICATION_FAILED)
-        assert condition(world, ConditionType.FAILED)[0] == "False"
+        assert reason(world, ConditionType.PUBLISHED) == ("False", Reason.PUBLICATION_FAILED)
+        assert reason(world, ConditionType.FAILED)[0] == "False"
         assert desired.requeue_after is not None
         pauses.append(desired.requeue_after)
         world.advance(desired.requeue_after)
@@ -118,5 +93,5 @@ def test_an_output_that_is_taken_ends_the_job_and_keeps_the_checkpoints() -> Non
     world = trained()
     world.fail("tune-publish", publish_pod(40, reason=Reason.OUTPUT_EXISTS, message="another job's model is there."))
     world.settle()
-    assert condition(world, ConditionType.FAILED) == ("True", Reason.OUTPUT_EXISTS)
+    assert reason(world, ConditionType.FAILED) == ("True", Reason.OUTPUT_EXISTS)
     assert "checkpoints stay" in (world.status.message or "")

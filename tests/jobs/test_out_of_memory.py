@@ -6,7 +6,7 @@ from finetune_operator.api.plan import GIB, Phase, Plan, PlanError
 from finetune_operator.api.progress import MemoryShortage
 from finetune_operator.api.reasons import ConditionType, JobState, Reason
 from finetune_operator.jobs.observed import PodReport
-from finetune_operator.jobs.testing import FixedPlanner, World, ended_pod, make_job, make_plan
+from finetune_operator.jobs.testing import FixedPlanner, World, ended_pod, make_job, make_plan, reason, trained
 from finetune_operator.planner.host_replan import MOST_HOST_REPLANS
 from finetune_operator.planner.inventory import CpuNodes, Inventory
 from finetune_operator.planner.replan import MOST_REPLANS, RanOut
@@ -37,20 +37,7 @@ class Remembering:
 
 def training(after_failure: Remembering) -> World:
     """A world whose first attempt trains on one GPU, with micro-batches of 4."""
-    plan = make_plan(accelerator="gpu")
-    world = World(make_job(), FixedPlanner(plan, after_failure))
-    world.settle()
-    world.inspect()
-    world.settle()
-    world.train_to(3)
-    world.settle()
-    return world
-
-
-def reason_of(world: World, kind: ConditionType) -> Reason:
-    found = world.status.condition(kind)
-    assert found is not None
-    return found.reason
+    return trained(World(make_job(), FixedPlanner(make_plan(accelerator="gpu"), after_failure)))
 
 
 def test_the_next_attempt_runs_by_a_plan_that_was_made_with_what_was_measured() -> None:
@@ -63,7 +50,7 @@ def test_the_next_attempt_runs_by_a_plan_that_was_made_with_what_was_measured() 
     first, second = world.status.attempts
     assert (first.reason, first.charged, first.memory_shortage) == (Reason.GPU_OUT_OF_MEMORY, False, SHORTAGE)
     assert second.result == "Running"
-    assert reason_of(world, ConditionType.PLANNED) is Reason.REPLANNED
+    assert reason(world, ConditionType.PLANNED)[1] is Reason.REPLANNED
     assert world.status.plan is not None
     assert world.status.plan.micro_batch_size == 2
     assert any(event.reason is Reason.REPLANNED for desired in world.history for event in desired.events)
@@ -95,8 +82,8 @@ def test_the_job_ends_where_no_smaller_plan_is_left() -> None:
     world.fail("tune-1", ended_pod(45, shortage=SHORTAGE))
     world.settle()
     assert world.status.state is JobState.FAILED
-    assert reason_of(world, ConditionType.FAILED) is Reason.GPU_OUT_OF_MEMORY
-    assert reason_of(world, ConditionType.PLANNED) is Reason.DOES_NOT_FIT
+    assert reason(world, ConditionType.FAILED)[1] is Reason.GPU_OUT_OF_MEMORY
+    assert reason(world, ConditionType.PLANNED)[1] is Reason.DOES_NOT_FIT
     assert "no plan is smaller; allow more GPUs" in (world.status.message or "")
     assert "tune-2" not in world.children
 
@@ -142,7 +129,7 @@ def test_after_a_pod_was_killed_for_memory_the_next_one_has_more_and_it_is_not_c
         world.files[2].plan.model_copy(update={"resources": world.files[1].plan.resources}).memory_key
         == world.files[1].plan.memory_key
     )
-    assert reason_of(world, ConditionType.PLANNED) is Reason.REPLANNED
+    assert reason(world, ConditionType.PLANNED)[1] is Reason.REPLANNED
     assert world.status.plan is not None
     assert "every pod asks for 12.0 GiB now" in world.status.plan.reasons[0]
     assert any(event.reason is Reason.REPLANNED for desired in world.history for event in desired.events)
@@ -154,7 +141,7 @@ def test_a_pod_is_given_more_as_often_as_the_policy_says_and_then_the_job_ends_w
         world.fail(f"tune-{number}", killed_for_memory(number))
         world.settle()
     assert world.status.state is JobState.FAILED
-    assert reason_of(world, ConditionType.FAILED) is Reason.HOST_OUT_OF_MEMORY
+    assert reason(world, ConditionType.FAILED)[1] is Reason.HOST_OUT_OF_MEMORY
     assert "add nodes with more memory" in (world.status.message or "")
     assert f"tune-{MOST_HOST_REPLANS + 2}" not in world.children
 

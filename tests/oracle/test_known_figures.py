@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,16 +15,6 @@ GIB = 2**30
 LLAMA_3_8B = dict(KNOWN_MODELS["meta-llama/Meta-Llama-3-8B"])
 FULL, LORA, QLORA, FREEZE = TracedMethod.FULL, TracedMethod.LORA, TracedMethod.QLORA, TracedMethod.FREEZE
 BF16, AUTOCAST = Precision.BF16, Precision.AUTOCAST
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    """Transformers, PEFT and TRL warn about what does not matter to shapes."""
-    logging.disable(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-    logging.disable(logging.NOTSET)
 
 
 @pytest.mark.parametrize(

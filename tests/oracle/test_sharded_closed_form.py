@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator
-
 import pytest
 from traced.cases import Case
 from traced.comparison import Comparison, compare, traced_case
@@ -22,16 +18,6 @@ WHOLE, NF4 = Quantization.NONE, Quantization.NF4_DOUBLE
 LAYERS = 4
 """Enough for FSDP 2 to fetch ahead; the whole depth costs two traces."""
 NONE, EVERY = Checkpointing.NONE, Checkpointing.FULL
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    """Transformers, PEFT and TRL warn about what does not matter to shapes."""
-    logging.disable(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-    logging.disable(logging.NOTSET)
 
 
 def compared(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -31,25 +29,9 @@ pytestmark = pytest.mark.timeout(400)  # one trace is 5 s of a free core
 FULL, LORA, NONE = Tuning.FULL, Tuning.LORA, Checkpointing.NONE
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Transformers, PEFT and TRL warn about what does not matter to shapes."""
-    logging.disable(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-    logging.disable(logging.NOTSET)
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    with quiet():
-        yield
-
-
 @pytest.fixture(scope="module")
-def trace() -> ArchitectureTrace:
-    with quiet():
+def trace(quietly: Callable[[], AbstractContextManager[None]]) -> ArchitectureTrace:
+    with quietly():
         return trace_architecture(QWEN3)
 
 

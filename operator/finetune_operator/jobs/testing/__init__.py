@@ -5,13 +5,14 @@ from finetune_operator.jobs.testing.builders import (
     START,
     FixedPlanner,
     ended_pod,
+    later,
     make_job,
     make_plan,
     make_pod,
     make_prediction,
     make_report,
 )
-from finetune_operator.jobs.testing.world import World, job_names, reason, trained
+from finetune_operator.jobs.testing.world import World, job_names, reason, running, trained
 
 __all__ = [
     "SETTINGS",
@@ -20,11 +21,13 @@ __all__ = [
     "World",
     "ended_pod",
     "job_names",
+    "later",
     "make_job",
     "make_plan",
     "make_pod",
     "make_prediction",
     "make_report",
     "reason",
+    "running",
     "trained",
 ]

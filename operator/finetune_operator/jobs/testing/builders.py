@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from finetune_operator.api.compatibility import Checkpointing, Method, Strategy
@@ -42,6 +42,11 @@ SETTINGS: Final = RenderSettings(
     trainer_image="registry.example/trainer:1",
     progress=ProgressEndpoint(url="https://finetune-operator.example:8443", certificate_authority="-----BEGIN-----"),
 )
+
+
+def later(seconds: float) -> datetime:
+    """Return the time so long after the start."""
+    return START + timedelta(seconds=seconds)
 
 
 def make_job(name: str = "tune", *, status: FineTuneJobStatus | None = None, **spec: Any) -> FineTuneJob:

@@ -18,7 +18,7 @@ from finetune_operator.api.inspection import (
     InspectionReport,
 )
 from finetune_operator.api.job import FineTuneJob
-from finetune_operator.api.plan import AttemptFile
+from finetune_operator.api.plan import GIB, AttemptFile
 from finetune_operator.api.reasons import ConditionType, Reason
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.status import FineTuneJobStatus, ProgressStatus
@@ -30,11 +30,12 @@ from finetune_operator.jobs.testing.builders import (
     START,
     FixedPlanner,
     make_job,
+    make_plan,
     make_pod,
     make_report,
 )
 from finetune_operator.jobs.times import text_of
-from finetune_operator.planner.inventory import Inventory
+from finetune_operator.planner.inventory import CpuNodes, Inventory
 
 
 class World:
@@ -210,4 +211,12 @@ def trained(world: World | None = None) -> World:
     world.settle()
     world.train_to(3)
     world.settle()
+    return world
+
+
+def running(pods: int = 2, **spec: Any) -> World:
+    """Return a world whose first attempt has trained on so many pods for five minutes."""
+    world = World(make_job(**spec), FixedPlanner(make_plan(pods=pods)))
+    world.inventory = Inventory(cpu_nodes=(CpuNodes(nodes=1, cpu_millicores=8000, memory_bytes=64 * GIB),))
+    trained(world).advance(300)
     return world
