@@ -14,6 +14,7 @@ from testbed.processes import free_port, until
 from testbed.prometheus import PROGRAM, Prometheus
 
 from finetune_operator.api.reasons import JobState, Reason
+from finetune_operator.api.time_spent import TimeAccount
 from finetune_operator.controller.metrics import FinishedJob, OperatorMetrics
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]  # Prometheus may have to be compiled first
@@ -37,6 +38,9 @@ def working_operator() -> OperatorMetrics:
     metrics.observe_request("apply", 200)
     metrics.set_jobs({JobState.RUNNING: 1})
     metrics.attempt_ended(Reason.RANK_KILLED)
+    account = TimeAccount(productive_gpu_seconds=90, lost_gpu_seconds={"load": 10}, waiting_seconds={"queue": 5})
+    metrics.attempt_accounted(account, "gpu")
+    metrics.recovery_seconds.observe(40)
     metrics.events_total.labels("Training").inc()
     metrics.progress_reports_total.labels("progress", "written").inc()
     metrics.track_watch("Job", lambda: 1.0)

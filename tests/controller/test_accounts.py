@@ -8,6 +8,7 @@ from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.plan import GIB
 from finetune_operator.api.reasons import ConditionType, JobState, Reason
 from finetune_operator.api.status import AttemptStatus, Condition, FineTuneJobStatus, PlanStatus, ProgressStatus
+from finetune_operator.api.time_spent import TimeAccount
 from finetune_operator.controller.accounts import Accounts, finished_job
 from finetune_operator.controller.cache import JobKey
 from finetune_operator.controller.metrics import OperatorMetrics
@@ -67,3 +68,21 @@ def test_a_deleted_job_s_values_go_with_it() -> None:
     assert sample(metrics, "job_seconds", namespace="team", job="tune") == 3600
     accounts.forget(JobKey("team", "tune"))
     assert sample(metrics, "job_seconds", namespace="team", job="tune") is None
+
+
+def test_where_an_attempt_s_time_went_is_counted_once_and_by_accelerator() -> None:
+    metrics = OperatorMetrics()
+    accounts = Accounts(metrics)
+    account = TimeAccount(productive_gpu_seconds=80, lost_gpu_seconds={"load": 20}, waiting_seconds={"queue": 5})
+    told = {"completion_time": "2026-01-01T00:00:10Z", "time": account}
+    first = FAILED.model_copy(update=told)
+    second = AttemptStatus(
+        number=2, result="Succeeded", time=account, first_step_time="2026-01-01T00:00:52Z", completion_time=None
+    )
+    ended = FineTuneJobStatus(attempts=[first, second], plan=PLAN.model_copy(update={"gpus": 8}))
+    accounts.settle(job_with(attempts=[first, RUNNING.model_copy(update={"number": 2})]), ended)
+    accounts.settle(job_with(attempts=[first, second]), ended)
+    assert sample(metrics, "productive_gpu_seconds_total", accelerator="gpu") == 80
+    assert sample(metrics, "lost_gpu_seconds_total", cause="load", accelerator="gpu") == 20
+    assert sample(metrics, "waiting_seconds_total", cause="queue") == 5
+    assert (sample(metrics, "recovery_seconds_count"), sample(metrics, "recovery_seconds_sum")) == (1, 42)

@@ -11,6 +11,7 @@ from finetune_operator.api.reasons import Reason
 from finetune_operator.controller.cache import CachedChild, child_of
 from finetune_operator.controller.pods import pod_reports
 from finetune_operator.jobs.observed import PodReport
+from finetune_operator.jobs.times import moment_of
 from finetune_operator.testing import FakeApi, indexed_job, owned_by, pod
 
 
@@ -34,6 +35,20 @@ def test_a_running_pod_on_a_node_is_scheduled_and_running() -> None:
     scheduled = {"type": "PodScheduled", "status": "True"}
     report = report_of({"phase": "Running", "conditions": [scheduled], "containerStatuses": [container(running={})]})
     assert (report.phase, report.scheduled, report.running, report.attempt) == ("Running", True, True, 1)
+
+
+def test_the_times_of_a_pod_are_read_whether_it_runs_or_has_ended() -> None:
+    scheduled = {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-01T00:00:05Z"}
+    started = {"startedAt": "2026-01-01T00:00:09Z"}
+    ended = {**started, "finishedAt": "2026-01-01T00:01:00Z", "exitCode": 0}
+    for state in ({"running": started}, {"terminated": ended}):
+        report = report_of({"phase": "Running", "conditions": [scheduled], "containerStatuses": [container(**state)]})
+        assert (report.scheduled_at, report.started) == (
+            moment_of("2026-01-01T00:00:05Z"),
+            moment_of("2026-01-01T00:00:09Z"),
+        )
+    waiting = {**scheduled, "status": "False", "reason": "Unschedulable"}
+    assert report_of({"phase": "Pending", "conditions": [waiting]}).scheduled_at is None
 
 
 @pytest.mark.parametrize("place", ["labels", "annotations"])

@@ -213,6 +213,7 @@ def test_a_killed_rank_is_named_as_the_cause_by_the_pod(strategy: Strategy, make
     code, message = launched.finish()
     assert (code, message["reason"], message["rank"]) == (ExitCode.KILLED, "RankKilled", victim)
     assert message["step"] >= 1
+    assert message["time"]["lost"]["import"] > 0 < message["time"]["firstStepTime"] <= time.time()
     logs = Path(message["logUri"].removeprefix("file://"))
     assert sorted(path.name for path in logs.iterdir()) == [
         "cause-00000.json",

@@ -10,9 +10,10 @@ import pytest
 from prometheus_client import generate_latest
 
 from finetune_operator.api.constants import METRICS_PREFIX
+from finetune_operator.api.time_spent import TRAINER_CAUSES
 from finetune_trainer.attempt import Place
 from finetune_trainer.measure import Memory, flops_per_token
-from finetune_trainer.metrics import BADPUT, BADPUT_CAUSES, COUNTERS, GAUGES, RankMetrics
+from finetune_trainer.metrics import BADPUT, COUNTERS, GAUGES, RankMetrics
 from finetune_trainer.rank_files import RunDirectory
 from finetune_trainer.telemetry import StepRecord, Telemetry, Trained
 from finetune_trainer.testing import tiny_plan
@@ -44,7 +45,7 @@ def test_a_scrape_has_the_labels_of_job_attempt_and_rank(make_attempt: Any) -> N
     assert (
         'finetune_badput_seconds_total{attempt="3",cause="load",job="tiny",namespace="default",rank="1"} 2.0' in scrape
     )
-    assert all(f'cause="{cause}"' in scrape for cause in BADPUT_CAUSES)
+    assert all(f'cause="{cause}"' in scrape for cause in TRAINER_CAUSES)
     assert metrics.value("memory_peak_bytes") == 3
 
 
@@ -73,3 +74,20 @@ def test_the_reported_speed_is_all_tokens_over_all_time_and_unknown_before_a_ste
     assert Trained().tokens_per_second is None
     assert Trained().after(short).tokens_per_second == 100.0
     assert Trained().after(short).after(long).tokens_per_second == pytest.approx(700 / 3)
+
+
+def test_steps_that_were_made_before_are_replayed_and_told_with_the_rest(make_attempt: Any, tmp_path: Path) -> None:
+    attempt = make_attempt(tiny_plan(), attempt=2).model_copy(update={"reached_step": 2})
+    run = RunDirectory(tmp_path)
+    telemetry = Telemetry(attempt, Place(1, 2, 1, 2), run, started=0.0)
+    telemetry.metrics.badput("load", 3.0)
+    for step in (1, 2, 3):
+        telemetry.on_step(
+            StepRecord(step, 1.0, 1e-4, None, tokens=1, seconds=4.0, data_wait_seconds=0.5), Memory(1, 1, 1)
+        )
+    telemetry.close()
+    (state,) = run.states()
+    assert state.time is not None
+    assert state.time.lost == {"load": 3.0, "replay": 8.0, "data": 0.5}
+    assert state.time.productive == 3.5
+    assert state.time.first_step_time is not None

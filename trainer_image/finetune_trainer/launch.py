@@ -228,6 +228,7 @@ def _conclude(
         checkpoint_step=max(saved, default=None),
         peak_memory_bytes=max(peaks, default=None),
         memory_shortage=cause.memory_shortage,
+        time=states[0].time if states else None,
         log_uri=log_uri,
     )
     write_termination(message)

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_serv
 
 from finetune_operator.api.constants import METRICS_PREFIX
 from finetune_operator.api.plan import AttemptFile
+from finetune_operator.api.time_spent import TRAINER_CAUSES
 from finetune_trainer.measure import Memory
 
 LABELS: Final = ("namespace", "job", "attempt", "rank")
@@ -64,10 +65,8 @@ COUNTERS: Final = (
     Described("report_failures", "Progress reports that the operator did not take."),
 )
 BADPUT: Final = Described(
-    "badput_seconds",
-    "Time in which no step was made, by cause: import, download, encode, load, resume, probe, data, checkpoint.",
+    "badput_seconds", f"Time in which no step was made, or one a second time, by cause: {', '.join(TRAINER_CAUSES)}."
 )
-BADPUT_CAUSES: Final = ("import", "download", "encode", "load", "resume", "probe", "data", "checkpoint")
 
 
 class RankMetrics:
@@ -89,10 +88,12 @@ class RankMetrics:
             metric.name: Counter(METRICS_PREFIX + metric.name, metric.meaning, LABELS, registry=self.registry)
             for metric in COUNTERS
         }
+        self.lost: dict[str, float] = {}
+        """Seconds by cause of badput so far."""
         self._badput = Counter(METRICS_PREFIX + BADPUT.name, BADPUT.meaning, (*LABELS, "cause"), registry=self.registry)
         for counter in self._counters.values():
             counter.labels(**self._labels)
-        for cause in BADPUT_CAUSES:
+        for cause in TRAINER_CAUSES:
             self._badput.labels(**self._labels, cause=cause)
 
     def serve(self, port: int) -> None:
@@ -112,7 +113,9 @@ class RankMetrics:
 
     def badput(self, cause: str, seconds: float) -> None:
         """Add time in which no step was made."""
-        self._badput.labels(**self._labels, cause=cause).inc(max(0.0, seconds))
+        seconds = max(0.0, seconds)
+        self.lost[cause] = self.lost.get(cause, 0.0) + seconds
+        self._badput.labels(**self._labels, cause=cause).inc(seconds)
 
     def set_memory(self, memory: Memory) -> None:
         """Set the memory gauges."""

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.progress import MemoryShortage
 from finetune_operator.api.reasons import Reason
+from finetune_operator.api.time_spent import TimeSpent
 
 _T = TypeVar("_T", bound=BaseModel)
 
@@ -32,6 +33,7 @@ class RankState(BaseModel):
     step: int | None = None
     checkpoint_step: int | None = None
     peak_memory_bytes: int | None = None
+    time: TimeSpent | None = None
 
 
 class RankError(BaseModel):

@@ -27,6 +27,7 @@ from finetune_operator.api.progress import (
     ProgressReport,
     TrainerStatus,
 )
+from finetune_operator.api.time_spent import TimeSpent
 
 INTERVAL_SECONDS: Final = 5.0
 REQUEST_SECONDS: Final = 10.0
@@ -148,6 +149,7 @@ def trainer_status(
     peak_memory_bytes: int | None,
     checkpoint_step: int | None,
     checkpoints_rejected: int,
+    time_spent: TimeSpent | None = None,
 ) -> TrainerStatus:
     """Return the body for these values; the percentage reaches 100 only with the last step."""
     values = {
@@ -159,6 +161,7 @@ def trainer_status(
         METRIC_PEAK_MEMORY_BYTES: peak_memory_bytes,
         METRIC_CHECKPOINT_STEP: checkpoint_step,
         METRIC_CHECKPOINTS_REJECTED: checkpoints_rejected,
+        **(time_spent.named() if time_spent else {}),
     }
     return TrainerStatus(
         last_updated_time=now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),

@@ -11,6 +11,7 @@ from typing import Final
 
 from finetune_operator.api.plan import AttemptFile, Phase
 from finetune_operator.api.run_events import CheckpointEvent, MemoryEvent, ResumeEvent, StepEvent
+from finetune_operator.api.time_spent import LostCause, TimeSpent
 from finetune_trainer.attempt import Place
 from finetune_trainer.events import EventLog
 from finetune_trainer.measure import Memory, flops_per_token
@@ -72,6 +73,8 @@ class Telemetry:
         self._pace: float | None = None
         self._trained = Trained()
         self._rejected = 0
+        self._productive = 0.0
+        self._first_step_time: float | None = None
         self.phase = Phase.LOAD
         self.metrics.set("total_steps", attempt.plan.total_steps)
         self._write_state()
@@ -100,10 +103,15 @@ class Telemetry:
             work = per_second * flops_per_token(plan.total_parameters, plan.trainable_parameters)
             metrics.set("model_flops_utilization", work / (plan.gpu_tflops * 1e12 * plan.processes))
         metrics.count("tokens", record.tokens)
-        metrics.badput("data", record.data_wait_seconds)
+        if record.step <= self._attempt.reached_step:
+            metrics.badput(LostCause.REPLAY, record.seconds)
+        else:
+            metrics.badput(LostCause.DATA, record.data_wait_seconds)
+            self._productive += max(0.0, record.seconds - record.data_wait_seconds)
         metrics.set_memory(memory)
         if self._first_step:
             metrics.set("start_seconds", time.monotonic() - self._started)
+            self._first_step_time = time.time()
         self._pace = (
             record.seconds if self._pace is None else _SMOOTHING * self._pace + (1 - _SMOOTHING) * record.seconds
         )
@@ -179,7 +187,12 @@ class Telemetry:
     def _write_state(self) -> None:
         with self._lock:
             self._written = time.monotonic()
+            self._state = self._state.model_copy(update={"time": self._time_spent()})
             self._run.write_state(self._state)
+
+    def _time_spent(self) -> TimeSpent:
+        lost = {cause: round(seconds, 3) for cause, seconds in self.metrics.lost.items()}
+        return TimeSpent(lost=lost, productive=round(self._productive, 3), first_step_time=self._first_step_time)
 
     def _report(self, *, urgent: bool) -> None:
         if self._reporter is None:
@@ -199,6 +212,7 @@ class Telemetry:
                 peak_memory_bytes=state.peak_memory_bytes,
                 checkpoint_step=state.checkpoint_step,
                 checkpoints_rejected=self._rejected,
+                time_spent=self._time_spent(),
             ),
             urgent=urgent,
         )

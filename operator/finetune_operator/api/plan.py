@@ -196,6 +196,9 @@ class AttemptFile(ReadModel):
         0,
         description="Failed attempts before this one that count against run.retries; kept here so that it survives a lost status.",
     )
+    reached_step: int = Field(
+        0, description="The last step that earlier attempts are known to have made: steps up to it are made again."
+    )
     spec: FineTuneJobSpec
     inspection: InspectionReport
     plan: Plan

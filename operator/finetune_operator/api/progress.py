@@ -9,6 +9,7 @@ from pydantic import Field
 from finetune_operator.api.model import ReadModel
 from finetune_operator.api.plan import Phase
 from finetune_operator.api.reasons import Reason
+from finetune_operator.api.time_spent import TimeSpent
 
 METRIC_STEP: Final = "step"
 METRIC_TOTAL_STEPS: Final = "total_steps"
@@ -78,6 +79,7 @@ class TerminationMessage(ReadModel):
         None, description="Highest measured peak of this pod's ranks: GPU memory, or resident set on CPU."
     )
     memory_shortage: MemoryShortage | None = Field(None, description="GPUOutOfMemory: what was held and requested.")
+    time: TimeSpent | None = Field(None, description="What this pod's first rank did with its time.")
     log_uri: str | None = Field(None, description="Where the last 200 log lines of each rank are.")
     result_uri: str | None = Field(None, description="publish: the folder of the finished model.")
 

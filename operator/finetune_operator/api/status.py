@@ -9,6 +9,7 @@ from pydantic import Field
 from finetune_operator.api.model import ReadModel
 from finetune_operator.api.progress import MemoryShortage, Metric
 from finetune_operator.api.reasons import ConditionType, JobState, Reason
+from finetune_operator.api.time_spent import TimeAccount
 
 
 class Condition(ReadModel):
@@ -84,7 +85,13 @@ class AttemptStatus(ReadModel):
         None, json_schema_extra={"format": "date-time"}, description="When its Job was created."
     )
     completion_time: str | None = Field(None, json_schema_extra={"format": "date-time"}, description="When it ended.")
+    first_step_time: str | None = Field(
+        None,
+        json_schema_extra={"format": "date-time"},
+        description="When its first step was finished; told when it has ended.",
+    )
     last_step: int | None = Field(None, description="Last step that was finished.")
+    time: TimeAccount | None = Field(None, description="Where its time went; told when it has ended.")
     log_uri: str | None = Field(None, description="Where its last log lines are.")
     memory_shortage: MemoryShortage | None = Field(
         None, description="GPUOutOfMemory: what the GPU's process held and requested; the next plan keeps that free."
@@ -139,6 +146,7 @@ class FineTuneJobStatus(ReadModel):
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["number"]},
         description="The last 5 attempts, oldest first.",
     )
+    time: TimeAccount | None = Field(None, description="Where the time of all attempts that have ended went.")
     progress: ProgressStatus | None = Field(None, description="The trainer's last report.")
     result: ResultStatus | None = Field(None, description="The finished model.")
 

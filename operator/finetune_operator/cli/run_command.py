@@ -223,6 +223,7 @@ class LocalRun:
             name=metadata.name,
             uid=self._uid,
             attempt=number,
+            reached_step=self._record.last_step(),
             spec=self._job.spec,
             inspection=inspection,
             plan=plan,

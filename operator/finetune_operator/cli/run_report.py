@@ -48,6 +48,10 @@ class RunRecord:
             peaks[event.rank] = max(event.bytes, peaks.get(event.rank, 0))
         return peaks
 
+    def last_step(self) -> int:
+        """Return the last step that any attempt has made; 0 before the first."""
+        return max((event.step for event in self.steps), default=0)
+
     def last_attempt(self) -> list[RunEvent]:
         """Return the steps and peaks of the newest attempt; an earlier one may have run under another plan."""
         measured: list[StepEvent | MemoryEvent] = [*self.steps, *self.memory]

@@ -21,12 +21,23 @@ class Accounts:
     def settle(self, job: FineTuneJob, status: FineTuneJobStatus) -> None:
         """Count what has ended between the job's old status and `status`."""
         before = {attempt.number: attempt for attempt in job.status.attempts}
+        earlier: AttemptStatus | None = None
         for attempt in status.attempts:
-            if has_ended(attempt) and not has_ended(before.get(attempt.number)) and attempt.reason is not None:
-                self._metrics.attempt_ended(attempt.reason)
+            if has_ended(attempt) and not has_ended(before.get(attempt.number)):
+                self._attempt_ended(attempt, earlier, status)
+            earlier = attempt
         finished = finished_job(job, status)
         if finished is not None:
             self._metrics.job_finished(finished)
+
+    def _attempt_ended(self, attempt: AttemptStatus, earlier: AttemptStatus | None, status: FineTuneJobStatus) -> None:
+        if attempt.reason is not None:
+            self._metrics.attempt_ended(attempt.reason)
+        if attempt.time is not None:
+            gpus = status.plan.gpus if status.plan else 0
+            self._metrics.attempt_accounted(attempt.time, "gpu" if gpus else "cpu")
+        if earlier is not None and earlier.completion_time and attempt.first_step_time:
+            self._metrics.recovery_seconds.observe(_seconds(earlier.completion_time, attempt.first_step_time))
 
     def forget(self, key: JobKey) -> None:
         """Drop the final values of a job that was deleted."""

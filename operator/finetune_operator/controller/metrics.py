@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import GaugeMetricFamily
@@ -19,12 +19,14 @@ from prometheus_client.registry import Collector
 
 from finetune_operator.api.constants import OPERATOR_METRICS_PREFIX
 from finetune_operator.api.reasons import JobState, Reason
+from finetune_operator.api.time_spent import TimeAccount
 
 FINISHED_JOBS_KEPT: Final = 500
 
 _NAMESPACE: Final = OPERATOR_METRICS_PREFIX.rstrip("_")
 _RECONCILE_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _WAIT_BUCKETS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300)
+_RECOVERY_BUCKETS: Final = (10, 20, 30, 45, 60, 90, 120, 180, 300, 600, 1800, 3600)
 _ERROR_BUCKETS: Final = (-0.5, -0.3, -0.2, -0.1, -0.05, 0, 0.05, 0.1, 0.2, 0.3, 0.5, 1)
 PROMETHEUS_CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 
@@ -76,6 +78,20 @@ class OperatorMetrics:
             "checkpoints_rejected",
             "Checkpoints that were damaged or cut off when an attempt wanted to resume from them.",
         )
+        self.productive_gpu_seconds_total: Final = self._counter(
+            "productive_gpu_seconds",
+            "GPU-seconds of steps made for the first time, of attempts that ended.",
+            "accelerator",
+        )
+        self.lost_gpu_seconds_total: Final = self._counter(
+            "lost_gpu_seconds", "GPU-seconds of attempts that ended, by what they were lost to.", "cause", "accelerator"
+        )
+        self.waiting_seconds_total: Final = self._counter(
+            "waiting_seconds", "Seconds that jobs waited without GPUs, by what for, of attempts that ended.", "cause"
+        )
+        self.recovery_seconds: Final = self._histogram(
+            "recovery_seconds", "Seconds from the end of an attempt to the first step of the next.", _RECOVERY_BUCKETS
+        )
         self.plan_memory_error_ratio: Final = self._histogram(
             "plan_memory_error_ratio", "Measured peak memory over the expected one, minus 1.", _ERROR_BUCKETS
         )
@@ -99,6 +115,14 @@ class OperatorMetrics:
     def attempt_ended(self, reason: Reason) -> None:
         """Count an attempt by the first cause of its end."""
         self.attempts_total.labels(reason.value).inc()
+
+    def attempt_accounted(self, account: TimeAccount, accelerator: Literal["gpu", "cpu"]) -> None:
+        """Add where the time of an attempt went."""
+        self.productive_gpu_seconds_total.labels(accelerator).inc(account.productive_gpu_seconds)
+        for cause, seconds in (account.lost_gpu_seconds or {}).items():
+            self.lost_gpu_seconds_total.labels(cause, accelerator).inc(seconds)
+        for cause, seconds in (account.waiting_seconds or {}).items():
+            self.waiting_seconds_total.labels(cause).inc(seconds)
 
     def track_watch(self, kind: str, age_seconds: Callable[[], float]) -> None:
         """Show the age of the last event of a kind, asked for at every scrape."""

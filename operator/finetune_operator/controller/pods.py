@@ -6,6 +6,7 @@ Of container output only the termination message is read, which our trainer writ
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -41,7 +42,7 @@ def pod_report(pod: Body, child: CachedChild) -> PodReport:
     container = _main_container(pod, status)
     waiting = _waiting(status)
     ended = _ended(container)
-    finished = ended.get("finishedAt")
+    running = (container.get("state") or {}).get("running") or {}
     return PodReport(
         name=metadata["name"],
         component=child.job.component,
@@ -50,6 +51,8 @@ def pod_report(pod: Body, child: CachedChild) -> PodReport:
         phase=status.get("phase", "Unknown"),
         created=moment_of(metadata["creationTimestamp"]),
         scheduled=scheduled.get("status") == "True",
+        scheduled_at=_moment(scheduled.get("lastTransitionTime")) if scheduled.get("status") == "True" else None,
+        started=_moment(running.get("startedAt") or ended.get("startedAt")),
         unschedulable=scheduled.get("message", "") if scheduled.get("reason") == "Unschedulable" else "",
         waiting_reason=waiting.get("reason", ""),
         waiting_message=waiting.get("message", ""),
@@ -58,9 +61,13 @@ def pod_report(pod: Body, child: CachedChild) -> PodReport:
         # An evicted pod may have no container status left; the kubelet's word then stands on the pod itself.
         container_reason=ended.get("reason") or (status.get("reason", "") if not ended else ""),
         termination=_termination(ended.get("message", "")),
-        finished=moment_of(finished) if finished else None,
+        finished=_moment(ended.get("finishedAt")),
         disrupted=(disruption.get("message") or "disrupted") if disruption.get("status") == "True" else "",
     )
+
+
+def _moment(text: str | None) -> datetime | None:
+    return moment_of(text) if text else None
 
 
 def _main_container(pod: Body, status: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -68,6 +68,9 @@ class PodReport:
     phase: str
     created: datetime
     scheduled: bool = False
+    scheduled_at: datetime | None = None
+    started: datetime | None = None
+    """When the container began to run."""
     unschedulable: str = ""
     """The scheduler's words, while it finds no node."""
     waiting_reason: str = ""

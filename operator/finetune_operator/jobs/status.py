@@ -14,6 +14,7 @@ from finetune_operator.jobs.conditions import Finding, merge, shortened
 from finetune_operator.jobs.decisions import JobEvent
 from finetune_operator.jobs.observed import Observed
 from finetune_operator.jobs.stage import Stage
+from finetune_operator.jobs.time_accounts import accounted
 from finetune_operator.jobs.times import text_of
 from finetune_operator.jobs.training import plan_status
 
@@ -51,6 +52,7 @@ def status_after(job: FineTuneJob, observed: Observed, attempts: Attempts, stage
     generation = job.metadata.generation
     suspended, degraded = _suspended(job), _degraded(job)
     plan = stage.plan or before.plan
+    account = accounted(job, observed, attempts)
     return FineTuneJobStatus(
         observed_generation=generation,
         state=stage.state,
@@ -60,7 +62,8 @@ def status_after(job: FineTuneJob, observed: Observed, attempts: Attempts, stage
         conditions=merge(before.conditions, (suspended, degraded, *stage.findings), generation, now),
         inspection=stage.inspection or before.inspection,
         plan=_measured(plan, before.plan, observed) if plan else None,
-        attempts=attempts.shown,
+        attempts=account.attempts.shown,
+        time=account.total,
         result=ResultStatus(uri=stage.result_uri) if stage.result_uri else before.result,
     )
 

@@ -187,6 +187,7 @@ def _file(
             "attempt": number,
             "spec": job.spec,
             "charged_before": charged_failures(attempts, observed),
+            "reached_step": max([base.reached_step, *(record.last_step or 0 for record in attempts.records)]),
             "rendezvous_host": rendezvous_host(job.metadata.name, number, base.plan.pods),
             "progress": settings.progress,
         }
