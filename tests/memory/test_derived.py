@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_operator.api.compatibility import Checkpointing, Strategy
+from finetune_operator.api.compatibility import Checkpointing, Offload, Strategy
 from finetune_operator.memory.architecture import Architecture, architecture_of
 from finetune_operator.memory.derived import SPLIT
 from finetune_operator.memory.estimate import beside_passes, estimate, footprint
@@ -21,7 +21,6 @@ from finetune_operator.memory.workload import (
     AttentionKernel,
     Goal,
     LossKind,
-    Offload,
     Optimizer,
     Quantization,
     Tuning,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune_operator.api.compatibility import Checkpointing, Strategy
+from finetune_operator.api.compatibility import Checkpointing, Offload, Strategy
 from finetune_operator.api.plan import GIB, Component, Phase
 from finetune_operator.memory.architecture import Architecture, architecture_of
 from finetune_operator.memory.estimate import estimate
@@ -23,7 +23,6 @@ from finetune_operator.memory.workload import (
     Goal,
     LossKind,
     Numerics,
-    Offload,
     Optimizer,
     Quantization,
     Tuning,
@@ -93,7 +92,9 @@ def test_offload_moves_states_to_the_host() -> None:
         plain = states_of(LLAMA_3_8B, full(strategy=strategy, processes=8))
         moved = states_of(LLAMA_3_8B, full(strategy=strategy, processes=8, offload=offload))
         assert plain.host == moved.optimizer == moved.gradients == 0
-        assert moved.host + held(moved) <= held(plain)
+        # DeepSpeed copies weights and gradients in bfloat16 to the host first.
+        copies = 4 * plain.trainable // 8 if strategy is Strategy.ZERO2 else 0
+        assert moved.host + held(moved) <= held(plain) + copies
     assert moved.resident_weights == 0
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from finetune_operator.api.compatibility import Offload
 from finetune_operator.api.plan import GIB, Plan, PlanError
 from finetune_operator.api.reasons import Reason
 from finetune_operator.planner.inventory import CpuNodes, Inventory
@@ -47,11 +48,13 @@ def decision_of(case: dict[str, Any]) -> dict[str, Any]:
     if isinstance(answer, PlanError):
         _, _, remedy = answer.message.partition("; ")[2].partition("; ")
         return {"refused": str(answer.reason), "remedy": remedy}
+    offload = {} if answer.offload is Offload.NONE else {"offload": str(answer.offload)}
     return {
         "gpu": answer.gpu_product or "none",
         "processes": answer.processes,
         "pods": answer.pods,
         "strategy": str(answer.strategy),
+        **offload,
         "microBatch": answer.micro_batch_size,
         "accumulation": answer.gradient_accumulation,
         "checkpointing": str(answer.gradient_checkpointing),

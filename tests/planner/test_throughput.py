@@ -9,14 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_operator.api.compatibility import SHARDED_STRATEGIES, Checkpointing, Strategy
+from finetune_operator.api.compatibility import SHARDED_STRATEGIES, Checkpointing, Offload, Strategy
 from finetune_operator.memory.architecture import Architecture, architecture_of
 from finetune_operator.memory.workload import (
     FLOAT32,
     FLOAT32_MASTER,
     PURE_BF16,
     AttentionKernel,
-    Offload,
     Quantization,
     Tuning,
     Workload,

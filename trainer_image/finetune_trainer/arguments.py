@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from finetune_operator.api.compatibility import ZERO_STAGES, Checkpointing, Method, Strategy
+from finetune_operator.api.compatibility import ZERO_STAGES, Checkpointing, Method, Offload, Strategy
 from finetune_operator.api.plan import AttemptFile, Plan
 
 
@@ -54,7 +54,7 @@ def training_arguments(attempt: AttemptFile, staging: Path, *, loads_once: bool 
         "ddp_timeout": 1800,
     }
     if plan.strategy is Strategy.FSDP:
-        arguments |= {"fsdp": True, "fsdp_config": _fsdp_settings(loads_once)}
+        arguments |= {"fsdp": True, "fsdp_config": _fsdp_settings(loads_once, plan.offload)}
         # Otherwise every rank holds the whole model's gradients between the micro-batches of a step: 2 bytes per parameter that sharding had saved.
         arguments["accelerator_config"] = {"gradient_accumulation_kwargs": {"sync_each_batch": True}}
     if plan.strategy in ZERO_STAGES:
@@ -62,7 +62,7 @@ def training_arguments(attempt: AttemptFile, staging: Path, *, loads_once: bool 
     return arguments
 
 
-def _fsdp_settings(loads_once: bool) -> dict[str, Any]:
+def _fsdp_settings(loads_once: bool, offload: Offload) -> dict[str, Any]:
     return {
         "version": 2,
         "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
@@ -70,6 +70,7 @@ def _fsdp_settings(loads_once: bool) -> dict[str, Any]:
         # Each rank saves its own shards; the whole model is exported explicitly at the end (export.py).
         "state_dict_type": "SHARDED_STATE_DICT",
         "cpu_ram_efficient_loading": loads_once,
+        "cpu_offload": offload is not Offload.NONE,
     }
 
 
@@ -86,16 +87,28 @@ def _zero_settings(stage: int) -> dict[str, Any]:
     }
 
 
+def _zero_offload(plan: Plan) -> dict[str, Any]:
+    if plan.offload is Offload.NONE:
+        return {}
+    host = {"device": "cpu", "pin_memory": plan.accelerator == "gpu"}
+    parameters = {"offload_param": host} if plan.offload is Offload.PARAMETERS else {}
+    return {"offload_optimizer": host, **parameters}
+
+
 def _deepspeed_settings(attempt: AttemptFile) -> dict[str, Any]:
     return {
-        "zero_optimization": _zero_settings(ZERO_STAGES[attempt.plan.strategy]),
+        "zero_optimization": {
+            **_zero_settings(ZERO_STAGES[attempt.plan.strategy]),
+            **_zero_offload(attempt.plan),
+        },
         "train_micro_batch_size_per_gpu": "auto",
         "gradient_accumulation_steps": "auto",
         "train_batch_size": "auto",
         "gradient_clipping": "auto",
         "bf16": {"enabled": "auto"},
+        # torch's fused AdamW instead of DeepSpeed's own, which is compiled at run time; offloaded too.
         "zero_force_ds_cpu_optimizer": False,
-        "zero_allow_untested_optimizer": True,  # torch's fused AdamW instead of DeepSpeed's own, which is compiled at run time
+        "zero_allow_untested_optimizer": True,
         # Pods share no file system: the first rank of each pod makes the folder and writes the shared file there.
         "checkpoint": {"use_node_local_storage": attempt.plan.pods > 1},
     }

@@ -75,7 +75,9 @@ class JobTrainer(SFTTrainer):
     def _prepare_for_training(self, *arguments: Any, **others: Any) -> Any:
         prepared = super()._prepare_for_training(*arguments, **others)
         attempt, place = self.context.attempt, self.context.place
-        said = check_wrapping(attempt.plan.strategy, self.model_wrapped, self.optimizer, place.world_size)
+        said = check_wrapping(
+            attempt.plan.strategy, self.model_wrapped, self.optimizer, place.world_size, attempt.plan.offload
+        )
         print(f"rank {place.rank}: {said}", flush=True)
         if self._packs:
             check_isolation(self.model_wrapped, self.model.config.get_text_config().vocab_size)

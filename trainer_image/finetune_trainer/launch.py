@@ -140,7 +140,7 @@ class _Stop:
 
 
 def _run_ranks(attempt: AttemptFile, plan_path: Path, place: Workplace, index: int, stop: _Stop) -> int:
-    environment = rank_environment(attempt.plan.processes_per_pod, place.run, os.environ)
+    environment = rank_environment(attempt.plan, place.run, os.environ)
     command = [sys.executable, "-m", "finetune_trainer"]
     train = ["train", "--plan", str(plan_path)]
     if attempt.plan.processes == 1:

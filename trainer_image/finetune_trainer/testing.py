@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 from typing import Any, Final
 
-from finetune_operator.api.compatibility import Checkpointing, Strategy
+from finetune_operator.api.compatibility import Checkpointing, Offload, Strategy
 from finetune_operator.api.inspection import DatasetFacts, InputFile, InspectionReport, ModelFacts, TokenHistogram
 from finetune_operator.api.plan import AttemptFile, MemoryEstimate, MemoryRange, Phase, Plan, PodResources
 from finetune_operator.api.spec import FineTuneJobSpec
@@ -138,6 +138,7 @@ def tiny_plan(
     rows: int = 64,
     max_length: int = 128,
     gradient_checkpointing: Checkpointing = Checkpointing.NONE,
+    offload: Offload = Offload.NONE,
     packed: bool = False,
     staging_bytes: int = 2**30,
 ) -> Plan:
@@ -153,6 +154,7 @@ def tiny_plan(
         gradient_accumulation=gradient_accumulation,
         global_batch_size=batch,
         gradient_checkpointing=gradient_checkpointing,
+        offload=offload,
         max_length=max_length,
         rows=rows,
         packed=packed,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
@@ -30,6 +31,12 @@ def _digest(tensors: list[torch.Tensor]) -> str:
     for tensor in tensors:
         found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
+
+
+def _offload_policies(model: Any) -> set[str]:
+    """Names of the policies of FSDP2's units; CPU ranks hold everything in the same memory, so that no device tells."""
+    units = [module._get_fsdp_state()._fsdp_param_group for module in model.modules() if isinstance(module, FSDPModule)]
+    return {type(unit.offload_policy).__name__ for unit in units if unit is not None}
 
 
 class Shapes(TrainerCallback):
@@ -59,6 +66,7 @@ class Shapes(TrainerCallback):
             "local_gradients": sum(getattr(g, "_local_tensor", g).numel() for g in gradients),
             "gradients": _digest([getattr(g, "_local_tensor", g) for g in gradients]),
             "accumulated_gradients": self._accumulated,
+            "offload": sorted(_offload_policies(model)),
             "dtypes": sorted({str(p.dtype) for p in model.parameters() if p.requires_grad}),
         }
 

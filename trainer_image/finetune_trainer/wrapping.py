@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from finetune_operator.api.compatibility import ZERO_STAGES, Strategy
+from finetune_operator.api.compatibility import ZERO_STAGES, Offload, Strategy
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_trainer.failures import TrainerFailure
 
 
-def check_wrapping(strategy: Strategy, model: Any, optimizer: Any, world_size: int) -> str:
-    """Return a sentence on what is sharded how.
+def check_wrapping(
+    strategy: Strategy, model: Any, optimizer: Any, world_size: int, offload: Offload = Offload.NONE
+) -> str:
+    """Return a sentence on what is sharded how, and what is offloaded.
 
     Raises:
         TrainerFailure: The model is wrapped in something else, or a rank holds as much as all of them together.
     """
     if strategy is Strategy.FSDP:
-        return _check_fsdp(model, world_size)
+        return _check_fsdp(model, world_size, offload)
     if strategy in ZERO_STAGES:
-        return _check_zero(strategy, model, world_size)
+        return _check_zero(strategy, model, world_size, offload)
     from torch.nn.parallel import DistributedDataParallel
 
     is_ddp = isinstance(model, DistributedDataParallel)
@@ -34,7 +36,7 @@ def check_wrapping(strategy: Strategy, model: Any, optimizer: Any, world_size: i
     return f"{strategy}: one process with {_count(model.parameters())} parameters"
 
 
-def _check_fsdp(model: Any, world_size: int) -> str:
+def _check_fsdp(model: Any, world_size: int, offload: Offload) -> str:
     from torch.distributed.fsdp import FSDPModule
 
     is_fsdp = isinstance(model, FSDPModule)
@@ -52,10 +54,13 @@ def _check_fsdp(model: Any, world_size: int) -> str:
     # A parameter whose first dimension does not divide leaves some ranks a row more.
     if world_size > 1 and local > 0.75 * whole:
         raise _wrong("fsdp", f"this rank holds {local} of {whole} parameters")
-    return f"fsdp: this rank holds {local} of {whole} parameters"
+    on_host = next(model.parameters()).device.type == "cpu"
+    if offload is Offload.PARAMETERS and not on_host:
+        raise _wrong("fsdp", "its parameters are on the GPU although they are to be offloaded")
+    return f"fsdp: this rank holds {local} of {whole} parameters{' in host memory' if on_host else ''}"
 
 
-def _check_zero(strategy: Strategy, model: Any, world_size: int) -> str:
+def _check_zero(strategy: Strategy, model: Any, world_size: int, offload: Offload) -> str:
     from deepspeed import DeepSpeedEngine
 
     if not isinstance(model, DeepSpeedEngine):
@@ -63,6 +68,9 @@ def _check_zero(strategy: Strategy, model: Any, world_size: int) -> str:
     stage = model.zero_optimization_stage()
     if stage != ZERO_STAGES[strategy]:
         raise _wrong(strategy, f"DeepSpeed runs ZeRO stage {stage}")
+    found = _zero_offload(model)
+    if found is not offload:
+        raise _wrong(strategy, f"DeepSpeed offloads {found} instead of {offload}")
     parameters = list(model.module.parameters())
     is_sharded = strategy is Strategy.ZERO3
     trained = sum(_whole_size(parameter) for parameter in parameters if parameter.requires_grad)
@@ -71,7 +79,8 @@ def _check_zero(strategy: Strategy, model: Any, world_size: int) -> str:
     states = sum(partition.numel() for partition in masters)
     if world_size > 1 and states > 0.75 * trained:
         raise _wrong(strategy, f"this rank holds optimizer states of {states} of {trained} trained parameters")
-    said = f"{strategy}: this rank holds optimizer states of {states} of {trained} trained parameters"
+    where = " in host memory" if offload is not Offload.NONE else ""
+    said = f"{strategy}: this rank holds optimizer states of {states} of {trained} trained parameters{where}"
     if not is_sharded:
         return said
     if copies := [name for name, parameter in model.module.named_parameters() if not hasattr(parameter, "ds_tensor")]:
@@ -81,6 +90,13 @@ def _check_zero(strategy: Strategy, model: Any, world_size: int) -> str:
     if world_size > 1 and local > 0.75 * whole:
         raise _wrong(strategy, f"this rank holds {local} of {whole} parameters")
     return f"{said} and {local} of {whole} parameters"
+
+
+def _zero_offload(engine: Any) -> Offload:
+    parameters, optimizer = engine.zero_offload_param(), engine.zero_offload_optimizer()
+    if parameters is not None and parameters.device != "none":
+        return Offload.PARAMETERS
+    return Offload.OPTIMIZER if optimizer is not None and optimizer.device != "none" else Offload.NONE
 
 
 def _whole_size(parameter: Any) -> int:

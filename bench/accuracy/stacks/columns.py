@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 from accuracy.rows import Row
-from finetune_operator.api.compatibility import Checkpointing, Strategy
+from finetune_operator.api.compatibility import Checkpointing, Offload, Strategy
 from finetune_operator.memory.architecture import ALL_LINEAR, Architecture, lora_parameters
 from finetune_operator.memory.workload import (
     FLOAT32,
@@ -15,7 +15,6 @@ from finetune_operator.memory.workload import (
     AttentionKernel,
     LossKind,
     Numerics,
-    Offload,
     Optimizer,
     Quantization,
     Tuning,

@@ -44,11 +44,32 @@ class Checkpointing(StrEnum):
     FULL = "full"
 
 
+class Offload(StrEnum):
+    """What lives in host memory between uses."""
+
+    NONE = "none"
+    OPTIMIZER = "optimizer"
+    """Optimizer states and float32 masters, which are stepped there."""
+    PARAMETERS = "parameters"
+    """Weights, gradients and optimizer states."""
+
+
 ZERO_STAGES: Final[Mapping[Strategy, int]] = MappingProxyType({Strategy.ZERO1: 1, Strategy.ZERO2: 2, Strategy.ZERO3: 3})
 """The strategies that DeepSpeed runs, with their stage."""
 
 SHARDED_STRATEGIES: Final = (Strategy.FSDP, *ZERO_STAGES)
 """Those that spread states: no process has all that the final model is exported from."""
+
+OFFLOADS: Final[Mapping[Strategy, tuple[Offload, ...]]] = MappingProxyType(
+    {
+        Strategy.FSDP: (Offload.PARAMETERS,),
+        Strategy.ZERO1: (Offload.OPTIMIZER,),
+        Strategy.ZERO2: (Offload.OPTIMIZER,),
+        Strategy.ZERO3: (Offload.OPTIMIZER, Offload.PARAMETERS),
+    }
+)
+"""What each strategy can keep in host memory. torch knows one policy for FSDP2, which offloads all (CPUOffloadPolicy). One process and DDP have no
+such thing. NVMe is not offered: DeepSpeed's async_io needs libaio's headers and a compiler in the image, and a volume that outlives nothing else."""
 
 _SHARDED_BY_DEEPSPEED: Final = "DeepSpeed resumes its shards with as many processes as wrote them"
 SAME_WORLD_SIZE: Final[Mapping[Strategy, str]] = MappingProxyType(
@@ -160,6 +181,11 @@ def impossibility(
         if matches:
             return row
     return None
+
+
+def offloads(method: Method, strategy: Strategy) -> tuple[Offload, ...]:
+    """Return what a job of this method and strategy can keep in host memory; 4-bit weights stay where they were quantised."""
+    return () if method is Method.QLORA else OFFLOADS.get(strategy, ())
 
 
 def loads_once(strategy: Strategy, *, quantized: bool) -> bool:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from finetune_operator.api.compatibility import Checkpointing, Method, Objective, Strategy
+from finetune_operator.api.compatibility import Checkpointing, Method, Objective, Offload, Strategy
 from finetune_operator.api.model import ReadModel
 
 
@@ -23,6 +23,7 @@ class RunKind(ReadModel):
     precision: str = Field(max_length=16)
     strategy: Strategy
     checkpointing: Checkpointing
+    offload: Offload = Offload.NONE
     accelerator: Literal["gpu", "cpu"]
     gpu_product: str | None = Field(None, max_length=63, description="Absent with accelerator cpu.")
     processes: int = Field(ge=1)

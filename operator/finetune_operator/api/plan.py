@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from pydantic import Field
 
-from finetune_operator.api.compatibility import Checkpointing, Strategy
+from finetune_operator.api.compatibility import Checkpointing, Offload, Strategy
 from finetune_operator.api.constants import METRICS_PORT, RENDEZVOUS_PORT
 from finetune_operator.api.history import Prediction
 from finetune_operator.api.inspection import InspectionReport, ProgressEndpoint
@@ -132,6 +132,7 @@ class Plan(ReadModel):
     gradient_accumulation: int
     global_batch_size: int = Field(description="micro_batch_size × gradient_accumulation × processes.")
     gradient_checkpointing: Checkpointing
+    offload: Offload = Field(Offload.NONE, description="What lives in host memory between uses.")
     max_length: int
     rows: int = Field(description="Usable rows of the data set; 0 when it was not inspected.")
     packed: bool = Field(False, description="Rows are joined to sequences (training.packing).")
@@ -163,7 +164,8 @@ class Plan(ReadModel):
         """What decides the memory of a step, in words; two plans with the same need the same."""
         parts = (self.gpu_product or self.accelerator, self.processes, self.strategy, self.micro_batch_size)
         packed = ("packed",) if self.packed else ()
-        return "/".join(str(part) for part in (*parts, self.gradient_checkpointing, self.max_length, *packed))
+        offload = () if self.offload is Offload.NONE else (f"{self.offload} offloaded",)
+        return "/".join(str(part) for part in (*parts, self.gradient_checkpointing, self.max_length, *packed, *offload))
 
     @property
     def gpus(self) -> int:

@@ -44,6 +44,11 @@ class Resources(SpecModel):
         description="How states are spread: one process, copies (ddp), fully sharded (fsdp), or DeepSpeed ZeRO (zero1, zero2, zero3). "
         "Default auto: planned.",
     )
+    offload: Literal["auto", "none", "optimizer", "parameters"] = Field(
+        "auto",
+        description="What lives in host memory between uses: nothing, optimizer states (zero1, zero2, zero3), or all states (fsdp, zero3). Slow; "
+        "default auto: only where nothing else fits.",
+    )
     micro_batch_size: int | None = Field(
         None, ge=1, le=4096, description="Sequences per GPU at a time. Default: planned."
     )
@@ -90,6 +95,26 @@ class Resources(SpecModel):
             cel="self.strategy != 'single' || ((!has(self.gpus) || self.gpus == 1) && (!has(self.processes) || self.processes == 1))",
             message="resources.strategy: single uses one process; set gpus (or processes) to 1, or choose ddp, fsdp, zero1, zero2 or zero3",
             holds=lambda r: r.strategy != Strategy.SINGLE or (r.gpus in (None, 1) and r.processes in (None, 1)),
+        ),
+        Rule(
+            cel="self.offload in ['auto', 'none'] || self.accelerator == 'gpu'",
+            message="resources.offload has no meaning with accelerator: cpu, whose memory is the host's; remove it, or use accelerator: gpu",
+            holds=lambda r: r.offload in ("auto", "none") or r.accelerator == "gpu",
+        ),
+        Rule(
+            cel="self.offload in ['auto', 'none'] || !(self.strategy in ['single', 'ddp'])",
+            message="resources.offload: optimizer and parameters need strategy: fsdp, zero1, zero2 or zero3; change one, or set offload: none",
+            holds=lambda r: r.offload in ("auto", "none") or r.strategy not in (Strategy.SINGLE, Strategy.DDP),
+        ),
+        Rule(
+            cel="self.offload != 'optimizer' || self.strategy != 'fsdp'",
+            message="resources.offload: optimizer: FSDP2 offloads all or nothing; use offload: parameters, or strategy: zero2 or zero3",
+            holds=lambda r: r.offload != "optimizer" or r.strategy != Strategy.FSDP,
+        ),
+        Rule(
+            cel="self.offload != 'parameters' || !(self.strategy in ['zero1', 'zero2'])",
+            message="resources.offload: parameters: ZeRO-1 and ZeRO-2 offload the optimizer only; use offload: optimizer, or strategy: fsdp or zero3",
+            holds=lambda r: r.offload != "parameters" or r.strategy not in (Strategy.ZERO1, Strategy.ZERO2),
         ),
         Rule(
             cel="!has(self.pods) || !has(self.processes) || self.processes % self.pods == 0",

@@ -74,6 +74,11 @@ class FineTuneJobSpec(SpecModel):
             ),
         ),
         Rule(
+            cel="self.tuning.method != 'qlora' || self.resources.offload in ['auto', 'none']",
+            message="resources.offload: 4-bit weights of tuning.method: qlora are not offloaded; set offload: none, or use method: lora",
+            holds=lambda s: s.tuning.method is not Method.QLORA or s.resources.offload in ("auto", "none"),
+        ),
+        Rule(
             cel="self.tuning.method != 'qlora' || self.training.precision == 'bf16'",
             message="training.precision: tuning.method: qlora computes in bf16; set precision: bf16 or use method: lora",
             holds=lambda s: s.tuning.method is not Method.QLORA or s.training.precision == "bf16",

@@ -53,6 +53,7 @@ class PlanStatus(ReadModel):
     micro_batch_size: int = Field(description="Sequences per process at a time.")
     gradient_accumulation: int = Field(description="Micro-batches per step and process.")
     gradient_checkpointing: str = Field(description="none or full.")
+    offload: str = Field("none", description="What lives in host memory between uses: none, optimizer or parameters.")
     total_steps: int = Field(description="Optimizer steps in all.")
     trainable_parameters: int = Field(description="Elements that are trained.")
     expected_gib: str = Field(alias="expectedGiB", description="Expected peak memory per process, GiB.")

@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 
 from pydantic import JsonValue
 
-from finetune_operator.api.compatibility import Checkpointing, Strategy
+from finetune_operator.api.compatibility import Checkpointing, Offload, Strategy
 from finetune_operator.api.plan import PlanError
 from finetune_operator.cli.exit_codes import BAD_INPUT
 from finetune_operator.cli.manifest_file import UnreadableManifest
@@ -29,7 +29,6 @@ from finetune_operator.memory.workload import (
     AttentionKernel,
     Goal,
     LossKind,
-    Offload,
     Optimizer,
     Quantization,
     Tuning,

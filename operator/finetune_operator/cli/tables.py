@@ -48,7 +48,7 @@ def _plan_rows(plan: Plan) -> list[tuple[str, str]]:
     return [
         ("Devices", devices),
         ("Pods", f"{plan.pods}, {_count(plan.processes_per_pod, 'process', 'processes')} each"),
-        ("Strategy", f"{plan.strategy}, gradient checkpointing {plan.gradient_checkpointing}"),
+        ("Strategy", f"{plan.strategy}, gradient checkpointing {plan.gradient_checkpointing}, offload {plan.offload}"),
         (
             "Batch",
             f"{plan.global_batch_size} = {plan.micro_batch_size} per process × {plan.gradient_accumulation} accumulated × "

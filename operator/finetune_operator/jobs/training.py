@@ -159,6 +159,7 @@ def plan_status(plan: Plan) -> PlanStatus:
         micro_batch_size=plan.micro_batch_size,
         gradient_accumulation=plan.gradient_accumulation,
         gradient_checkpointing=plan.gradient_checkpointing.value,
+        offload=plan.offload.value,
         total_steps=plan.total_steps,
         trainable_parameters=plan.trainable_parameters,
         expected_gib=_gib(plan.memory.expected_bytes),

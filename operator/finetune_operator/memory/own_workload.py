@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from finetune_operator.api.compatibility import Checkpointing, Method, Strategy, loads_once
+from finetune_operator.api.compatibility import Checkpointing, Method, Offload, Strategy, loads_once
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.memory.workload import FLOAT32, FLOAT32_MASTER, Numerics, Quantization, Tuning, Workload
 
@@ -44,6 +44,7 @@ def workload_of(
     strategy: Strategy,
     processes: int,
     checkpointing: Checkpointing,
+    offload: Offload = Offload.NONE,
     packed: bool = False,
 ) -> Workload:
     """Return the workload of one process for `spec` and one way to split its global batch."""
@@ -58,6 +59,7 @@ def workload_of(
         strategy=strategy,
         processes=processes,
         checkpointing=checkpointing,
+        offload=offload,
         rank=adapter.rank,
         targets=tuple(adapter.targets),
         dropout=adapter.dropout,

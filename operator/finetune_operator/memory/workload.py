@@ -7,7 +7,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Literal
 
-from finetune_operator.api.compatibility import Checkpointing, Strategy
+from finetune_operator.api.compatibility import Checkpointing, Offload, Strategy
 from finetune_operator.memory.architecture import ALL_LINEAR
 from finetune_operator.memory.software import OWN_SOFTWARE, Software
 
@@ -72,15 +72,6 @@ class AttentionKernel(StrEnum):
     """Flash attention, padding taken out of the batch: no mask."""
     EAGER = "eager"
     """Scores of every head as tensors: heads × length² each."""
-
-
-class Offload(StrEnum):
-    """What lives in host memory between uses."""
-
-    NONE = "none"
-    OPTIMIZER = "optimizer"
-    PARAMETERS = "parameters"
-    """Optimizer, gradients and weights."""
 
 
 class Goal(StrEnum):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
-from finetune_operator.api.compatibility import Checkpointing
+from finetune_operator.api.compatibility import Checkpointing, Offload
 from finetune_operator.api.history import Prediction
 from finetune_operator.api.plan import PodResources
 from finetune_operator.planner.candidates import Split
@@ -12,6 +13,12 @@ from finetune_operator.planner.estimates import Sized
 from finetune_operator.planner.history import Correction, Peak
 from finetune_operator.planner.pools import Pool
 from finetune_operator.planner.task import Task
+
+_OFFLOADED: Final = {
+    Offload.NONE: "",
+    Offload.OPTIMIZER: " with the optimizer in host memory",
+    Offload.PARAMETERS: " with all states in host memory",
+}
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,8 @@ class Way:
             f"{count} × {self.pool.product}" if self.pool.product else f"{count} CPU process{'es' if count > 1 else ''}"
         )
         checkpointing = "checkpointing" if self.split.checkpointing is Checkpointing.FULL else "no checkpointing"
-        return f"{where}, {self.split.strategy}, micro-batch {self.split.micro_batch}, {checkpointing}"
+        strategy = f"{self.split.strategy}{_OFFLOADED[self.split.offload]}"
+        return f"{where}, {strategy}, micro-batch {self.split.micro_batch}, {checkpointing}"
 
 
 @dataclass(frozen=True)

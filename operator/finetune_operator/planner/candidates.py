@@ -9,8 +9,10 @@ from typing import Final
 from finetune_operator.api.compatibility import (
     Checkpointing,
     Method,
+    Offload,
     Strategy,
     impossibility,
+    offloads,
 )
 from finetune_operator.api.plan import PlanError
 from finetune_operator.api.reasons import Reason
@@ -43,6 +45,7 @@ class Split:
     micro_batch: int
     accumulation: int
     checkpointing: Checkpointing
+    offload: Offload = Offload.NONE
 
 
 def process_counts(spec: FineTuneJobSpec) -> tuple[int, ...] | PlanError:
@@ -59,7 +62,7 @@ def process_counts(spec: FineTuneJobSpec) -> tuple[int, ...] | PlanError:
     fitting = tuple(count for count in wanted if batch % count == 0)
     if resources.pods is not None:
         fitting = tuple(count for count in fitting if count % resources.pods == 0)
-    if resources.strategy not in ("auto", "single"):
+    if resources.strategy not in ("auto", "single") or resources.offload not in ("auto", "none"):
         if fitting == (1,):
             return _too_few(spec)
         fitting = tuple(count for count in fitting if count > 1)
@@ -88,12 +91,12 @@ def _too_few(spec: FineTuneJobSpec) -> PlanError:
         if least is not None
         else "raise training.globalBatchSize and set " + field + ": 2, or "
     )
+    is_offload = spec.resources.offload not in ("auto", "none")
+    wanted = f"offload: {spec.resources.offload}" if is_offload else f"strategy: {spec.resources.strategy}"
+    otherwise = "offload: none" if is_offload else "strategy: single"
     return PlanError(
         reason=Reason.INVALID_SPEC,
-        message=(
-            f"resources.strategy: {spec.resources.strategy} is for several processes and this job has one; "
-            f"{advice}resources.strategy: single"
-        ),
+        message=f"resources.{wanted} is for several processes and this job has one; {advice}resources.{otherwise}",
     )
 
 
@@ -121,6 +124,16 @@ def strategies(spec: FineTuneJobSpec, processes: int) -> tuple[Strategy, ...]:
     candidates = [s for s in candidates if (s is Strategy.SINGLE) == (processes == 1)]
     method, accelerator = spec.tuning.method, spec.resources.accelerator
     return tuple(s for s in candidates if impossibility(method, s, accelerator) is None)
+
+
+def offload_choices(spec: FineTuneJobSpec, strategy: Strategy, *, may: bool) -> tuple[Offload, ...]:
+    """Return what to keep in host memory is considered: what the spec asks for; with auto nothing, or where it `may`, everything possible."""
+    wanted, possible = spec.resources.offload, offloads(spec.tuning.method, strategy)
+    if wanted == "auto":
+        return possible if may and spec.resources.accelerator == "gpu" else (Offload.NONE,)
+    if wanted == "none":
+        return (Offload.NONE,)
+    return (Offload(wanted),) if wanted in possible else ()
 
 
 def forbidden_strategy(spec: FineTuneJobSpec) -> PlanError | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from finetune_operator.api.compatibility import Strategy
+from finetune_operator.api.compatibility import Offload, Strategy
 from finetune_operator.api.plan import MemoryEstimate
 from finetune_operator.memory.estimate import beside_passes, footprint
 from finetune_operator.memory.footprint import Footprint
@@ -45,7 +45,7 @@ class Estimates:
         self._workloads: dict[Split, Workload] = {}
         self._sized: dict[Split, Sized] = {}
         self._works: dict[Split, Work] = {}
-        self._least: dict[tuple[int, Strategy], int] = {}
+        self._least: dict[tuple[int, Strategy, Offload], int] = {}
         self._corrections: dict[tuple[object, ...], Correction] = {}
 
     def workload(self, split: Split) -> Workload:
@@ -58,6 +58,7 @@ class Estimates:
                 micro_batch=split.micro_batch,
                 accumulation=split.accumulation,
                 strategy=split.strategy,
+                offload=split.offload,
                 processes=split.processes,
                 checkpointing=split.checkpointing,
                 packed=self._task.packed,
@@ -85,7 +86,7 @@ class Estimates:
 
     def least_upper_bytes(self, split: Split) -> int:
         """Return what `of(split)` says at least of the upper memory, from what processes hold whatever their batch."""
-        key = (split.processes, split.strategy)
+        key = (split.processes, split.strategy, split.offload)
         found = self._least.get(key)
         if found is None:
             formula = beside_passes(self._task.architecture, self.workload(split))
@@ -99,7 +100,7 @@ class Estimates:
     def _correction(self, split: Split) -> Correction:
         if self._task.corrections.is_empty:
             return UNCORRECTED
-        key = (split.processes, split.strategy, split.checkpointing)
+        key = (split.processes, split.strategy, split.checkpointing, split.offload)
         if key not in self._corrections:
             self._corrections[key] = self._task.corrections.memory(self._task.kind(split, None))
         return self._corrections[key]

@@ -15,7 +15,7 @@ from math import ceil, exp, isfinite, log
 from statistics import median
 from typing import Final, NamedTuple, TypeGuard
 
-from finetune_operator.api.compatibility import Checkpointing, Strategy
+from finetune_operator.api.compatibility import Checkpointing, Offload, Strategy
 from finetune_operator.api.history import History, KindRecord, MeasuredRun, Prediction, RunKind
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.memory.architecture import Architecture
@@ -87,6 +87,7 @@ def kind_of(
     sequence_length: int,
     strategy: Strategy,
     checkpointing: Checkpointing,
+    offload: Offload,
     processes: int,
     gpu_product: str | None,
 ) -> RunKind:
@@ -102,6 +103,7 @@ def kind_of(
         precision=spec.training.precision,
         strategy=strategy,
         checkpointing=checkpointing,
+        offload=offload,
         accelerator=spec.resources.accelerator,
         gpu_product=gpu_product,
         processes=processes,
@@ -222,7 +224,15 @@ class _Table:
         return (*self._similar(kind), *same)
 
     def _similar(self, kind: RunKind) -> Key:
-        how = (kind.objective, kind.method, kind.precision, kind.strategy, kind.checkpointing, kind.accelerator)
+        how = (
+            kind.objective,
+            kind.method,
+            kind.precision,
+            kind.strategy,
+            kind.checkpointing,
+            kind.offload,
+            kind.accelerator,
+        )
         return (*how, kind.estimator, kind.gpu_product if self._by_product else None)
 
 

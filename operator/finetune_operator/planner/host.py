@@ -81,9 +81,9 @@ def pod_resources(
         processes_per_node: Ranks that share the node's CPUs.
         stages_in_memory: Whether a checkpoint on its way is kept in memory, else on local disk.
 
-    On GPU nodes memory holds the model while it is loaded (once in a pod or once per process, see `host_load_bytes`), later the export that rank 0
-    gathers of a sharded model. Everywhere it holds what its ranks stage: their shares of a checkpoint, and parts of files on their way. Disk holds
-    the model (unless a cache does), the checkpoint that was resumed from and one more, whether it is staged there or not.
+    On GPU nodes memory holds the model while it is loaded (once in a pod or once per process, see `host_load_bytes`), later what is offloaded and the
+    export that rank 0 gathers of a sharded model. Everywhere it holds what its ranks stage: their shares of a checkpoint, and parts of files on their
+    way. Disk holds the model (unless a cache does), the checkpoint that was resumed from and one more, whether it is staged there or not.
     """
     is_gpu = workload.accelerator == "gpu"
     shared = processes_per_pod * (SHARED_MEMORY_PER_GPU if is_gpu else SHARED_MEMORY_PER_CPU_PROCESS)
@@ -91,8 +91,10 @@ def pod_resources(
     staged = staging_bytes(workload, states, processes_per_pod) if stages_in_memory else 0
     disk = weight_bytes + 2 * (checkpoint + exported_bytes(workload, states)) + DISK_BASE_BYTES
     if is_gpu:
-        # What loading took is free when the model is exported. On CPUs a process's own estimate has both.
-        model = max(host_load_bytes(architecture, workload, processes_per_pod), exported_bytes(workload, states))
+        loads, offloaded = host_load_bytes(architecture, workload, processes_per_pod), states.host * processes_per_pod
+        # Shards are offloaded while the model is loaded, at most one model of them; gradients and moments come later. What loading took is free
+        # when the model is exported. On CPUs a process's own estimate has both.
+        model = max(loads + min(loads, offloaded), offloaded + exported_bytes(workload, states))
         held = processes_per_pod * CUDA_PROCESS_BYTES + model
         cpu = min(
             GPU_CPU_MILLICORES * processes_per_pod, node_millicores * processes_per_pod * 9 // (10 * processes_per_node)

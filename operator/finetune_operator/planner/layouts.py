@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
-from finetune_operator.api.compatibility import Checkpointing, Strategy
+from finetune_operator.api.compatibility import Checkpointing, Offload, Strategy
 from finetune_operator.api.spec import FineTuneJobSpec
-from finetune_operator.planner.candidates import Split, checkpointings, divisors, micro_batches, strategies
+from finetune_operator.planner.candidates import (
+    Split,
+    checkpointings,
+    divisors,
+    micro_batches,
+    offload_choices,
+    strategies,
+)
 from finetune_operator.planner.pools import Pool
 from finetune_operator.planner.task import Task
 
@@ -21,6 +29,7 @@ class Layout:
     processes: int
     strategy: Strategy
     checkpointing: Checkpointing
+    offload: Offload
     splits: tuple[Split, ...]
     """From the largest micro-batch on."""
 
@@ -45,13 +54,15 @@ def layouts_of(task: Task, pools: tuple[Pool, ...], counts: tuple[int, ...]) -> 
         if not places or not sizes:
             continue
         for strategy in strategies(spec, count):
-            for checkpointing in checkpointings(spec):
+            offloads = offload_choices(spec, strategy, may=task.may_offload)
+            for checkpointing, offload in product(checkpointings(spec), offloads):
                 share = spec.training.global_batch_size // count
                 splits = tuple(
-                    Split(count, strategy, size, share // size, checkpointing) for size in sorted(sizes, reverse=True)
+                    Split(count, strategy, size, share // size, checkpointing, offload)
+                    for size in sorted(sizes, reverse=True)
                 )
                 for pool, pods in places:
-                    yield Layout(pool, pods, count, strategy, checkpointing, splits)
+                    yield Layout(pool, pods, count, strategy, checkpointing, offload, splits)
 
 
 def _pod_counts(spec: FineTuneJobSpec, pool: Pool, processes: int) -> Iterator[int]:

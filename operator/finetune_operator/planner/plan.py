@@ -262,6 +262,7 @@ def _plan(
         gradient_accumulation=split.accumulation,
         global_batch_size=spec.training.global_batch_size,
         gradient_checkpointing=split.checkpointing,
+        offload=split.offload,
         max_length=spec.training.max_length,
         rows=made.rows,
         packed=made.packed,

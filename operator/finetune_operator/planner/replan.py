@@ -3,8 +3,8 @@
 The formulas were wrong for this job by what was measured less what they said at most; that much is kept free on every GPU from then on. What
 changes is as little as helps, in the order of its price: compute activations again, smaller micro-batches, more sharding, more GPUs, other
 GPUs. The global batch stays, and with it the loss curve; what the user has set stays too. Changes of the strategy come late for another reason as
-well: a checkpoint is resumed only by the strategy that wrote it, so such a plan starts afresh. Offload is not among the steps: the trainer
-does not start it.
+well: a checkpoint is resumed only by the strategy that wrote it, so such a plan starts afresh. Offload to host memory is what the
+last step falls back on.
 
 What was learned travels in the plan itself (`replans`, `keptFreeBytes`), so that neither status nor old attempts are needed for the next one.
 """
@@ -191,6 +191,7 @@ def _steps(spec: FineTuneJobSpec, failed: Plan) -> Iterator[dict[str, Any]]:
         "min_gpus": None,
         "max_gpus": None,
         "strategy": str(failed.strategy),
+        "offload": str(failed.offload),
         "micro_batch_size": failed.micro_batch_size,
         "gradient_checkpointing": str(failed.gradient_checkpointing),
     }
@@ -232,6 +233,7 @@ def _difference(before: Plan, after: Plan) -> str:
         ("gradient checkpointing", before.gradient_checkpointing, after.gradient_checkpointing),
         ("micro-batch", before.micro_batch_size, after.micro_batch_size),
         ("strategy", before.strategy, after.strategy),
+        ("offload", before.offload, after.offload),
         ("GPUs", before.gpus, after.gpus),
         ("GPU type", before.gpu_product, after.gpu_product),
     )

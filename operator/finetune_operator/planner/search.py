@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from finetune_operator.api.compatibility import Checkpointing
@@ -50,8 +50,17 @@ class Outcome:
 
 
 def search(task: Task, pools: tuple[Pool, ...], counts: tuple[int, ...], known: Known) -> Outcome | None:
-    """Return the best way to run the job on `pools` with one of the process `counts`; None where no pool takes so many processes."""
-    return _Search(task, pools, counts, known).outcome()
+    """Return the best way to run the job on `pools` with one of the process `counts`; None where no pool takes so many processes.
+
+    Where nothing fits, states may go to host memory (resources.offload: auto).
+    """
+    found = _Search(task, pools, counts, known).outcome()
+    if found is None or found.chosen is not None or task.spec.resources.offload != "auto":
+        return found
+    offloaded = _Search(replace(task, may_offload=True), pools, counts, known).outcome()
+    if offloaded is None or offloaded.chosen is None:
+        return found
+    return replace(offloaded, nearest=found.nearest)
 
 
 def fits(task: Task, pools: tuple[Pool, ...], counts: tuple[int, ...], known: Known) -> bool:
@@ -188,7 +197,7 @@ class _Search:
     def _speed(self, layout: Layout, split: Split) -> Correction:
         if self._task.corrections.is_empty:
             return UNCORRECTED
-        key = (layout.pool.product, split.processes, split.strategy, split.checkpointing)
+        key = (layout.pool.product, split.processes, split.strategy, split.checkpointing, split.offload)
         if key not in self._speeds:
             self._speeds[key] = self._task.corrections.throughput(self._task.kind(split, layout.pool.product))
         return self._speeds[key]
@@ -227,7 +236,7 @@ class _Search:
         def resources_of(processes_on_node: int) -> PodResources:
             sharing = max(per_pod, pool.per_node) if is_gpu else processes_on_node
             # On GPU nodes the micro-batch lives on the GPU alone.
-            step = (split.processes, split.strategy) if is_gpu else split
+            step = (split.processes, split.strategy, split.offload) if is_gpu else split
             key = (step, per_pod, pool.millicores, pool.has_disk, sharing, stages_in_memory)
             if key not in self._resources:
                 self._resources[key] = pod_resources(

@@ -28,6 +28,8 @@ class Task:
     prices: PriceList = EMPTY_PRICE_LIST
     lengths: TokenHistogram | None = None
     """Of the data's rows; None where it was not inspected, or where they are packed and all sequences are about equally long."""
+    may_offload: bool = False
+    """Nothing fits otherwise; where the user asks for offload, this says nothing."""
     packed: bool = False
     """Rows are joined to sequences of `sequence_length` tokens."""
 
@@ -44,6 +46,7 @@ class Task:
             sequence_length=self.sequence_length,
             strategy=split.strategy,
             checkpointing=split.checkpointing,
+            offload=split.offload,
             processes=split.processes,
             gpu_product=gpu_product,
         )

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from finetune_operator.api.compatibility import Strategy
+from finetune_operator.api.compatibility import Offload, Strategy
 from finetune_operator.memory.states.padding import NO_PADDING, Padding
-from finetune_operator.memory.workload import Offload, Workload
+from finetune_operator.memory.workload import Workload
 
 
 class Whole(NamedTuple):
@@ -192,9 +192,17 @@ def _zero12(whole: Whole, workload: Workload) -> Shard:
     )
     if workload.offload is Offload.NONE:
         return held
-    # Masters, their gradients and moments on the host; each gradient leaves the GPU when it is reduced.
+    # Masters, their gradients and moments on the host, and its share of weights and waiting gradients in the compute type (deepspeed 0.19,
+    # param_buffer_of_bit16_for_cpu_offload_groups, accumulated_grads_in_cpu). A gradient leaves the GPU when it is reduced: with ZeRO-1 that
+    # is after the last micro-batch, so that whole ones wait on the GPU until then.
+    waiting = compute if workload.strategy is Strategy.ZERO1 else 0
     return held._replace(
-        resident=held.resident - masters, gradients=0, accumulated=0, moments=0, step=0, host=2 * masters + moments
+        resident=held.resident - masters,
+        gradients=waiting,
+        accumulated=waiting if workload.accumulation > 1 else 0,
+        moments=0,
+        step=0,
+        host=2 * masters + moments + 2 * share(compute, shards),
     )
 
 

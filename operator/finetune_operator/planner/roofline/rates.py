@@ -26,6 +26,9 @@ CACHE_RELIEF: Final = {(8, 9): 1.5, (12, 0): 1.5}
 GDDR on Ada and Blackwell graphics boards (white papers). Judged on the published runs of L40S and RTX 4090, from three sources."""
 HOST_LINK: Final = 12.0
 """GB/s between pinned host memory and one GPU while its neighbours use theirs as well; PCIe 4 x16 has 32, 25 in practice. Judged."""
+HOST_MEMORY: Final = 20.0
+"""GB/s at which one process steps an optimizer in host memory, with six cores per GPU. Judged: torch 2.13's fused AdamW reached 9.9 on two busy
+cores, 0.35 billion parameters per second."""
 FLOAT8_SPEEDUP: Final = 1.5
 """Of linear layers: twice the rate, less scaling and casting (torchao's documentation of float8 training: 1.25 to 1.5 end to end). Judged."""
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from finetune_operator.api.compatibility import Strategy
+from finetune_operator.api.compatibility import Offload, Strategy
 from finetune_operator.memory.architecture import Architecture
 from finetune_operator.memory.states import base_weight_bytes, trainable_parameters
-from finetune_operator.memory.workload import Offload, Optimizer, Workload
+from finetune_operator.memory.workload import Optimizer, Workload
 
 STEP_PASSES: Final = {Optimizer.ADAMW_FOREACH: 3.0, Optimizer.ADAFACTOR: 2.0, Optimizer.MUON: 3.0}
 """Traffic of the step relative to a fused kernel, which reads and writes every state once: foreach kernels write intermediate values."""

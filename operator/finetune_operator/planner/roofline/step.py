@@ -12,6 +12,7 @@ from finetune_operator.planner.roofline.rates import (
     DEFAULT_RATES,
     FLOAT8_SPEEDUP,
     HOST_LINK,
+    HOST_MEMORY,
     Rates,
     attention_share,
     cache_relief,
@@ -75,7 +76,9 @@ def time_of(work: Work, gpu: Gpu, per_node: int, *, network: float = NETWORK, ra
     exchange = exchange_of(work, gpu, per_node, network, rates)
     moved = exchange.micro + work.host_link_bytes / (HOST_LINK * 1e9)
     exposed = max(moved - rates.overlap * compute, (1.0 - rates.overlap) * moved)
-    optimizer = work.optimizer_bytes / streaming + work.host_link_step_bytes / (HOST_LINK * 1e9)
+    optimizer = work.optimizer_bytes / (
+        HOST_MEMORY * 1e9 if work.steps_on_host else streaming
+    ) + work.host_link_step_bytes / (HOST_LINK * 1e9)
     micro = max(compute + exposed, host) + rates.micro_seconds
     once = exchange.step
     if work.strategy is Strategy.DDP:

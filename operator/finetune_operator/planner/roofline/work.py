@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from finetune_operator.api.compatibility import Checkpointing, Strategy
+from finetune_operator.api.compatibility import Checkpointing, Offload, Strategy
 from finetune_operator.memory.architecture import Architecture
 from finetune_operator.memory.derived import derived
 from finetune_operator.memory.states import base_weight_bytes, trainable_parameters
@@ -71,6 +71,7 @@ class Work(NamedTuple):
     tensor_parallel_bytes: float
     optimizer_bytes: float
     """Once per step."""
+    steps_on_host: bool
     host_link_bytes: float
     """Between host and GPU memory."""
     host_link_step_bytes: float
@@ -128,6 +129,7 @@ def work_of(architecture: Architecture, workload: Workload, style: KernelStyle =
         reduced_bytes=exchanged.reduced / parallel,
         tensor_parallel_bytes=float(reductions * tokens * compute) if workload.tensor_parallel > 1 else 0.0,
         optimizer_bytes=optimizer_bytes(architecture, workload) / parallel,
+        steps_on_host=workload.offload is not Offload.NONE,
         host_link_bytes=host_micro,
         host_link_step_bytes=host_step,
         grouped=workload.quantization is Quantization.INT4_GROUPED,
