@@ -118,3 +118,18 @@ def test_only_periodic_saves_wait_for_a_slow_upload(
     )
 
     assert [step for step, is_saved in enumerate(answers, 1) if is_saved] == saved
+
+
+@pytest.mark.parametrize(("seconds_left", "saved"), [(15.0, [2, 3]), (11.0, [2]), (None, [2, 3])])
+def test_a_stopped_run_saves_once_more_when_its_grace_period_is_long_enough(
+    seconds_left: float | None, saved: list[int], ranks: RankServer
+) -> None:
+    answers = ranks.call(
+        "finetune_trainer.testing_ranks:boundary_case",
+        every="2steps",
+        uploading=[0, 0, 0, 0],
+        stop_at=3,
+        seconds_left=seconds_left,
+    )
+
+    assert [step for step, is_saved in enumerate(answers[:3], 1) if is_saved] == saved

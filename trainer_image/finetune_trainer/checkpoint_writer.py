@@ -31,6 +31,7 @@ from finetune_trainer.attempt import Place
 from finetune_trainer.checkpoint_names import CheckpointFolder, Shelf, share, superfluous
 from finetune_trainer.collective import Collective
 from finetune_trainer.failures import TrainerFailure
+from finetune_trainer.last_save import Outlook
 from finetune_trainer.storage import ObjectStorage
 from finetune_trainer.storage_errors import AlreadyExists, StorageError, StorageUnavailable
 from finetune_trainer.upload_retries import UploadPatience, UploadRetries
@@ -86,6 +87,8 @@ class CheckpointWriter:
         self._files = ThreadPoolExecutor(PARALLEL_FILES, thread_name_prefix="upload")
         self._pending: _Pending | None = None
         self._commit: Future[str | None] | None = None
+        self._last_bytes = 0
+        self._bytes_per_second: float | None = None
 
     @property
     def is_uploading(self) -> bool:
@@ -101,6 +104,10 @@ class CheckpointWriter:
         """Try what is on its way no further than its next failure: a newer checkpoint takes its place."""
         if self._retries is not None:
             self._retries.give_up()
+
+    def outlook(self, seconds_left: float | None) -> Outlook:
+        """Return what this rank would have to send if one more checkpoint were saved now."""
+        return Outlook(self._last_bytes * (2 if self.is_uploading else 1), self._bytes_per_second, seconds_left)
 
     @property
     def has_pending(self) -> bool:
@@ -190,7 +197,11 @@ class CheckpointWriter:
             return FileEntry(name=name, size=stored.size, sha256=stored.sha256)
 
         largest_first = sorted(held, key=lambda name: -held[name].size)
-        return tuple(self._files.map(upload, (*largest_first, *names)))
+        started = time.monotonic()
+        entries = tuple(self._files.map(upload, (*largest_first, *names)))
+        self._last_bytes = sum(entry.size for entry in entries)
+        self._bytes_per_second = self._last_bytes / max(time.monotonic() - started, 1e-3)
+        return entries
 
     def _commit_or_tell(self, pending: _Pending, files: tuple[FileEntry, ...]) -> str | None:
         """Commit, and return the problem when it failed: only the last checkpoint's failure ends the run."""

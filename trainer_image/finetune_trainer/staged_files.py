@@ -40,6 +40,10 @@ class Sink(Protocol):
         """Take a bytes-like object, which the caller may change afterwards, and return its length."""
         ...
 
+    def flush(self) -> None:
+        """Called by torch.save at its end."""
+        ...
+
 
 class StagedFile(Protocol):
     """A file of a checkpoint in host memory."""

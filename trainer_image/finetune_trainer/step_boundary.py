@@ -16,6 +16,7 @@ from finetune_operator.api.durations import Interval
 from finetune_trainer.checkpoint_writer import CheckpointWriter
 from finetune_trainer.collective import Collective
 from finetune_trainer.divergence import LossGuard
+from finetune_trainer.last_save import forecast
 from finetune_trainer.stopping import Stop
 
 
@@ -51,11 +52,14 @@ class StepBoundary(TrainerCallback):
     guard: LossGuard = field(default_factory=LossGuard)
     clock: Callable[[], float] = time.monotonic
     stopped_at: int | None = field(default=None, init=False)
+    is_saved: bool = field(default=True, init=False)
+    """The step at which it stopped has a checkpoint."""
 
     def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> Any:
         """Agree, then set transformers' own flags: it logs and saves after this callback.
 
-        A periodic save waits for the first step at which no rank uploads any more; the last save of a run or before a stop never does.
+        A periodic save waits for the first step at which no rank uploads any more; the last save of a run or before a stop never does. Before a stop
+        nothing is saved that could not be sent before the pod is killed.
         """
         step = state.global_step
         is_time = self.schedule.is_due(step, self.clock()) or self.guard.is_withholding
@@ -63,14 +67,20 @@ class StepBoundary(TrainerCallback):
         stop, save, uploading, struggling = self.collective.maxima(
             (self.stop.requested, due, self.writer.is_uploading, self.writer.is_struggling), args.device
         )
-        if save and struggling:
+        if (save or stop) and struggling:
             self.writer.give_up_retrying()  # what is newer is worth more than what does not get through
         if self.writer.has_pending and not uploading:
             self.writer.finish()
         if stop and step < self.total_steps:
-            self.stopped_at = step
+            self.stopped_at, self.is_saved = step, self._has_time_to_save()
             control.should_training_stop = True
-        if stop or step >= self.total_steps or (save and not uploading):
+        if (stop and self.is_saved) or step >= self.total_steps or (save and not uploading and not stop):
             control.should_save = True
             self.schedule.saved(step, self.clock())
         return control
+
+    def _has_time_to_save(self) -> bool:
+        found = forecast(self.collective.gather(self.writer.outlook(self.stop.seconds_left())))
+        if self.is_first:
+            print(f"stopped from outside: {found.sentence}", flush=True)
+        return found.fits

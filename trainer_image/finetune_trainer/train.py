@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from finetune_operator.api.compatibility import Method, Strategy
+from finetune_operator.api.constants import GRACE_PERIOD_VARIABLE
 from finetune_operator.api.durations import parse_interval
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.manifest import Manifest
@@ -54,7 +55,8 @@ def run_rank(plan_path: Path, *, observers: Sequence[Any] = (), limits: Limits |
         attempt = read_attempt(plan_path)
         workplace = Workplace.of(attempt)
         run = workplace.run
-        stop = Stop(place.rank, run)
+        grace = os.environ.get(GRACE_PERIOD_VARIABLE)
+        stop = Stop(place.rank, run, grace_seconds=float(grace) if grace else None)
         stop.install()
         telemetry = Telemetry(attempt, place, run, started=started)
         telemetry.metrics.serve(attempt.metrics_port + place.local_rank)
@@ -256,13 +258,13 @@ class _Rank:
         promise.withdraw()
         with self._badput("checkpoint"):
             writer.close()
-        self._finish(boundary.stopped_at)
+        self._finish(boundary.stopped_at, is_saved=boundary.is_saved)
 
     def _probes(self, resumed: Manifest | None) -> bool:
         attempt = self._attempt
         return attempt.spec.resources.probe and (resumed is None or resumed.plan != attempt.plan.memory_key)
 
-    def _finish(self, stopped_at: int | None) -> None:
+    def _finish(self, stopped_at: int | None, *, is_saved: bool) -> None:
         import torch
 
         from finetune_trainer.measure import device_memory
@@ -270,6 +272,11 @@ class _Rank:
         memory = device_memory(torch)
         for rank, peak in enumerate(self._collective.gather(memory.peak)):
             self._telemetry.on_memory(rank, peak)
+        if stopped_at is not None and not is_saved:
+            raise TrainerFailure(
+                ExitCode.TERMINATED,
+                f"stopped from outside after step {stopped_at}, without the time to save it; it goes on from the checkpoint before",
+            )
         if stopped_at is not None:
             raise TrainerFailure(
                 ExitCode.TERMINATED,
