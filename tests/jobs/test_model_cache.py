@@ -101,6 +101,21 @@ def test_a_claim_that_is_not_there_is_said_with_what_to_do() -> None:
     assert "create that claim" in message
 
 
+def test_containers_that_are_late_may_lack_the_volume() -> None:
+    world = World(make_job(model={"uri": "hf://org/tiny", "cache": CLAIM}))
+    world.settle()
+    world.inspect()
+    world.settle()
+    world.pods = [make_pod(phase="Pending", running=False, created=world.now)]
+    world.settle()
+    assert "cannot be mounted" not in (world.status.message or "")
+    world.advance(11)
+    world.settle()
+    assert "the volume of model.cache cannot be mounted (kubectl describe pod tune-1-0-abcde" in (
+        world.status.message or ""
+    )
+
+
 @pytest.mark.parametrize("cache", [CLAIM, NODE])
 def test_jobs_that_differ_in_their_cache_share_an_inspection(cache: dict[str, Any]) -> None:
     plain, cached = make_job().spec, make_job(model={"uri": "hf://org/tiny", "cache": cache}).spec

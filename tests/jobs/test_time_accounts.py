@@ -23,6 +23,7 @@ from finetune_operator.api.time_spent import (
 )
 from finetune_operator.jobs.observed import PodReport
 from finetune_operator.jobs.testing import START, FixedPlanner, World, ended_pod, make_plan, trained
+from finetune_operator.jobs.time_accounts import held_time
 from finetune_operator.jobs.times import text_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
@@ -72,6 +73,28 @@ def test_every_second_that_gpus_were_held_is_counted_once() -> None:
     assert lost == {"pull": 2 * 30 + 2 * 20, "import": 60, "load": 20, "data": 4, "other": held - 240 - 100 - 84}
     assert account.productive_gpu_seconds + sum(lost.values()) == held
     assert account.waiting_seconds == {"queue": 18}
+
+
+@given(
+    st.lists(st.tuples(*[st.integers(0, 300)] * 3), min_size=1, max_size=4),
+    st.dictionaries(st.sampled_from(TRAINER_CAUSES), st.floats(0, 400), max_size=4),
+    st.floats(0, 400),
+)
+def test_whatever_pods_and_ranks_say_what_was_held_is_productive_or_lost(
+    waits: list[tuple[int, int, int]], lost: dict[str, float], productive: float
+) -> None:
+    """Ranks may claim more than was held, as clocks differ; nothing is ever negative, and nothing held is left out."""
+    plan = make_plan(pods=len(waits), processes=2 * len(waits))
+    pods, held = [], 0
+    for index, (scheduled, start, life) in enumerate(waits):
+        at = START + timedelta(seconds=scheduled)
+        times = {"scheduled_at": at, "started": at + timedelta(seconds=start)}
+        pods.append(ended_pod(1, index=index, finished=at + timedelta(seconds=start + life), **times))
+        held += 2 * (start + life)
+    account = held_time(plan, pods, START, TimeSpent(lost=lost, productive=productive))
+    found = account.lost_gpu_seconds or {}
+    assert min((account.productive_gpu_seconds, *found.values())) >= 0
+    assert account.productive_gpu_seconds + sum(found.values()) >= held - len(LostCause)
 
 
 def test_a_killed_pod_s_time_is_that_of_its_last_report() -> None:

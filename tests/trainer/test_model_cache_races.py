@@ -89,10 +89,10 @@ def test_a_killed_download_is_seen_by_nobody_and_the_next_process_of_the_node_go
 
 
 def test_on_another_node_a_living_holder_is_waited_for_and_a_dead_one_is_not(place: Path) -> None:
-    """Where flock says nothing only the heartbeat does: the holder's takes 4 stale times to download, then it is killed."""
-    with fetching(place, 0.04, "--kernel", "a", "--stale", "1") as holder:
+    """Where flock says nothing only the heartbeat does: one holder downloads for longer than the stale time, the other one is killed."""
+    with fetching(place, 0.04, "--kernel", "a") as holder:
         wait_for_download(place)
-        with fetching(place, 0.0, "--kernel", "b", "--stale", "1") as waiting:
+        with fetching(place, 0.0, "--kernel", "b", "--stale", "2") as waiting:
             assert outcomes(waiting) == ["hits"]
         assert outcomes(holder) == ["misses"]
     (place / "source" / "config.json").write_bytes(b"{}")
@@ -101,6 +101,6 @@ def test_on_another_node_a_living_holder_is_waited_for_and_a_dead_one_is_not(pla
         wait_for_download(place, 4)
         os.kill(holder.pid, signal.SIGKILL)
         holder.wait()
-        with fetching(place, 0.0, "--kernel", "b", "--stale", "1") as waiting:
+        with fetching(place, 0.0, "--kernel", "b", "--stale", "2") as waiting:
             assert waiting.wait(timeout=60) == 0
     assert len(visible(place)) == 2

@@ -159,6 +159,7 @@ def _active(job: FineTuneJob, observed: Observed, record: AttemptStatus, file: A
 
 
 def _starting(job: FineTuneJob, observed: Observed, record: AttemptStatus, wait: Wait) -> Stage:
+    wait = _with_volume(job, observed, record, wait)
     since = [moment_of(record.start_time)] if record.start_time else []
     if resumed := job.status.condition(ConditionType.SUSPENDED):
         since.append(moment_of(resumed.last_transition_time))
@@ -181,6 +182,18 @@ def _starting(job: FineTuneJob, observed: Observed, record: AttemptStatus, wait:
         ),
         requeue_after=LOOK_SECONDS,
     )
+
+
+def _with_volume(job: FineTuneJob, observed: Observed, record: AttemptStatus, wait: Wait) -> Wait:
+    """Name the volume of model.cache where containers are late: that it cannot be mounted stands in Events of the pod only, and looks like a pull."""
+    late = (pod for pod in newest_pods(observed, record.number) if is_without_volumes(pod, observed.now))
+    pod = next(late, None) if wait.reason is Reason.WAITING_FOR_PODS else None
+    if pod is None or job.spec.model.cache is None:
+        return wait
+    text = (
+        f"the image is pulled, or the volume of model.cache cannot be mounted (kubectl describe pod {pod.name} tells)"
+    )
+    return replace(wait, message=f"{wait.message}; {text}")
 
 
 def _refusal(observed: Observed, attempt: int) -> str:

@@ -66,14 +66,14 @@ def _with_account(
         waiting[WaitCause.RESTART] = round(seconds_since(moment_of(earlier.completion_time), created))
     account = TimeAccount(waiting_seconds=_without_zeros(waiting))
     if file is not None:
-        account = account.plus(_held(file.plan, pods, end, spent))
+        account = account.plus(held_time(file.plan, pods, end, spent))
     first_step = None if spent.first_step_time is None else datetime.fromtimestamp(spent.first_step_time, UTC)
     return record.model_copy(
         update={"time": account, "first_step_time": text_of(first_step) if first_step is not None else None}
     )
 
 
-def _held(plan: Plan, pods: Iterable[PodReport], end: datetime, spent: TimeSpent) -> TimeAccount:
+def held_time(plan: Plan, pods: Iterable[PodReport], end: datetime, spent: TimeSpent) -> TimeAccount:
     """Return what the GPUs of an attempt were held for, from the scheduling of each pod to its end."""
     per_pod = plan.processes_per_pod
     known = [pod for pod in pods if pod.scheduled_at is not None]
