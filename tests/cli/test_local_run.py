@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.run_events import CheckpointEvent, MemoryEvent, RunEvent, StepEvent
+from finetune_operator.api.time_spent import TimeSpent
 from finetune_operator.cli.local_machine import inventory_of_this_machine, parse_gpu_list
 from finetune_operator.cli.run_report import RunRecord
 from finetune_operator.cli.trainer_process import EventReader, TrainerProcess, read_termination
+from finetune_trainer.testing import tiny_plan
 
 
 def step(number: int, attempt: int = 1, loss: float = 1.0) -> StepEvent:
@@ -107,3 +109,16 @@ def test_a_folder_for_models_reaches_the_trainer_and_nothing_else_does(tmp_path:
     Listening(tmp_path, tmp_path / "models").run("attempt-1", "launch")
     Listening(tmp_path).run("attempt-1", "launch")
     assert seen == [str(tmp_path / "models"), None]
+
+
+def test_the_report_tells_what_time_all_attempts_have_lost() -> None:
+    made = record(step(1), step(2, attempt=2))
+    made.add_time(TimeSpent(lost={"import": 15.0, "load": 1.0}))
+    made.add_time(None)  # killed without a word
+    made.add_time(TimeSpent(lost={"import": 14.0, "replay": 2.5}))
+    metrics = made.report(tiny_plan())["metrics"]
+    assert {name: value for name, value in metrics.items() if name.startswith("lost_seconds")} == {
+        "lost_seconds_import": 29.0,
+        "lost_seconds_load": 1.0,
+        "lost_seconds_replay": 2.5,
+    }

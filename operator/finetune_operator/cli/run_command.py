@@ -201,6 +201,7 @@ class LocalRun:
             number = len(failures) + 1
             path = self._write_attempt(number, inspection, plan)
             ending = self._run_attempt(number, plan, path)
+            self._record.add_time(ending.message.time)
             if ending.exit_code == 0:
                 return path
             failures.append(ending.message)

@@ -14,6 +14,7 @@ from finetune_operator.api.run_events import (
     RunEvent,
     StepEvent,
 )
+from finetune_operator.api.time_spent import TimeSpent
 
 
 @dataclass
@@ -26,6 +27,8 @@ class RunRecord:
     memory: list[MemoryEvent] = field(default_factory=list)
     published: PublishEvent | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    lost_seconds: dict[str, float] = field(default_factory=dict)
+    """By cause, of the first rank in all attempts."""
 
     def add(self, event: RunEvent) -> None:
         """Remember one event."""
@@ -40,6 +43,11 @@ class RunRecord:
                 self.memory.append(event)
             case PublishEvent():
                 self.published = event
+
+    def add_time(self, spent: TimeSpent | None) -> None:
+        """Add what an attempt did with its time; None where it has left no word."""
+        for cause, seconds in (spent.lost if spent else {}).items():
+            self.lost_seconds[cause] = self.lost_seconds.get(cause, 0.0) + seconds
 
     def peak_bytes_by_rank(self) -> dict[int, int]:
         """Return the highest measured peak of each rank over all attempts."""
@@ -94,6 +102,7 @@ class RunRecord:
 
     def _metrics(self, plan: Plan) -> dict[str, float]:
         metrics = {f"seconds_{name}": round(value, 2) for name, value in self.seconds.items()}
+        metrics |= {f"lost_seconds_{cause}": round(value, 2) for cause, value in self.lost_seconds.items()}
         metrics["attempts"] = max((event.attempt for event in self.steps), default=0)
         losses = self.final_losses()
         if losses:
