@@ -23,6 +23,9 @@ from finetune_trainer.rank_files import RunDirectory
 from finetune_trainer.testing import tiny_plan
 from finetune_trainer.testing_ranks import RankServer
 
+START_SECONDS = 300
+"""Imports take 15 s, and minutes on a machine that does other things."""
+
 
 class Names:
     """A name service that knows the host after some questions, and counts the seconds that were waited."""
@@ -154,14 +157,14 @@ class Launched:
 
     def wait_for_step(self, step: int) -> None:
         events = self.folder / "events.jsonl"
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + START_SECONDS
         while not (events.exists() and f'"step":{step},' in events.read_text()):
             assert self.process.poll() is None, (self.folder / "log").read_text()
             assert time.monotonic() < deadline, (self.folder / "log").read_text()
             time.sleep(0.05)
 
     def wait_for_port(self, port: int) -> None:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + START_SECONDS
         while True:
             try:
                 socket.create_connection(("127.0.0.1", port), 1).close()
@@ -220,6 +223,31 @@ def test_a_killed_rank_is_named_as_the_cause_by_the_pod(strategy: Strategy, make
         *(f"rank-{rank:05d}.log" for rank in range(processes)),
     ]
     assert len((logs / "rank-00000.log").read_text().splitlines()) <= 200
+
+
+def test_a_launcher_that_is_killed_takes_its_rank_along_and_the_next_attempt_goes_on(
+    ranks: RankServer, make_attempt: Any, tmp_path: Path
+) -> None:
+    attempt = make_attempt(tiny_plan(total_steps=3000), checkpoint={"every": "10steps"})
+    path = tmp_path / "plan.json"
+    path.write_text(attempt.model_dump_json(by_alias=True))
+    launched = launch(tmp_path, path)
+    launched.wait_for_step(30)  # at 20 at the latest a checkpoint is committed
+    rank = json.loads((tmp_path / "work" / "attempt-1" / "rank-0.state.json").read_text())["process"]
+
+    launched.process.kill()
+
+    launched.process.wait(60)
+    deadline = time.monotonic() + 60
+    while Path(f"/proc/{rank}").exists() and "State:\tZ" not in Path(f"/proc/{rank}/status").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    saved = sorted((tmp_path / "out").glob("checkpoints/*/step-*/*/manifest.json"))
+    step = int(saved[-1].parts[-3][5:])
+    shorter = attempt.plan.model_copy(update={"total_steps": step + 2})
+    again = ranks.run(attempt.model_copy(update={"attempt": 2, "plan": shorter}), tmp_path / "again")
+    assert again.statuses == (0,), again.log()
+    assert list(again.losses) == [step + 1, step + 2]
 
 
 def test_sigterm_to_the_pod_saves_and_exits_with_49(make_attempt: Any, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import traceback
 from dataclasses import dataclass
@@ -84,6 +85,10 @@ def failure_of(error: BaseException) -> Failure:
         isinstance(error, RuntimeError | ConnectionError) and any(known in text for known in LOST_PEER_TEXTS)
     ):
         return _failure(ExitCode.PEER_LOST, f"another rank went away: {_first_sentences(text)}")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return _failure(
+            ExitCode.DISK_FULL, f"the pod's local disk is full{_where(error)}; give the pods more ephemeral storage"
+        )
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _HOST_MEMORY_TEXT in text):
         return Failure(ExitCode.KILLED, Reason.HOST_OUT_OF_MEMORY, "the process could not get more host memory")
     return _failure(

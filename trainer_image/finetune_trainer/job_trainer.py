@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from finetune_trainer.collective import Collective
 from finetune_trainer.divergence import LossGuard
 from finetune_trainer.export import EXPORT_FOLDER, export_sharded
 from finetune_trainer.failures import TrainerFailure
+from finetune_trainer.full_disk import disk_failure
 from finetune_trainer.measure import device_memory
 from finetune_trainer.packed_batches import PackedCollator, check_isolation, real_tokens
 from finetune_trainer.probe import probe_longest_batch
@@ -188,20 +190,28 @@ class JobTrainer(SFTTrainer):
         if context.guard.is_withholding:
             print(f"no checkpoint of step {step}: its loss is far above what is usual, and may stay there", flush=True)
             return
-        with self.context.watchdog.saving():
-            self._stage_and_begin(model, trial, started)
+        folder = Path(self._get_output_dir(trial)) / f"checkpoint-{step}"
+        try:
+            with context.watchdog.saving():
+                self._stage_and_begin(model, folder, trial, started)
+        except Exception as error:
+            failure = disk_failure(folder, f"the checkpoint of step {step}", error)
+            if failure is None:
+                raise
+            # What is left of it takes the space in which this rank must say why it ends.
+            shutil.rmtree(folder, ignore_errors=True)
+            raise failure from error
         seconds = time.monotonic() - started
         self.context.telemetry.metrics.badput("checkpoint", seconds)
         self.context.telemetry.metrics.set("checkpoint_stall_seconds", seconds)
         self._step_started += seconds
 
-    def _stage_and_begin(self, model: Any, trial: Any, started: float) -> None:
+    def _stage_and_begin(self, model: Any, folder: Path, trial: Any, started: float) -> None:
         context = self.context
         context.writer.give_up_retrying()
         # At most one upload at a time: a second would double what is staged. Only the last save ever waits here (step_boundary.py), and a
         # slow store is no hang.
         context.writer.finish(context.watchdog.beat)
-        folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
         capture = Capture(folder, self._copies)
         in_memory = context.attempt.plan.resources.staging_bytes > 0
         with capture.instead_of_writing() if in_memory else contextlib.nullcontext():

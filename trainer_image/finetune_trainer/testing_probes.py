@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ from transformers import TrainerCallback
 from finetune_operator.api.constants import MANIFEST_FILE
 from finetune_trainer.measure import resident_memory
 from finetune_trainer.storage import ObjectStorage
+from finetune_trainer.testing_faults import FAULTS
 
 
 def _folder() -> Path:
@@ -112,6 +112,15 @@ def digests_of_files(folder: Path, dtype: str) -> dict[str, str]:
     return {name: _digest([tensor.to(getattr(torch, dtype))]) for name, tensor in weights.items()}
 
 
+def wait_for_commit() -> None:
+    """Wait until the run has committed a checkpoint, for three seconds at most."""
+    deadline = time.monotonic() + 3
+    while time.monotonic() < deadline:
+        if list(Path(os.environ["FINETUNE_TEST_OUTPUT"]).glob(f"checkpoints/*/*/*/{MANIFEST_FILE}")):
+            return
+        time.sleep(0.02)
+
+
 class Signal(TrainerCallback):
     """`KILL:<rank>:<step>`, `TERM:…` or `STOP:…`: ends or stops a rank after a step, a kill only after an earlier checkpoint was committed."""
 
@@ -127,32 +136,6 @@ class Signal(TrainerCallback):
         if self._number == signal.SIGKILL:
             wait_for_commit()
         os.kill(os.getpid(), self._number)
-
-
-class Stuck(TrainerCallback):
-    """`stuck:<rank>:<step>`: one rank never begins the step after this one."""
-
-    def __init__(self, rank: int, target: str, step: str) -> None:
-        self._is_target = rank == int(target)
-        self._step = int(step)
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        """Wait for what never comes."""
-        if self._is_target and state.global_step == self._step:
-            self.wait_for_what_never_comes()
-
-    def wait_for_what_never_comes(self) -> None:
-        """Do it under a name that a test looks for in the stacks."""
-        threading.Event().wait()
-
-
-def wait_for_commit() -> None:
-    """Wait until the run has committed a checkpoint, for three seconds at most."""
-    deadline = time.monotonic() + 3
-    while time.monotonic() < deadline:
-        if list(Path(os.environ["FINETUNE_TEST_OUTPUT"]).glob(f"checkpoints/*/*/*/{MANIFEST_FILE}")):
-            return
-        time.sleep(0.02)
 
 
 class MidStep(TrainerCallback):
@@ -219,21 +202,6 @@ class Poison(TrainerCallback):
                 next(p for p in model.parameters() if p.requires_grad).fill_(float("nan"))
 
 
-class Explode(TrainerCallback):
-    """`explode:<step>`: makes the trained weights a hundred times as large after a step, before its checkpoint is written."""
-
-    def __init__(self, rank: int, step: str) -> None:
-        self._step = int(step)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **others: Any) -> None:
-        """Spoil every trained weight."""
-        if state.global_step == self._step:
-            with torch.no_grad():
-                for parameter in model.parameters():
-                    if parameter.requires_grad:
-                        parameter.mul_(100)
-
-
 class Exhaust(TrainerCallback):
     """`exhaust:<rank>:<step>`: lets one rank's GPU run out of memory in the optimizer step."""
 
@@ -288,13 +256,12 @@ _PROBES: Final[dict[str, Callable[..., TrainerCallback]]] = {
     "loaded": Loaded,
     "KILL": lambda rank, *rest: Signal(rank, "KILL", *rest),
     "TERM": lambda rank, *rest: Signal(rank, "TERM", *rest),
+    **FAULTS,
     "STOP": lambda rank, *rest: Signal(rank, "STOP", *rest),
-    "stuck": Stuck,
     "KILL-STEP": MidStep,
     "KILL-UPLOAD": MidUpload,
     "saves": Saves,
     "poison": Poison,
-    "explode": Explode,
     "exhaust": Exhaust,
     "limit": Limit,
     "raise": Raise,
