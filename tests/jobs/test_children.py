@@ -121,7 +121,7 @@ def trainer(body: dict[str, Any]) -> dict[str, Any]:
 def test_a_user_adds_to_pods_but_cannot_take_their_marks() -> None:
     *_, body = rendered()["attempt-gpu-two-pods"]
     template = body["spec"]["template"]
-    environment = {variable["name"]: variable["value"] for variable in trainer(body)["env"]}
+    environment = {variable["name"]: variable.get("value") for variable in trainer(body)["env"]}
     assert template["metadata"]["labels"][JOB_LABEL] == "tune"
     assert template["metadata"]["labels"]["team"] == "a"
     assert template["spec"]["nodeSelector"] == {"zone": "z1", "nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}
@@ -132,7 +132,7 @@ def test_a_user_adds_to_pods_but_cannot_take_their_marks() -> None:
 def test_a_pod_knows_how_long_it_has_after_sigterm() -> None:
     job = make_job(pod={"terminationGracePeriodSeconds": 15, "env": [{"name": GRACE_PERIOD_VARIABLE, "value": "9"}]})
     *_, body = attempt(job, make_plan())
-    environment = {variable["name"]: variable["value"] for variable in trainer(body)["env"]}
+    environment = {variable["name"]: variable.get("value") for variable in trainer(body)["env"]}
     assert body["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] == 15
     assert environment[GRACE_PERIOD_VARIABLE] == "15"
 

@@ -15,7 +15,7 @@ import torch
 import transformers
 from trl import SFTTrainer
 
-from finetune_operator.api.compatibility import SHARDED_STRATEGIES
+from finetune_operator.api.compatibility import SHARDED_STRATEGIES, Strategy
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.plan import GIB, AttemptFile
 from finetune_trainer.attempt import Place
@@ -27,6 +27,7 @@ from finetune_trainer.export import EXPORT_FOLDER, export_sharded
 from finetune_trainer.failures import TrainerFailure
 from finetune_trainer.full_disk import disk_failure
 from finetune_trainer.measure import device_memory
+from finetune_trainer.own_time import OwnTime
 from finetune_trainer.packed_batches import PackedCollator, check_isolation, real_tokens
 from finetune_trainer.probe import probe_longest_batch
 from finetune_trainer.rank_random import derived_seed, has_own_state
@@ -51,6 +52,7 @@ class JobContext:
     stop: Stop
     watchdog: Watchdog
     guard: LossGuard
+    own_time: OwnTime
     probes: bool
     """Try the longest batch before the first step: no attempt has trained by this plan yet."""
 
@@ -85,6 +87,8 @@ class JobTrainer(SFTTrainer):
             check_isolation(self.model_wrapped, self.model.config.get_text_config().vocab_size)
         if self.context.probes:
             self._probe(has_optimizer_state=len(arguments) > 2 and arguments[2] is not None)
+        if place.world_size > 1 and attempt.plan.strategy is not Strategy.ZERO3:
+            self.context.own_time.watch_layers(self.model)
         # From here on SIGTERM waits for the end of a step.
         self.context.stop.is_training = True
         self.context.watchdog.start()
@@ -118,7 +122,8 @@ class JobTrainer(SFTTrainer):
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
         """Measure how long the step waits for its batches (counting their tokens over all ranks is in it)."""
         started = time.monotonic()
-        samples = super().get_batch_samples(epoch_iterator, num_batches, device)
+        own = self.context.own_time.batches(epoch_iterator)
+        samples = super().get_batch_samples(own, num_batches, device)
         if self._packs:  # TRL counts the tokens of one sequence where there is no attention mask
             tokens = sum(real_tokens(batch["position_ids"]) for batch in samples[0])
             self._packed_tokens = int(self.accelerator.gather(torch.tensor(tokens, device=device)).sum())

@@ -42,6 +42,13 @@ GAUGES: Final = (
     Described("checkpoint_seconds", "Duration of the last checkpoint, from the start of the save to the commit."),
     Described("checkpoint_stall_seconds", "Part of it in which no step was made: the copy to host memory."),
     Described("checkpoint_bytes", "Size of the last committed checkpoint."),
+    Described(
+        "own_seconds",
+        "Median over 20 steps of what this rank spends by itself in one: reading batches, computing layers.",
+    ),
+    Described(
+        "slowness_ratio", "own_seconds over the median of the other ranks; 1.5 and more can make the rank a slow one."
+    ),
     Described("start_seconds", "Time from the start of the process to the first step."),
 )
 COUNTERS: Final = (

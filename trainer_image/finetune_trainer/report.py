@@ -20,6 +20,9 @@ from finetune_operator.api.progress import (
     METRIC_CHECKPOINTS_REJECTED,
     METRIC_LOSS,
     METRIC_PEAK_MEMORY_BYTES,
+    METRIC_SLOW_RANK,
+    METRIC_SLOW_RANK_RATIO,
+    METRIC_SLOW_RANK_SHARE,
     METRIC_STEP,
     METRIC_TOKENS_PER_SECOND,
     METRIC_TOTAL_STEPS,
@@ -28,6 +31,7 @@ from finetune_operator.api.progress import (
     TrainerStatus,
 )
 from finetune_operator.api.time_spent import TimeSpent
+from finetune_trainer.stragglers import Straggler
 
 INTERVAL_SECONDS: Final = 5.0
 REQUEST_SECONDS: Final = 10.0
@@ -150,6 +154,7 @@ def trainer_status(
     checkpoint_step: int | None,
     checkpoints_rejected: int,
     time_spent: TimeSpent | None = None,
+    straggler: Straggler | None = None,
 ) -> TrainerStatus:
     """Return the body for these values; the percentage reaches 100 only with the last step."""
     values = {
@@ -162,6 +167,9 @@ def trainer_status(
         METRIC_CHECKPOINT_STEP: checkpoint_step,
         METRIC_CHECKPOINTS_REJECTED: checkpoints_rejected,
         **(time_spent.named() if time_spent else {}),
+        METRIC_SLOW_RANK: straggler.rank if straggler else None,
+        METRIC_SLOW_RANK_RATIO: round(straggler.ratio, 2) if straggler else None,
+        METRIC_SLOW_RANK_SHARE: round(straggler.share, 3) if straggler else None,
     }
     return TrainerStatus(
         last_updated_time=now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),

@@ -6,7 +6,7 @@ transformers' own handling of SIGTERM saves where each rank happens to be: with 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,9 @@ from finetune_trainer.checkpoint_writer import CheckpointWriter
 from finetune_trainer.collective import Collective
 from finetune_trainer.divergence import LossGuard
 from finetune_trainer.last_save import forecast
+from finetune_trainer.own_time import OwnTime
 from finetune_trainer.stopping import Stop
+from finetune_trainer.stragglers import PeerWatch
 
 
 @dataclass
@@ -50,6 +52,8 @@ class StepBoundary(TrainerCallback):
     collective: Collective
     is_first: bool
     guard: LossGuard = field(default_factory=LossGuard)
+    own_time: OwnTime | None = None
+    peers: PeerWatch | None = None
     clock: Callable[[], float] = time.monotonic
     stopped_at: int | None = field(default=None, init=False)
     is_saved: bool = field(default=True, init=False)
@@ -64,9 +68,11 @@ class StepBoundary(TrainerCallback):
         step = state.global_step
         is_time = self.schedule.is_due(step, self.clock()) or self.guard.is_withholding
         due = self.is_first and is_time and not self.guard.is_suspect
-        stop, save, uploading, struggling = self.collective.maxima(
-            (self.stop.requested, due, self.writer.is_uploading, self.writer.is_struggling), args.device
-        )
+        flags = (self.stop.requested, due, self.writer.is_uploading, self.writer.is_struggling)
+        own = self.peers.tell(self.own_time.take()) if self.peers and self.own_time else []
+        (stop, save, uploading, struggling), times = self._agree(flags, own, args.device)
+        if self.peers:
+            self.peers.hear(times)
         if (save or stop) and struggling:
             self.writer.give_up_retrying()  # what is newer is worth more than what does not get through
         if self.writer.has_pending and not uploading:
@@ -84,3 +90,7 @@ class StepBoundary(TrainerCallback):
         if self.is_first:
             print(f"stopped from outside: {found.sentence}", flush=True)
         return found.fits
+
+    def _agree(self, flags: Sequence[int], own: Sequence[int], device: Any) -> tuple[list[int], list[int]]:
+        highest = self.collective.maxima((*flags, *own), device)
+        return highest[: len(flags)], highest[len(flags) :]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
+from finetune_operator.api.constants import NODE_VARIABLE
 from finetune_operator.api.plan import AttemptFile, Phase
 from finetune_operator.api.run_events import CheckpointEvent, MemoryEvent, ResumeEvent, StepEvent
 from finetune_operator.api.time_spent import LostCause, TimeSpent
@@ -18,6 +21,7 @@ from finetune_trainer.measure import Memory, flops_per_token
 from finetune_trainer.metrics import RankMetrics
 from finetune_trainer.rank_files import RankState, RunDirectory
 from finetune_trainer.report import Reporter, https_sender, trainer_status
+from finetune_trainer.stragglers import Straggler
 
 STATE_SECONDS: Final = 1.0
 _SMOOTHING: Final = 0.8
@@ -53,6 +57,11 @@ class Trained:
         return self.tokens / self.seconds if self.seconds > 0 else None
 
 
+def node_name() -> str:
+    """Return the node that this process runs on, as Kubernetes names it; elsewhere the machine's name."""
+    return os.environ.get(NODE_VARIABLE) or socket.gethostname()
+
+
 class Telemetry:
     """The voice of one rank; only rank 0 writes events and reports."""
 
@@ -75,9 +84,15 @@ class Telemetry:
         self._rejected = 0
         self._productive = 0.0
         self._first_step_time: float | None = None
+        self._straggler: Straggler | None = None
+        self._nodes: Sequence[str] = [node_name()] * place.world_size
         self.phase = Phase.LOAD
         self.metrics.set("total_steps", attempt.plan.total_steps)
         self._write_state()
+
+    def know_nodes(self, nodes: Sequence[str]) -> None:
+        """Hear on which node each rank runs."""
+        self._nodes = nodes
 
     @property
     def step(self) -> int | None:
@@ -162,6 +177,23 @@ class Telemetry:
         print(f"checkpoint of step {event.step} at {event.uri} is not used: {event.problem}", flush=True)
         self._report(urgent=True)
 
+    def on_peers(self, own: Straggler, slowest: Straggler | None) -> None:
+        """Tell how this rank compares with its peers, and on rank 0 which one they all wait for."""
+        self.metrics.set("own_seconds", own.own_seconds)
+        self.metrics.set("slowness_ratio", own.ratio)
+        before, self._straggler = self._straggler, slowest
+        if not self._place.is_first or (before and before.rank) == (slowest and slowest.rank):
+            return
+        if slowest is not None:
+            print(
+                f"rank {slowest.rank} on node {self._nodes[slowest.rank]} is slower than its peers: it takes {slowest.own_seconds:.3g} s by itself "
+                f"in a step, they take {slowest.usual_seconds:.3g} s; all wait for it in {slowest.share:.0%} of the time",
+                flush=True,
+            )
+        elif before is not None:
+            print(f"rank {before.rank} on node {self._nodes[before.rank]} is as fast as its peers again", flush=True)
+        self._report(urgent=True)
+
     def on_resume(self, event: ResumeEvent) -> None:
         """Tell which checkpoint the attempt goes on from."""
         self._events.write(event)
@@ -213,6 +245,7 @@ class Telemetry:
                 checkpoint_step=state.checkpoint_step,
                 checkpoints_rejected=self._rejected,
                 time_spent=self._time_spent(),
+                straggler=self._straggler,
             ),
             urgent=urgent,
         )

@@ -33,6 +33,19 @@ class Stuck(TrainerCallback):
         threading.Event().wait()
 
 
+class Slow(TrainerCallback):
+    """`slow:<rank>:<seconds>`: one rank takes longer for the forward pass of its first layer."""
+
+    def __init__(self, rank: int, target: str, seconds: str) -> None:
+        self._is_target, self._seconds = rank == int(target), float(seconds)
+
+    def on_init_end(self, args: Any, state: Any, control: Any, model: Any = None, **others: Any) -> None:
+        """Slow the layer down from inside: the attention of the first one."""
+        if self._is_target:
+            module = next(module for name, module in model.named_modules() if name.endswith("self_attn"))
+            module.register_forward_pre_hook(lambda module, arguments: time.sleep(self._seconds))
+
+
 class Explode(TrainerCallback):
     """`explode:<step>`: makes the trained weights a hundred times as large after a step, before its checkpoint is written."""
 
@@ -79,6 +92,7 @@ class ClockJump(TrainerCallback):
 
 FAULTS: Final[dict[str, Callable[..., TrainerCallback]]] = {
     "stuck": Stuck,
+    "slow": Slow,
     "explode": Explode,
     "disk": SmallDisk,
     "clock": ClockJump,

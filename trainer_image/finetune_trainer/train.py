@@ -29,7 +29,7 @@ from finetune_trainer.limits import Limits
 from finetune_trainer.rank_files import RankError
 from finetune_trainer.stopping import Stop
 from finetune_trainer.storage import open_writable
-from finetune_trainer.telemetry import Telemetry
+from finetune_trainer.telemetry import Telemetry, node_name
 from finetune_trainer.watchdog import Watchdog
 
 
@@ -185,10 +185,13 @@ class _Rank:
         from finetune_trainer.divergence import LossGuard
         from finetune_trainer.job_trainer import JobContext, JobTrainer
         from finetune_trainer.modeling import lora_config, restore_float_masters
+        from finetune_trainer.own_time import OwnTime
         from finetune_trainer.phase_of_step import PhaseOfStep
         from finetune_trainer.step_boundary import SaveSchedule, StepBoundary
+        from finetune_trainer.stragglers import PeerWatch
 
         attempt, place, telemetry, workplace = self._attempt, self._place, self._telemetry, self._workplace
+        telemetry.know_nodes(self._collective.gather(node_name()))
         storage = open_writable(attempt.checkpoint_uri, self._limits.storage)
         with self._badput("resume"):
             found = find_checkpoint(
@@ -215,7 +218,7 @@ class _Rank:
         if step >= attempt.plan.total_steps:
             print(f"all {step} steps are done and saved already", flush=True)
             return
-        guard = LossGuard()
+        guard, own_time = LossGuard(), OwnTime()
         boundary = StepBoundary(
             schedule=SaveSchedule(parse_interval(attempt.spec.checkpoint.every), time.monotonic(), step),
             total_steps=attempt.plan.total_steps,
@@ -224,6 +227,8 @@ class _Rank:
             collective=self._collective,
             is_first=place.is_first,
             guard=guard,
+            own_time=own_time,
+            peers=PeerWatch(place.rank, place.world_size, telemetry.on_peers),
         )
         model, tokenizer = loaded
         promise = Promise(workplace.run, place.rank)
@@ -242,6 +247,7 @@ class _Rank:
                 self._stop,
                 watchdog,
                 guard,
+                own_time,
                 self._probes(found.manifest),
             ),
             model=model,

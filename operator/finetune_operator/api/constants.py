@@ -58,6 +58,8 @@ TERMINATION_LOG: Final = "/dev/termination-log"
 TERMINATION_LOG_VARIABLE: Final = "FINETUNE_TERMINATION_LOG"
 GRACE_PERIOD_VARIABLE: Final = "FINETUNE_GRACE_PERIOD_SECONDS"
 """In every pod: the seconds from SIGTERM to SIGKILL, `pod.terminationGracePeriodSeconds`; absent in local runs."""
+NODE_VARIABLE: Final = "FINETUNE_NODE"
+"""In every pod: the name of its node."""
 TOKEN_AUDIENCE: Final = GROUP
 TOKEN_DIRECTORY: Final = "/var/run/secrets/finetune-operator.dev"  # noqa: S105 - a path
 TOKEN_PATH: Final = f"{TOKEN_DIRECTORY}/token"

@@ -99,6 +99,7 @@ class Reason(StrEnum):
     NO_PROGRESS = "NoProgress"
     PROGRESSING = "Progressing"
     CHECKPOINT_REJECTED = "CheckpointRejected"
+    SLOW_RANK = "SlowRank"
     CLUSTER_REFUSED = "ClusterRefused"
     HEALTHY = "Healthy"
 
@@ -236,6 +237,10 @@ REASON_MEANINGS: Final = MappingProxyType(
         Reason.CHECKPOINT_REJECTED: ReasonMeaning(
             "a checkpoint was damaged or its upload cut off; an older one was used",
             "look at the bucket and its rules, unless it was cut off by a kill",
+        ),
+        Reason.SLOW_RANK: ReasonMeaning(
+            "one rank is slower than its peers, and all wait for it in every step",
+            "look at the node that the message names: a throttled GPU, a busy neighbour, a slow disk",
         ),
         Reason.CLUSTER_REFUSED: ReasonMeaning(
             "the API server refuses an object of the job", "read the message: quota, policy or a webhook"

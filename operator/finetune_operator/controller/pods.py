@@ -56,6 +56,7 @@ def pod_report(pod: Body, child: CachedChild) -> PodReport:
         unschedulable=scheduled.get("message", "") if scheduled.get("reason") == "Unschedulable" else "",
         waiting_reason=waiting.get("reason", ""),
         waiting_message=waiting.get("message", ""),
+        node=pod["spec"].get("nodeName", ""),
         running="running" in (container.get("state") or {}),
         exit_code=ended.get("exitCode"),
         # An evicted pod may have no container status left; the kubelet's word then stands on the pod itself.

@@ -76,6 +76,7 @@ class PodReport:
     waiting_reason: str = ""
     """Of the container: ImagePullBackOff, ErrImagePull, CreateContainerConfigError, …"""
     waiting_message: str = ""
+    node: str = ""
     running: bool = False
     exit_code: int | None = None
     container_reason: str = ""

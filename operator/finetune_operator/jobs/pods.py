@@ -13,6 +13,7 @@ from finetune_operator.api.constants import (
     GRACE_PERIOD_VARIABLE,
     MODEL_CACHE_DIRECTORY,
     MODEL_CACHE_VARIABLE,
+    NODE_VARIABLE,
     TERMINATION_LOG,
     TERMINATION_LOG_VARIABLE,
     TOKEN_AUDIENCE,
@@ -157,7 +158,8 @@ def _environment(spec: FineTuneJobSpec, shape: PodShape) -> list[Body]:
         GRACE_PERIOD_VARIABLE: str(spec.pod.termination_grace_period_seconds),
         **({MODEL_CACHE_VARIABLE: MODEL_CACHE_DIRECTORY} if shape.model_cache else {}),
     }
-    return [{"name": name, "value": value} for name, value in merged.items()]
+    node = {"name": NODE_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}
+    return [node, *({"name": name, "value": value} for name, value in merged.items() if name != NODE_VARIABLE)]
 
 
 def _token_volume() -> Body:

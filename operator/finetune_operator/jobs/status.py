@@ -6,12 +6,12 @@ from typing import Final
 
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.plan import GIB
-from finetune_operator.api.progress import METRIC_CHECKPOINTS_REJECTED
 from finetune_operator.api.reasons import REASON_MEANINGS, ConditionType, Reason
 from finetune_operator.api.status import Condition, FineTuneJobStatus, PlanStatus, ResultStatus
 from finetune_operator.jobs.attempts import Attempts
 from finetune_operator.jobs.conditions import Finding, merge, shortened
 from finetune_operator.jobs.decisions import JobEvent
+from finetune_operator.jobs.degraded import degraded
 from finetune_operator.jobs.observed import Observed
 from finetune_operator.jobs.stage import Stage
 from finetune_operator.jobs.time_accounts import accounted
@@ -50,7 +50,7 @@ def status_after(job: FineTuneJob, observed: Observed, attempts: Attempts, stage
     """Return the status that a stage makes of the stored one; `progress` is absent, it has another writer."""
     before, now = job.status, observed.now
     generation = job.metadata.generation
-    suspended, degraded = _suspended(job), _degraded(job)
+    suspended, worked_around = _suspended(job), degraded(job, observed)
     plan = stage.plan or before.plan
     account = accounted(job, observed, attempts)
     return FineTuneJobStatus(
@@ -59,7 +59,7 @@ def status_after(job: FineTuneJob, observed: Observed, attempts: Attempts, stage
         message=shortened(stage.message),
         start_time=before.start_time or (text_of(now) if stage.started else None),
         completion_time=before.completion_time or (text_of(now) if stage.ended else None),
-        conditions=merge(before.conditions, (suspended, degraded, *stage.findings), generation, now),
+        conditions=merge(before.conditions, (suspended, worked_around, *stage.findings), generation, now),
         inspection=stage.inspection or before.inspection,
         plan=_measured(plan, before.plan, observed) if plan else None,
         attempts=account.attempts.shown,
@@ -116,19 +116,6 @@ def _suspended(job: FineTuneJob) -> Finding:
     old = job.status.condition(ConditionType.SUSPENDED)
     resumed = old is not None and (old.status == "True" or old.reason is Reason.RESUMED)
     return Finding(ConditionType.SUSPENDED, "False", Reason.RESUMED if resumed else Reason.NOT_SUSPENDED)
-
-
-def _degraded(job: FineTuneJob) -> Finding:
-    metrics = job.status.progress.metrics if job.status.progress else []
-    rejected = next((metric.value for metric in metrics if metric.name == METRIC_CHECKPOINTS_REJECTED), "0")
-    old = job.status.condition(ConditionType.DEGRADED)
-    if rejected in ("0", "0.0", ""):
-        # Each attempt counts from 0: what an earlier one has found stays true of the job.
-        if old is not None and old.status == "True":
-            return Finding(old.type, old.status, old.reason, old.message)
-        return Finding(ConditionType.DEGRADED, "False", Reason.HEALTHY)
-    text = f"checkpoints that were damaged or cut off, and passed over for older ones: {rejected}; look at the bucket and its rules"
-    return Finding(ConditionType.DEGRADED, "True", Reason.CHECKPOINT_REJECTED, text)
 
 
 def _measured(plan: PlanStatus, before: PlanStatus | None, observed: Observed) -> PlanStatus:
