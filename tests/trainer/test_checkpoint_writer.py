@@ -114,7 +114,7 @@ def test_only_periodic_saves_wait_for_a_slow_upload(
     stop_at: int, uploading: list[int], saved: list[int], ranks: RankServer
 ) -> None:
     answers = ranks.call(
-        "finetune_trainer.testing_ranks:boundary_case", every="2steps", uploading=uploading, stop_at=stop_at
+        "finetune_trainer.testing_boundary:boundary_case", every="2steps", uploading=uploading, stop_at=stop_at
     )
 
     assert [step for step, is_saved in enumerate(answers, 1) if is_saved] == saved
@@ -125,7 +125,7 @@ def test_a_stopped_run_saves_once_more_when_its_grace_period_is_long_enough(
     seconds_left: float | None, saved: list[int], ranks: RankServer
 ) -> None:
     answers = ranks.call(
-        "finetune_trainer.testing_ranks:boundary_case",
+        "finetune_trainer.testing_boundary:boundary_case",
         every="2steps",
         uploading=[0, 0, 0, 0],
         stop_at=3,

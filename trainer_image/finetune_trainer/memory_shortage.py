@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.plan import Phase
 from finetune_operator.api.progress import MemoryShortage
 from finetune_trainer.measure import Memory
@@ -35,3 +36,14 @@ def shortage_of(error: BaseException, phase: Phase, memory: Memory, held_bytes: 
         requested_bytes=requested_bytes(str(error)),
         phase=phase,
     )
+
+
+def shortage_at(error: BaseException, code: ExitCode, phase: Phase | None) -> MemoryShortage | None:
+    """Return what this process knows after an error of that exit code in that phase; None where no GPU ran out of memory."""
+    if code is not ExitCode.GPU_OUT_OF_MEMORY or phase is None:
+        return None
+    import torch
+
+    from finetune_trainer.measure import device_memory, held_memory
+
+    return shortage_of(error, phase, device_memory(torch), held_memory(torch))

@@ -17,15 +17,15 @@ from finetune_operator.api.durations import parse_interval
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.manifest import Manifest
 from finetune_operator.api.plan import AttemptFile
-from finetune_operator.api.progress import MemoryShortage
 from finetune_operator.api.run_events import ResumeEvent
 from finetune_trainer.arguments import needs_cpu_backend, training_arguments
 from finetune_trainer.attempt import Place, Workplace, read_attempt
 from finetune_trainer.collective import Collective
-from finetune_trainer.failures import Failure, TrainerFailure, calls_of, failure_of
+from finetune_trainer.failures import TrainerFailure, calls_of, failure_of
 from finetune_trainer.hang_notice import Promise, leave_hung
 from finetune_trainer.inputs import check_inputs, fetch_model, go_offline
 from finetune_trainer.limits import Limits
+from finetune_trainer.memory_shortage import shortage_at
 from finetune_trainer.rank_files import RankError
 from finetune_trainer.stopping import Stop
 from finetune_trainer.storage import open_writable
@@ -72,7 +72,7 @@ def run_rank(plan_path: Path, *, observers: Sequence[Any] = (), limits: Limits |
                     reason=failure.reason,
                     message=failure.message,
                     step=telemetry.step if telemetry else None,
-                    memory_shortage=_shortage(error, failure, telemetry),
+                    memory_shortage=shortage_at(error, failure.exit_code, telemetry.phase if telemetry else None),
                 )
             )
         if not isinstance(error, TrainerFailure):
@@ -82,17 +82,6 @@ def run_rank(plan_path: Path, *, observers: Sequence[Any] = (), limits: Limits |
             telemetry.close()
         return int(failure.exit_code)
     return int(ExitCode.OK)
-
-
-def _shortage(error: BaseException, failure: Failure, telemetry: Telemetry | None) -> MemoryShortage | None:
-    if failure.exit_code is not ExitCode.GPU_OUT_OF_MEMORY or telemetry is None:
-        return None
-    import torch
-
-    from finetune_trainer.measure import device_memory, held_memory
-    from finetune_trainer.memory_shortage import shortage_of
-
-    return shortage_of(error, telemetry.phase, device_memory(torch), held_memory(torch))
 
 
 class _Rank:
