@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from finetune_trainer.failures import TrainerFailure
 from finetune_trainer.model_cache import CacheOutcome, ModelCache
 from finetune_trainer.model_files import local_model
 from finetune_trainer.shared_lock import LockTimes
+from finetune_trainer.storage_errors import StorageUnavailable
 from finetune_trainer.storage_interface import Stored
 from finetune_trainer.testing_hub import serve_hub
 from finetune_trainer.testing_store import SlowStore
@@ -41,6 +43,7 @@ class Use:
 
     def __init__(self, folder: Path, *, kernel: str = "node-a", now: Callable[[], float] = lambda: 1e9) -> None:
         self.outcomes: list[CacheOutcome] = []
+        self.folder = folder
         folder.mkdir(exist_ok=True)
         self.cache = ModelCache(folder, count=self.outcomes.append, times=FAST, kernel=kernel, now=now)
 
@@ -160,6 +163,39 @@ def test_a_model_that_is_larger_than_the_volume_is_not_begun(tmp_path: Path, sto
     with pytest.raises(TrainerFailure, match=r"the model cache is full \(.* GiB free, 1073741824.0 GiB are needed\)"):
         ModelCache(tmp_path / "cache", times=FAST).fetch(store, ModelVersion(store.uri, "", (huge,)))
     assert downloads(store) == []
+
+
+def break_off(store: SlowStore, use: Use) -> None:
+    """Fetch from a store that goes away at the last byte of the last file, when the others are complete."""
+    left = iter(range(sum(map(len, CONTENTS.values())) - 1))
+
+    def go_away() -> None:
+        if next(left, None) is None:
+            while len(list((use.folder / ".downloads").glob("*/.*.complete"))) < len(CONTENTS) - 1:
+                time.sleep(0.01)
+            raise StorageUnavailable("s3://bucket", "it answered HTTP 503", "it is tried again")
+
+    with pytest.raises(StorageUnavailable):
+        use.fetch(replace(store, before_byte=go_away))
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_an_interrupted_download_goes_on_with_the_files_that_are_complete_and_right(
+    damaged: bool, tmp_path: Path, store: SlowStore
+) -> None:
+    use = Use(tmp_path / "cache")
+    break_off(store, use)
+    (folder,) = (use.folder / ".downloads").iterdir()
+    complete = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    assert len(complete) == len(CONTENTS) - 1
+    before = downloads(store)
+    if damaged:
+        flip(complete[0])
+    assert use.fetch(store) == CONTENTS
+    missing = set(CONTENTS) - {path.name for path in complete}
+    again = {complete[0].name} if damaged else set()
+    assert downloads(store) == sorted([*before, *missing, *again])
+    assert list((use.folder / ".downloads").iterdir()) == []
 
 
 class BrokenVolume(SlowStore):

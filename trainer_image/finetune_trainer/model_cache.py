@@ -34,7 +34,9 @@ from finetune_trainer.cached_model import (
     remember_verified,
 )
 from finetune_trainer.failures import TrainerFailure
+from finetune_trainer.interrupted_download import note_complete, remove_notes, take_over, tidy
 from finetune_trainer.shared_lock import LockTimes, SharedLock, kernel_id
+from finetune_trainer.storage_errors import StorageUnavailable
 from finetune_trainer.storage_interface import Storage, StoredFile
 
 _GIB: Final = 2**30
@@ -108,22 +110,29 @@ class ModelCache:
                 return folder
 
     def _make(self, folder: Path, storage: Storage, version: ModelVersion, good: dict[str, FileEntry]) -> None:
-        """Make the model's folder out of the old one's good files and new downloads."""
+        """Make the model's folder out of the old one's good files, what interrupted downloads have left, and new downloads."""
         making = self._downloads(version)
-        for left in making.parent.glob(f"{version.key}-*"):  # of holders that were killed
-            shutil.rmtree(left, ignore_errors=True)
+        left = {folder: tidy(folder) for folder in making.parent.glob(f"{version.key}-*")}
         making.mkdir(parents=True)
-        missing = sum(file.size for file in version.files if file.name not in good)
-        _check_room(self._folder, missing)
+        there = set(good).union(*left.values())
+        _check_room(self._folder, sum(file.size for file in version.files if file.name not in there))
+        downloaded: list[FileEntry] = []
         started = time.monotonic()
 
         def obtain(file: StoredFile) -> FileEntry:
             path = making / file.name
             if (kept := good.get(file.name)) is not None and _linked(folder / file.name, path):
                 return kept
+            for remains, entries in left.items():
+                if (entry := entries.get(file.name)) is not None and take_over(remains, entry, path):
+                    note_complete(making, entry)
+                    return entry
             stored = storage.download(file.name, path)
             _flush(path)
-            return FileEntry(name=file.name, size=stored.size, sha256=stored.sha256)
+            entry = FileEntry(name=file.name, size=stored.size, sha256=stored.sha256)
+            note_complete(making, entry)
+            downloaded.append(entry)
+            return entry
 
         try:
             with ThreadPoolExecutor(PARALLEL_FILES, thread_name_prefix="model-cache") as pool:
@@ -135,15 +144,22 @@ class ModelCache:
                 created_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
                 files=entries,
             )
+            remove_notes(making)
             (making / CACHE_MANIFEST).write_text(manifest.model_dump_json(by_alias=True))
             for written in (making / CACHE_MANIFEST, making):
                 _flush(written)
             remember_verified(self._record(version), making, manifest, now=self._now)
             self._put_in_place(making, folder, version)
-        finally:
+        except StorageUnavailable:
+            raise  # the next try goes on from what is complete
+        except BaseException:
             shutil.rmtree(making, ignore_errors=True)
+            raise
+        for remains in left:
+            shutil.rmtree(remains, ignore_errors=True)
+        size = sum(entry.size for entry in downloaded)
         print(
-            f"the model was downloaded into the cache: {folder.name}, {missing} bytes in {time.monotonic() - started:.1f} s",
+            f"the model was downloaded into the cache: {folder.name}, {size} bytes in {time.monotonic() - started:.1f} s",
             flush=True,
         )
 
