@@ -69,3 +69,10 @@ def test_relative_files_are_found_from_where_the_user_stands(tmp_path: Path, goo
     assert spec.model.uri == f"file://{tmp_path}/models/tiny"
     assert spec.checkpoint.uri == "file:///scratch/checkpoints"
     assert spec.output.uri == "s3://models/support-bot"
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[2] / "examples").glob("*.yaml")), ids=lambda path: path.name
+)
+def test_every_example_is_a_job(path: Path) -> None:
+    assert read_job(str(path)).spec.output.uri

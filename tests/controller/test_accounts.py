@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.plan import GIB
 from finetune_operator.api.reasons import ConditionType, JobState, Reason
 from finetune_operator.api.status import AttemptStatus, Condition, FineTuneJobStatus, PlanStatus, ProgressStatus
-from finetune_operator.api.time_spent import TimeAccount
+from finetune_operator.api.time_spent import TimeAccount, TimeSpent
 from finetune_operator.controller.accounts import Accounts, finished_job
 from finetune_operator.controller.cache import JobKey
+from finetune_operator.controller.kube import JOBS
 from finetune_operator.controller.metrics import OperatorMetrics
 from finetune_operator.testing import finetune_job
+from finetune_operator.testing.operated_cluster import operating, operator_settings
 
 FAILED = AttemptStatus(number=1, result="Failed", reason=Reason.GPU_OUT_OF_MEMORY)
 RUNNING = AttemptStatus(number=1, result="Running")
@@ -86,3 +89,30 @@ def test_where_an_attempt_s_time_went_is_counted_once_and_by_accelerator() -> No
     assert sample(metrics, "lost_gpu_seconds_total", cause="load", accelerator="gpu") == 20
     assert sample(metrics, "waiting_seconds_total", cause="queue") == 5
     assert (sample(metrics, "recovery_seconds_count"), sample(metrics, "recovery_seconds_sum")) == (1, 42)
+
+
+async def test_an_operator_that_dies_after_the_end_of_an_attempt_counts_its_time_once(tmp_path: Path) -> None:
+    async with operating(operator_settings(tmp_path)) as cluster:
+        cluster.submit()
+        await cluster.clock.advance(1)
+        await cluster.inspected()
+        await cluster.running("tune-1")
+        await cluster.clock.advance(99)
+        spent = TimeSpent(lost={"load": 20.0}, productive=60.0)
+        await cluster.ended("tune-1", 1, reason=Reason.TRAINER_ERROR, time=spent)
+        account = cluster.job().status.time
+        assert account == TimeAccount(
+            productive_gpu_seconds=120,
+            lost_gpu_seconds={"load": 40, "other": 40},
+            waiting_seconds=account.waiting_seconds,
+        )
+        assert sample(cluster.metrics, "lost_gpu_seconds_total", cause="load", accelerator="cpu") == 40
+        await cluster.kill()
+        await cluster.start()
+        await cluster.clock.advance(120)
+        assert "tune-2" in cluster.api.names(JOBS)
+        assert cluster.job().status.time == account
+        assert sample(cluster.metrics, "lost_gpu_seconds_total", cause="load", accelerator="cpu") is None
+        cluster.api.forget_calls()
+        await cluster.clock.advance(600)
+        assert [call for call in cluster.api.writes() if call.kind == "FineTuneJob"] == []

@@ -11,6 +11,7 @@ from typing import Any, Final
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.progress import TerminationMessage
 from finetune_operator.api.reasons import Reason
+from finetune_operator.api.time_spent import TimeSpent
 from finetune_operator.controller.cache import Cache, JobKey
 from finetune_operator.controller.inspection_reports import store_inspection
 from finetune_operator.controller.kube import (
@@ -115,6 +116,7 @@ class OperatedCluster:
 
     async def running(self, name: str, attempt: int = 1) -> None:
         """Let both pods of an attempt run."""
+        now = text_of(self.clock.now())
         for index in range(2):
             self._pod(
                 name,
@@ -122,8 +124,8 @@ class OperatedCluster:
                 index,
                 {
                     "phase": "Running",
-                    "conditions": [{"type": "PodScheduled", "status": "True"}],
-                    "containerStatuses": [{"name": "trainer", "state": {"running": {}}}],
+                    "conditions": [{"type": "PodScheduled", "status": "True", "lastTransitionTime": now}],
+                    "containerStatuses": [{"name": "trainer", "state": {"running": {"startedAt": now}}}],
                 },
             )
         self.api.seed_status(JOBS, "team", name, {"active": 2, "ready": 2})
@@ -147,6 +149,7 @@ class OperatedCluster:
         result: str | None = None,
         said: str | None = None,
         peak: int | None = None,
+        time: TimeSpent | None = None,
     ) -> None:
         """Let a child Job's first pod end and with it the Job."""
         message = TerminationMessage(
@@ -156,8 +159,12 @@ class OperatedCluster:
             step=20,
             result_uri=result,
             peak_memory_bytes=peak,
+            time=time,
         )
+        before = (self.api.find(PODS, "team", f"{name}-0-abc") or {}).get("status", {})
+        ran: Body = next(({**found["state"].get("running", {})} for found in before.get("containerStatuses", ())), {})
         terminated = {
+            **ran,
             "exitCode": code,
             "reason": "Error" if code else "Completed",
             "finishedAt": text_of(self.clock.now()),
@@ -165,6 +172,7 @@ class OperatedCluster:
         }
         status = {
             "phase": "Failed" if code else "Succeeded",
+            "conditions": before.get("conditions", []),
             "containerStatuses": [{"name": "trainer", "state": {"terminated": terminated}}],
         }
         self._pod(name, attempt, 0, status, component)
