@@ -60,8 +60,19 @@ def load_base_model(attempt: AttemptFile, folder: Path, *, dtype: str | None = N
             trust_remote_code=attempt.spec.model.trust_remote_code,
             **arguments,
         )
+    name_backbone(model)
     model.config.use_cache = False
     return model
+
+
+def name_backbone(model: Any) -> None:
+    """Make `base_model` the part below the head where it is the model itself.
+
+    Llama 4's class for text names a prefix that it does not have (transformers 5.23), and TRL's fused head calls `base_model` for the last hidden
+    state.
+    """
+    if model.base_model is model and hasattr(model, "model"):
+        model.base_model_prefix = "model"
 
 
 def empty_base_model(attempt: AttemptFile, folder: Path) -> Any:
@@ -94,6 +105,7 @@ def empty_base_model(attempt: AttemptFile, folder: Path) -> Any:
         memory = torch.nn.Parameter(torch.empty_like(parameter, device="cpu"), requires_grad=parameter.requires_grad)
         setattr(model.get_submodule(module), last, memory)
     model.tie_weights()
+    name_backbone(model)
     model.config.use_cache = False
     return model
 

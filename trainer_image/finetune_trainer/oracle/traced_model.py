@@ -9,6 +9,7 @@ from typing import Any, Final
 import torch
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
+from finetune_trainer.modeling import name_backbone
 from finetune_trainer.oracle.chunked_head import DPO_OUTPUTS, SFT_OUTPUTS, add_chunked_head
 from finetune_trainer.oracle.quantised_linear import TracedLinear4bit, quantise_linears
 from finetune_trainer.oracle.setting import Precision, TracedLoss, TracedMethod, TracedObjective, TraceSetting
@@ -84,6 +85,7 @@ def build_model(config: Mapping[str, Any], setting: TraceSetting, *, is_referenc
 def _build_on_meta(loaded: Any, setting: TraceSetting, *, is_reference: bool) -> tuple[Any, Any]:
     """Return transformers' model, and what wraps it (itself, where nothing does)."""
     model = _auto_class(setting).from_config(loaded, dtype=_base_dtype(setting))
+    name_backbone(model)
     if setting.method is TracedMethod.QLORA:
         model.requires_grad_(False)
         quantise_linears(model, torch.bfloat16)
