@@ -64,6 +64,20 @@ def test_a_rank_that_wrote_an_error_is_not_judged_by_its_exit_status() -> None:
     assert found.exit_code is ExitCode.DIVERGED
 
 
+@pytest.mark.parametrize("code", [ExitCode.HANG, ExitCode.DISK_FULL])
+def test_a_rank_without_a_word_is_judged_by_a_code_of_ours(code: ExitCode) -> None:
+    found = cause_of([], [RankDeath(rank=2, time=10.0, status=int(code))])
+
+    assert (found.exit_code, found.reason, found.rank) == (code, meaning_of(code).reason, 2)
+
+
+def test_a_pod_that_waited_for_another_pods_rank_has_lost_a_peer() -> None:
+    code = ExitCode.PEER_LOST
+    found = cause_of([error(0, 1.0, code)], [RankDeath(rank=rank, time=9.0, status=int(code)) for rank in (0, 1)])
+
+    assert (found.exit_code, found.message) == (code, "why")
+
+
 def test_ranks_killed_after_the_pod_was_told_to_stop_are_no_new_cause() -> None:
     assert cause_of([], [killed(0, 10.0)], terminated=True).exit_code is ExitCode.TERMINATED
 

@@ -67,7 +67,15 @@ def test_a_rank_that_says_nothing_hangs() -> None:
 def test_no_rank_of_this_pod_is_named_when_all_wait_in_the_same_call(ranks: int, calls: int) -> None:
     found = verdict_of([notice(rank, calls) for rank in range(ranks)], [process(rank) for rank in range(ranks)])
 
-    assert found.rank is None
+    assert (found.rank, found.exit_code) == (None, ExitCode.HANG)
+
+
+def test_a_pod_whose_ranks_all_wait_leaves_it_to_other_pods_to_name_the_cause() -> None:
+    ranks = [process(0), process(1)]
+
+    assert verdict_of([notice(0, 7), notice(1, 7)], ranks, pods=2).exit_code is ExitCode.PEER_LOST
+    assert verdict_of([notice(0, 7), notice(1, 6)], ranks, pods=2).exit_code is ExitCode.HANG
+    assert verdict_of([notice(0, 7)], ranks, pods=2).exit_code is ExitCode.HANG
 
 
 def test_collective_calls_are_counted_over_all_groups() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from finetune_operator.api.exit_codes import ExitCode
+from finetune_operator.api.exit_codes import EXIT_MEANINGS, ExitCode, meaning_of
 from finetune_operator.api.progress import MemoryShortage
 from finetune_operator.api.reasons import Reason
 from finetune_trainer.rank_files import RankDeath, RankError
@@ -64,6 +64,9 @@ def _of_error(error: RankError) -> Cause:
 
 
 def _of_death(death: RankDeath, *, terminated: bool, host_out_of_memory: bool) -> Cause:
+    if death.status in EXIT_MEANINGS and death.status >= ExitCode.BAD_SPEC:
+        meaning = meaning_of(death.status)
+        return Cause(ExitCode(death.status), meaning.reason, f"rank {death.rank}: {meaning.meaning}", death.rank)
     if death.status >= 0:
         return Cause(
             ExitCode.BUG, Reason.TRAINER_ERROR, f"rank {death.rank} exited with {death.status} and no word", death.rank

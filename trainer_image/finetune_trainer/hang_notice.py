@@ -61,9 +61,9 @@ def leave_hung(
         HangNotice(rank=rank, time=noticed, step=step, seconds=seconds, collectives=collectives_begun(record))
     )
     deadline = time.monotonic() + verdict_seconds
-    while run.read_verdict() is None and time.monotonic() < deadline:
+    while (verdict := run.read_verdict()) is None and time.monotonic() < deadline:
         time.sleep(0.1)
-    if run.read_verdict() is None:
+    if verdict is None:
         run.write_error(
             RankError(
                 rank=rank,
@@ -74,7 +74,7 @@ def leave_hung(
                 step=step,
             )
         )
-    leave(int(ExitCode.HANG))
+    leave(int(verdict.exit_code if verdict else ExitCode.HANG))
 
 
 def flight_record() -> dict[str, Any]:

@@ -21,8 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from finetune_operator.api.exit_codes import ExitCode
-from finetune_operator.api.reasons import Reason
+from finetune_operator.api.exit_codes import ExitCode, meaning_of
 from finetune_trainer.rank_files import HangNotice, HangVerdict, RankError, RunDirectory
 
 LOOK_SECONDS: Final = 1.0
@@ -60,11 +59,12 @@ class Process:
         return self.state[:1] in ("T", "t")
 
 
-def verdict_of(notices: Sequence[HangNotice], processes: Sequence[Process]) -> HangVerdict:
+def verdict_of(notices: Sequence[HangNotice], processes: Sequence[Process], pods: int = 1) -> HangVerdict:
     """Return which rank of a pod hangs, pure: from what ranks have said and what their processes look like.
 
     A rank that said nothing hangs. When all have spoken, it is the one that has begun fewer collective calls than another: its peers wait for
-    it. When all have begun the same, none is named: they wait in one call, for a rank of another pod or for the network.
+    it. When all have begun the same, none is named: they wait in one call, for the network or, where there are other `pods`, for one of their
+    ranks. Then this pod has only lost a peer, and the operator takes what another one names as the cause.
     """
     spoken = {notice.rank: notice for notice in notices}
     first = min(notices, key=lambda notice: notice.time, default=None)
@@ -84,7 +84,8 @@ def verdict_of(notices: Sequence[HangNotice], processes: Sequence[Process]) -> H
     counts = {notice.collectives for notice in notices}
     if len(counts) == 1:
         said = f"{waited}, and every rank of this pod waits in the same collective call; the stacks show where"
-        return HangVerdict(rank=None, step=step, message=said)
+        code = ExitCode.HANG if pods == 1 else ExitCode.PEER_LOST
+        return HangVerdict(rank=None, step=step, message=said, exit_code=code)
     behind = min(notices, key=lambda notice: (notice.collectives, notice.rank))
     return HangVerdict(
         rank=behind.rank,
@@ -98,9 +99,14 @@ class HangWatch:
     """Watches one pod's ranks from a thread until the first verdict or `stop`."""
 
     def __init__(
-        self, run: RunDirectory, ranks: Callable[[], Sequence[tuple[int, int]]], patience: Patience | None = None
+        self,
+        run: RunDirectory,
+        ranks: Callable[[], Sequence[tuple[int, int]]],
+        patience: Patience | None = None,
+        *,
+        pods: int = 1,
     ) -> None:
-        self._run, self._ranks, self._patience = run, ranks, patience or Patience()
+        self._run, self._ranks, self._patience, self._pods = run, ranks, patience or Patience(), pods
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="hang-watch", daemon=True)
 
@@ -133,15 +139,15 @@ class HangWatch:
         processes = [look_at(rank, process) for rank, process in ranks]
         for process in processes:
             self._run.write_stacks(process.rank, stacks_of(process, self._patience.dump))
-        verdict = verdict_of(notices, processes)
+        verdict = verdict_of(notices, processes, self._pods)
         print(f"hang: {verdict.message}", flush=True)
         named = verdict.rank if verdict.rank is not None else min((rank for rank, _ in ranks), default=0)
         self._run.write_error(
             RankError(
                 rank=named,
                 time=min((notice.time for notice in notices), default=time.time()),
-                exit_code=ExitCode.HANG,
-                reason=Reason.HANG,
+                exit_code=verdict.exit_code,
+                reason=meaning_of(verdict.exit_code).reason,
                 message=verdict.message,
                 step=verdict.step,
             )

@@ -165,7 +165,9 @@ def _run_ranks(attempt: AttemptFile, plan_path: Path, place: Workplace, index: i
         ]
         process = subprocess.Popen(agent, env=environment, start_new_session=True, preexec_fn=_die_with_parent)
         copier = None
-    watch = HangWatch(place.run, lambda: [(state.rank, state.process) for state in place.run.states()]).start()
+    watch = HangWatch(
+        place.run, lambda: [(state.rank, state.process) for state in place.run.states()], pods=attempt.plan.pods
+    ).start()
     stop.watch(process, attempt.plan.processes_per_pod, lambda: [state.process for state in place.run.states()])
     status = process.wait()
     watch.stop()

@@ -88,13 +88,14 @@ class HangNotice(BaseModel):
 
 
 class HangVerdict(BaseModel):
-    """Which rank of this pod hangs; from then on every rank leaves."""
+    """Which rank of this pod hangs; from then on every rank leaves, with this code."""
 
     model_config = ConfigDict(frozen=True)
 
     rank: int | None
     step: int | None
     message: str
+    exit_code: ExitCode = ExitCode.HANG
 
 
 class Deaths(BaseModel):
