@@ -58,6 +58,9 @@ def test_small_changes_of_the_numbers_and_pods_that_are_not_looked_at_are_no_new
     world.pods = []
 
     assert report(world, **{**SLOW, "slow_rank": "0", "slow_rank_ratio": "2.0"}).message == first.message
+    elsewhere = report(world, **SLOW).message
+    assert elsewhere.startswith("rank 1 takes 1.9 times")
+    assert report(world, **{**SLOW, "slow_rank_share": "0.5"}).message == elsewhere
 
 
 def test_a_slow_rank_does_not_hide_a_damaged_checkpoint() -> None:

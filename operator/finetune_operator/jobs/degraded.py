@@ -63,7 +63,5 @@ def _slow_rank(job: FineTuneJob, observed: Observed, reported: dict[str, str]) -
         f"rank {rank}{place} takes {ratio:.1f} times as long as its peers, which wait for it in {share:.0%} of the time"
     )
     # Pods are looked at now and then: what was known of the place is not forgotten, and small changes of the numbers are no news.
-    known = f"rank {rank} (pod "
-    if old is not None and known in old.message and (not place or place in old.message):
-        return known + old.message.partition(known)[2]
-    return said
+    before = old.message.rpartition(_AND)[2] if old is not None else ""
+    return before if before.startswith(f"rank {rank} ") and (not place or place in before) else said
