@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from finetune_operator.api.compatibility import IMPOSSIBLE, Method, Strategy, impossibility
+from finetune_operator.api.compatibility import IMPOSSIBLE, Method, Strategy, impossibility, resume_obstacle
 from finetune_operator.api.durations import format_duration, parse_duration, parse_interval
 from finetune_operator.api.exit_codes import EXIT_MEANINGS, ExitCode, meaning_of
 from finetune_operator.api.progress import TERMINATION_MESSAGE_LIMIT_BYTES, TerminationMessage
@@ -28,6 +28,16 @@ def test_every_impossible_combination_says_why_and_what_to_do() -> None:
     assert all(row.why and row.remedy for row in IMPOSSIBLE)
     assert impossibility(Method.QLORA, Strategy.ZERO2, "gpu") in IMPOSSIBLE
     assert impossibility(Method.LORA, Strategy.FSDP, "cpu") is None
+
+
+def test_checkpoints_go_on_with_other_processes_or_strategies_where_their_losses_stay_the_same() -> None:
+    single, ddp, fsdp, zero2, zero3 = Strategy.SINGLE, Strategy.DDP, Strategy.FSDP, Strategy.ZERO2, Strategy.ZERO3
+    for before, after in ((single, fsdp), (fsdp, single), (ddp, fsdp), (zero2, zero2), (fsdp, fsdp)):
+        assert resume_obstacle(before, 2, after, 4) is None
+    assert resume_obstacle(zero3, 2, zero3, 2) is None
+    assert "other losses" in (resume_obstacle(zero3, 2, zero3, 4) or "")
+    assert "strategy ddp" in (resume_obstacle(ddp, 2, zero2, 2) or "")
+    assert "strategy zero2" in (resume_obstacle(zero2, 2, Strategy.ZERO1, 2) or "")
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10m", 600), ("24h", 86400), ("7d", 604800)])

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_trainer.attempt import Place
-from finetune_trainer.checkpoint_names import CheckpointFolder, Shelf, parse_folder, share, superfluous, unsuitable
+from finetune_trainer.checkpoint_names import CheckpointFolder, Shelf, parse_folder, share, superfluous
 
 folders = st.builds(CheckpointFolder, st.integers(0, 10**9), st.integers(1, 99), st.integers(1, 9))
 
@@ -78,15 +78,3 @@ def test_every_file_is_uploaded_exactly_once(pods: int, per_pod: int, data: st.D
     uploaded = [name for part in shares for name in part]
     assert sorted(uploaded) == sorted(set().union(*by_pod))
     assert all(set(part) <= by_pod[place.pod] for part, place in zip(shares, places, strict=True))
-
-
-def test_copies_can_change_their_number_and_deepspeeds_shards_cannot() -> None:
-    ddp, zero2 = {"strategy": "ddp", "world_size": 4}, {"strategy": "zero2", "world_size": 4}
-    zero3 = {"strategy": "zero3", "world_size": 2}
-
-    assert unsuitable(ddp, "single", 1) is None
-    assert unsuitable(zero2, "zero2", 4) is None
-    assert "4 processes" in (unsuitable(zero2, "zero2", 2) or "")
-    assert unsuitable(zero3, "zero3", 2) is None
-    assert "other losses" in (unsuitable(zero3, "zero3", 4) or "")
-    assert "strategy ddp" in (unsuitable(ddp, "fsdp", 4) or "")

@@ -1,7 +1,9 @@
-"""A run goes on with another number of processes: the same global batches in the same order, and random numbers that can be repeated."""
+"""A run goes on with other processes or another strategy: the same global batches in the same order, and random numbers that can be repeated."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +12,16 @@ import pytest
 from finetune_operator.api.compatibility import Strategy
 from finetune_operator.api.plan import Plan
 from finetune_trainer.rank_random import derived_seed
-from finetune_trainer.testing import tiny_plan
-from finetune_trainer.testing_ranks import RankServer
+from finetune_trainer.testing import arithmetic_rows, tiny_attempt, tiny_plan, write_rows
+from finetune_trainer.testing_ranks import CaseResult, RankServer
 
-FULL: dict[str, Any] = {"tuning": {"method": "full"}, "checkpoint": {"every": "2steps"}}
 DROPOUT: dict[str, Any] = {
     "tuning": {"method": "lora", "lora": {"rank": 8, "dropout": 0.1}},
     "checkpoint": {"every": "2steps"},
 }
 
 
-def plan_over(processes: int, strategy: Strategy, steps: int = 6) -> Plan:
+def plan_over(processes: int, strategy: Strategy, steps: int = 7) -> Plan:
     """A plan with a global batch of 8 sequences, however many processes share it."""
     return tiny_plan(strategy=strategy, processes=processes, micro_batch_size=8 // processes, total_steps=steps)
 
@@ -32,27 +33,73 @@ def test_ranks_steps_and_seeds_have_numbers_of_their_own() -> None:
     assert derived_seed(42, 100, 3) == derived_seed(42, 100, 3)
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, 4), (4, 2)])
-def test_a_sharded_run_goes_on_with_another_number_of_processes(
-    before: int, after: int, ranks: RankServer, make_attempt: Any, tmp_path: Path
+Run = Callable[..., CaseResult]
+
+
+@pytest.fixture(scope="module")
+def run_in(ranks: RankServer, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Runs a plan in a folder, on 36 rows: 5 steps of 8 are an epoch, and the last one is not full."""
+    data = write_rows(tmp_path_factory.mktemp("few") / "rows.jsonl", arithmetic_rows(36))
+
+    def run(folder: Path, name: str, method: str, plan: Plan, *probes: str, attempt: int = 1) -> CaseResult:
+        file = tiny_attempt(
+            tiny_model,
+            data,
+            folder / "out",
+            plan=plan,
+            attempt=attempt,
+            metrics_port=0,
+            training={"learningRate": 1e-2, "precision": "fp32"},
+            tuning={"method": method},
+            checkpoint={"every": "2steps"},
+        )
+        environment = {"FINETUNE_TEST_OUTPUT": str(folder / "out")}
+        return ranks.run(file, folder / name, probes=probes, environment=environment)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def losses_of_one_process(run_in: Run, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[int, float]]:
+    """What an undisturbed run has; all strategies and numbers of processes have these losses (test_ranks.py)."""
+
+    @cache
+    def losses(method: str) -> dict[int, float]:
+        return run_in(tmp_path_factory.mktemp(method), "run", method, plan_over(1, Strategy.SINGLE)).losses
+
+    return losses
+
+
+@pytest.mark.parametrize(
+    ("method", "before", "after"),
+    [
+        ("full", (Strategy.FSDP, 2), (Strategy.FSDP, 4)),
+        ("full", (Strategy.FSDP, 4), (Strategy.SINGLE, 1)),
+        ("full", (Strategy.SINGLE, 1), (Strategy.FSDP, 2)),
+        ("lora", (Strategy.FSDP, 2), (Strategy.DDP, 2)),
+        ("lora", (Strategy.DDP, 2), (Strategy.FSDP, 4)),
+        ("lora", (Strategy.ZERO2, 2), (Strategy.ZERO2, 4)),
+        ("full", (Strategy.ZERO1, 4), (Strategy.ZERO1, 2)),
+    ],
+)
+def test_a_run_goes_on_with_other_processes(
+    method: str,
+    before: tuple[Strategy, int],
+    after: tuple[Strategy, int],
+    run_in: Run,
+    tmp_path: Path,
+    losses_of_one_process: Callable[[str], dict[int, float]],
 ) -> None:
-    undisturbed = ranks.run(
-        make_attempt(plan_over(before, Strategy.FSDP), output="undisturbed", **FULL), tmp_path / "undisturbed"
-    )
-    killed = ranks.run(
-        make_attempt(plan_over(before, Strategy.FSDP), **FULL),
-        tmp_path / "killed",
-        probes=("KILL:0:5",),
-        environment={"FINETUNE_TEST_OUTPUT": str(tmp_path / "out")},
-    )
-    resumed = ranks.run(make_attempt(plan_over(after, Strategy.FSDP), attempt=2, **FULL), tmp_path / "resumed")
+    (first, few), (second, many) = before, after
+    killed = run_in(tmp_path, "killed", method, plan_over(few, first), "KILL:0:5")
+    resumed = run_in(tmp_path, "resumed", method, plan_over(many, second), attempt=2)
 
     assert -9 in killed.statuses
-    assert resumed.statuses == (0,) * after, resumed.log()
-    assert min(resumed.losses) > 2
+    assert resumed.statuses == (0,) * many, resumed.log()
+    assert 2 < min(resumed.losses) <= 5
+    undisturbed = losses_of_one_process(method)
     # Sums over other numbers of ranks are rounded otherwise.
-    after_resume = {step: undisturbed.losses[step] for step in resumed.losses}
-    assert resumed.losses == pytest.approx(after_resume, abs=1e-4)
+    assert resumed.losses == pytest.approx({step: undisturbed[step] for step in resumed.losses}, abs=1e-5)
 
 
 def test_ranks_that_are_new_have_random_numbers_that_can_be_repeated(

@@ -18,8 +18,11 @@ from finetune_operator.api.run_events import CheckpointEvent, ResumeEvent
 from finetune_trainer.testing import arithmetic_rows, tiny_attempt, tiny_plan, write_rows
 from finetune_trainer.testing_ranks import CaseResult, RankServer
 
-STEPS: Final = 8
+STEPS: Final = 11
 MID_STEP, MID_UPLOAD = "KILL-STEP:{victim}:8", "KILL-UPLOAD:{victim}:2"
+EVERY: Final = {MID_STEP: 4, MID_UPLOAD: 3}
+"""Who dies in step 10 goes on from step 8, in the middle of the second epoch (packed: of the third); who dies in the upload of step 6 goes on from
+step 3, in the middle of the first (packed: at the end of it)."""
 CASES: Final = [
     (strategy, packed, death)
     for index, strategy in enumerate((Strategy.SINGLE, Strategy.DDP, Strategy.FSDP, Strategy.ZERO2, Strategy.ZERO3))
@@ -36,7 +39,7 @@ def few_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def attempt_of(
-    strategy: Strategy, model: Path, data: Path, output: Path, *, packed: bool, number: int = 1
+    strategy: Strategy, model: Path, data: Path, output: Path, *, packed: bool, every: int, number: int = 1
 ) -> AttemptFile:
     processes = 1 if strategy is Strategy.SINGLE else 2
     plan = tiny_plan(
@@ -57,7 +60,7 @@ def attempt_of(
         metrics_port=0,
         training={"learningRate": 1e-2, "precision": "fp32"},
         tuning={"method": "lora", "lora": {"rank": 8, "dropout": 0.1}},
-        checkpoint={"every": "3steps"},
+        checkpoint={"every": f"{every}steps"},
     )
 
 
@@ -70,7 +73,7 @@ def test_a_killed_run_goes_on_with_the_same_losses_bit_for_bit(
     strategy: Strategy, packed: bool, death: str, ranks: RankServer, tiny_model: Path, few_rows: Path, tmp_path: Path
 ) -> None:
     def run(name: str, output: Path, *probes: str, number: int = 1) -> CaseResult:
-        attempt = attempt_of(strategy, tiny_model, few_rows, output, packed=packed, number=number)
+        attempt = attempt_of(strategy, tiny_model, few_rows, output, packed=packed, every=EVERY[death], number=number)
         environment = {"FINETUNE_TEST_OUTPUT": str(output)}
         return ranks.run(attempt, tmp_path / name, probes=probes, environment=environment)
 
@@ -83,6 +86,6 @@ def test_a_killed_run_goes_on_with_the_same_losses_bit_for_bit(
     assert undisturbed.probe("saves", 0) == {"tensors_on_disk": []}
     assert killed.statuses == ((-9,) if victim == 0 else (ExitCode.PEER_LOST, -9)), killed.log()
     (resume,) = (event.step for event in resumed.events if isinstance(event, ResumeEvent))
-    assert resume == committed(killed)[-1]
+    assert resume == committed(killed)[-1] == {MID_STEP: 8, MID_UPLOAD: 3}[death]
     assert resumed.losses == {step: undisturbed.losses[step] for step in range(resume + 1, STEPS + 1)}
     assert committed(resumed)[-1] == STEPS

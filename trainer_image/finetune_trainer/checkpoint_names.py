@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from finetune_operator.api.compatibility import SAME_WORLD_SIZE, Strategy
 from finetune_operator.api.constants import MANIFEST_FILE
 from finetune_trainer.attempt import Place
 
@@ -94,14 +93,3 @@ def share(names_by_rank: Sequence[tuple[int, Collection[str]]], place: Place) ->
             owner[name] = min(pod, owner.get(name, pod))
     own = sorted(name for name, pod in owner.items() if pod == place.pod)
     return tuple(own[place.local_rank :: place.local_world_size])
-
-
-def unsuitable(kind: Mapping[str, object], strategy: str, world_size: int) -> str | None:
-    """Return why a checkpoint cannot be resumed by this plan, None when it can."""
-    written_by, processes = kind["strategy"], kind["world_size"]
-    replicated = ("single", "ddp")
-    if written_by != strategy and not (written_by in replicated and strategy in replicated):
-        return f"it was written with strategy {written_by} and the plan has {strategy}"
-    if processes != world_size and (why := SAME_WORLD_SIZE.get(Strategy(strategy))):
-        return f"{strategy} wrote it with {processes} processes and the plan has {world_size}; {why}"
-    return None

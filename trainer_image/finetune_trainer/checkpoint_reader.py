@@ -11,13 +11,14 @@ from typing import Final
 
 from pydantic import ValidationError
 
+from finetune_operator.api.compatibility import Strategy, resume_obstacle
 from finetune_operator.api.constants import MANIFEST_FILE
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.manifest import FileEntry, Manifest
 from finetune_operator.api.plan import AttemptFile
 from finetune_operator.api.run_events import CheckpointEvent
 from finetune_trainer.attempt import Place
-from finetune_trainer.checkpoint_names import CheckpointFolder, Shelf, unsuitable
+from finetune_trainer.checkpoint_names import CheckpointFolder, Shelf
 from finetune_trainer.collective import Collective
 from finetune_trainer.failures import TrainerFailure
 from finetune_trainer.storage import ObjectStorage
@@ -129,7 +130,8 @@ def _fetch(
         another = foreign(manifest, attempt)
         if another is not None:
             return manifest, _Problem(another)
-        reason = unsuitable(manifest.model_dump(by_alias=False), attempt.plan.strategy, attempt.plan.processes)
+        plan = attempt.plan
+        reason = resume_obstacle(Strategy(manifest.strategy), manifest.world_size, plan.strategy, plan.processes)
         if reason is not None and wanted is None:
             if attempt.plan.replans:
                 text = f"{reason}, because a GPU ran out of memory: it starts afresh"

@@ -23,10 +23,18 @@ from finetune_trainer.capture import UNWANTED, Capture, HostCopies
 from finetune_trainer.checkpoint_writer import CheckpointWriter
 from finetune_trainer.collective import Collective
 from finetune_trainer.divergence import LossGuard
+from finetune_trainer.epoch_order import EpochBeginnings, EpochOrder
 from finetune_trainer.export import EXPORT_FOLDER, export_sharded
 from finetune_trainer.failures import TrainerFailure
 from finetune_trainer.full_disk import disk_failure
 from finetune_trainer.measure import device_memory
+from finetune_trainer.other_layout import (
+    is_sharded,
+    load_model_shards,
+    load_optimizer_shards,
+    load_whole_model,
+    load_whole_optimizer,
+)
 from finetune_trainer.own_time import OwnTime
 from finetune_trainer.packed_batches import PackedCollator, check_isolation, real_tokens
 from finetune_trainer.probe import probe_longest_batch
@@ -66,6 +74,9 @@ class JobTrainer(SFTTrainer):
         # would switch it off and average averages.
         self.model_accepts_loss_kwargs = True
         _keep_float_losses(self.accelerator)
+        plan, seed = context.attempt.plan, context.attempt.spec.training.seed
+        self._order = EpochOrder(len(self.train_dataset), plan.global_batch_size, seed)
+        self.add_callback(EpochBeginnings(self._order))
         self._packs = context.attempt.plan.packed
         if self._packs:
             self.data_collator: Any = PackedCollator(self.data_collator)
@@ -109,6 +120,25 @@ class JobTrainer(SFTTrainer):
             flush=True,
         )
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Load weights, also those that were saved with the other layout."""
+        checkpoint = Path(resume_from_checkpoint)
+        if is_sharded(checkpoint) == self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        elif self.is_fsdp_enabled:
+            load_whole_model(self.model, checkpoint)
+        else:
+            load_model_shards(self.model, checkpoint)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Load their states, also those that were saved with the other layout."""
+        if checkpoint is None or self.is_deepspeed_enabled or is_sharded(Path(checkpoint)) == self.is_fsdp_enabled:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        load = load_whole_optimizer if self.is_fsdp_enabled else load_optimizer_shards
+        load(self.model, self.optimizer.optimizer, Path(checkpoint))
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / "scheduler.pt", weights_only=True))
+
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """Give a rank without a state of its own (the checkpoint is of fewer processes) a derived one; transformers leaves it what it has."""
         place = self.context.place
@@ -118,6 +148,9 @@ class JobTrainer(SFTTrainer):
         step = self.state.global_step
         transformers.set_seed(derived_seed(self.context.attempt.spec.training.seed, step, place.rank))
         print(f"random numbers of rank {place.rank} are derived from seed, step {step} and rank", flush=True)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> EpochOrder:
+        return self._order
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
         """Measure how long the step waits for its batches (counting their tokens over all ranks is in it)."""

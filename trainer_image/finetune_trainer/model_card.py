@@ -100,7 +100,7 @@ def _settings(attempt: AttemptFile) -> list[tuple[str, object]]:
             "global batch",
             f"{plan.global_batch_size} ({plan.micro_batch_size} × {plan.gradient_accumulation} × {plan.processes} processes)",
         ),
-        ("longest sequence", f"{plan.max_length} tokens"),
+        ("longest sequence", f"{plan.max_length} tokens{', rows packed' if plan.packed else ''}"),
         ("learning rate", f"{spec.learning_rate:g}, {training.schedule}, warm-up {training.warmup:g}"),
         ("weight decay", f"{training.weight_decay:g}"),
         ("precision", training.precision),

@@ -112,13 +112,14 @@ def digests_of_files(folder: Path, dtype: str) -> dict[str, str]:
     return {name: _digest([tensor.to(getattr(torch, dtype))]) for name, tensor in weights.items()}
 
 
-def wait_for_commit() -> None:
-    """Wait until the run has committed a checkpoint, for three seconds at most."""
+def wait_for_commit(step: str = "*") -> bool:
+    """Return whether the run has committed a checkpoint; wait for it for three seconds at most."""
     deadline = time.monotonic() + 3
     while time.monotonic() < deadline:
-        if list(Path(os.environ["FINETUNE_TEST_OUTPUT"]).glob(f"checkpoints/*/*/*/{MANIFEST_FILE}")):
-            return
+        if list(Path(os.environ["FINETUNE_TEST_OUTPUT"]).glob(f"checkpoints/*/{step}/*/{MANIFEST_FILE}")):
+            return True
         time.sleep(0.02)
+    return False
 
 
 class Signal(TrainerCallback):
@@ -139,16 +140,15 @@ class Signal(TrainerCallback):
 
 
 class MidStep(TrainerCallback):
-    """`KILL-STEP:<rank>:<step>`: ends a rank between the micro-batches of a step, after an earlier checkpoint was committed."""
+    """`KILL-STEP:<rank>:<checkpoint>`: ends a rank between micro-batches of the first step in which that checkpoint is committed."""
 
-    def __init__(self, rank: int, target: str, step: str) -> None:
+    def __init__(self, rank: int, target: str, checkpoint: str) -> None:
         self._is_target = rank == int(target)
-        self._step = int(step)
+        self._checkpoint = int(checkpoint)
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        """Die with gradients that no optimizer has seen."""
-        if self._is_target and state.global_step + 1 == self._step:
-            wait_for_commit()
+        """Die with gradients that no optimizer has seen. A checkpoint is committed at the end of the next step at the earliest."""
+        if self._is_target and state.global_step > self._checkpoint and wait_for_commit(f"step-{self._checkpoint:08d}"):
             os.kill(os.getpid(), signal.SIGKILL)
 
 

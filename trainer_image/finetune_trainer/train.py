@@ -174,6 +174,7 @@ class _Rank:
         from finetune_trainer.divergence import LossGuard
         from finetune_trainer.job_trainer import JobContext, JobTrainer
         from finetune_trainer.modeling import lora_config, restore_float_masters
+        from finetune_trainer.other_layout import load_zero_of_others
         from finetune_trainer.own_time import OwnTime
         from finetune_trainer.phase_of_step import PhaseOfStep
         from finetune_trainer.step_boundary import SaveSchedule, StepBoundary
@@ -186,6 +187,7 @@ class _Rank:
             found = find_checkpoint(
                 attempt, place, storage, self._collective, workplace.resume, on_rejected=telemetry.on_rejected
             )
+            load_zero_of_others(found.manifest, attempt.plan, place, self._collective, workplace.resume, config)
         step = found.manifest.step if found.manifest else 0
         if found.folder is not None:
             telemetry.on_resume(
@@ -273,10 +275,8 @@ class _Rank:
                 f"stopped from outside after step {stopped_at}, without the time to save it; it goes on from the checkpoint before",
             )
         if stopped_at is not None:
-            raise TrainerFailure(
-                ExitCode.TERMINATED,
-                f"stopped from outside after step {stopped_at}, which was saved; it goes on from there",
-            )
+            said = f"stopped from outside after step {stopped_at}, which was saved; it goes on from there"
+            raise TrainerFailure(ExitCode.TERMINATED, said)
         self._telemetry.close(memory)
         # Ranks leave together: torchrun takes one that is gone early for a reason to stop the others.
         self._collective.barrier()

@@ -71,16 +71,23 @@ OFFLOADS: Final[Mapping[Strategy, tuple[Offload, ...]]] = MappingProxyType(
 """What each strategy can keep in host memory. torch knows one policy for FSDP2, which offloads all (CPUOffloadPolicy). One process and DDP have no
 such thing. NVMe is not offered: DeepSpeed's async_io needs libaio's headers and a compiler in the image, and a volume that outlives nothing else."""
 
-_SHARDED_BY_DEEPSPEED: Final = "DeepSpeed resumes its shards with as many processes as wrote them"
-SAME_WORLD_SIZE: Final[Mapping[Strategy, str]] = MappingProxyType(
-    {
-        Strategy.ZERO1: _SHARDED_BY_DEEPSPEED,
-        Strategy.ZERO2: _SHARDED_BY_DEEPSPEED,
-        Strategy.ZERO3: f"{_SHARDED_BY_DEEPSPEED}, and its universal checkpoint of ZeRO-3 goes on with other losses from the second step on",
-    }
-)
-"""The strategies whose checkpoints need as many processes as wrote them, each with the reason (deepspeed 0.19.8; ZeRO-3: loss of step 6 after a
-universal checkpoint of 2 processes 3.77576 with 1 process instead of 3.77530, and 3.4285 instead of 3.4197 with 2)."""
+RESUME_EACH_OTHER: Final = (Strategy.SINGLE, Strategy.DDP, Strategy.FSDP)
+"""Strategies whose checkpoints all of them go on from, with any number of processes."""
+ANY_WORLD_SIZE: Final = (*RESUME_EACH_OTHER, Strategy.ZERO1, Strategy.ZERO2)
+"""Strategies whose checkpoints another number of processes goes on from: ZeRO-1's and ZeRO-2's by DeepSpeed's universal checkpoint."""
+
+
+def resume_obstacle(written_by: Strategy, processes: int, strategy: Strategy, world_size: int) -> str | None:
+    """Return why a checkpoint of `processes` cannot be resumed by a plan over `world_size`, None when it can (deepspeed 0.19.8, torch 2.13)."""
+    if written_by is not strategy and not {written_by, strategy} <= set(RESUME_EACH_OTHER):
+        return f"it was written with strategy {written_by} and the plan has {strategy}; DeepSpeed's states are read by the same ZeRO stage alone"
+    if processes != world_size and strategy not in ANY_WORLD_SIZE:
+        # Loss of step 6 after a universal checkpoint of 2 processes: 3.77576 with 1 process instead of 3.77530, and 3.4285 instead of 3.4197 with 2.
+        return (
+            f"{strategy} wrote it with {processes} processes and the plan has {world_size}; DeepSpeed's universal checkpoint of ZeRO-3 goes on with "
+            "other losses from the second step on"
+        )
+    return None
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,9 @@ class PlanStatus(ReadModel):
     gradient_checkpointing: str = Field(description="none or full.")
     offload: str = Field("none", description="What lives in host memory between uses: none, optimizer or parameters.")
     total_steps: int = Field(description="Optimizer steps in all.")
+    packed_sequences: int | None = Field(
+        None, description="Sequences of an epoch, where training.packing joins rows; absent where it does not."
+    )
     trainable_parameters: int = Field(description="Elements that are trained.")
     expected_gib: str = Field(alias="expectedGiB", description="Expected peak memory per process, GiB.")
     upper_gib: str = Field(alias="upperGiB", description="Upper bound of it that the planner used, GiB.")

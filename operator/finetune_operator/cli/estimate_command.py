@@ -91,7 +91,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0,
         help="sequences per evaluation batch and process (default: 0, none)",
     )
-    parser.add_argument("--packing", action="store_true", help="rows are joined to full length: no padding mask")
+    parser.add_argument(
+        "--packing", action="store_true", help="rows are joined to full length and kept apart by a mask"
+    )
     parser.add_argument("--gpu", metavar="PRODUCT", help="compare with this type's memory, such as NVIDIA-L4")
     parser.add_argument(
         "-o", "--output", choices=("table", "json"), default="table", help="how it is printed (default: table)"
@@ -269,6 +271,7 @@ def _workload(options: argparse.Namespace, architecture: Architecture) -> Worklo
         optimizer=Optimizer(options.optimizer),
         attention=AttentionKernel(options.attention),
         packing=options.packing,
+        separates_rows=options.packing,
         goal=Goal(options.objective),
         offload=offload,
         evaluation_batch=options.evaluation_batch,

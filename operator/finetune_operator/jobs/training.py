@@ -161,6 +161,7 @@ def plan_status(plan: Plan) -> PlanStatus:
         gradient_checkpointing=plan.gradient_checkpointing.value,
         offload=plan.offload.value,
         total_steps=plan.total_steps,
+        packed_sequences=plan.sequences if plan.packed else None,
         trainable_parameters=plan.trainable_parameters,
         expected_gib=_gib(plan.memory.expected_bytes),
         upper_gib=_gib(plan.memory.upper_bytes),
