@@ -75,7 +75,7 @@ def test_of_four_processes_at_once_one_downloads(place: Path) -> None:
 
 
 def test_a_killed_download_is_seen_by_nobody_and_the_next_process_of_the_node_goes_on_at_once(place: Path) -> None:
-    with fetching(place, 1.0) as holder:
+    with fetching(place, 1000.0) as holder:
         wait_for_download(place)
         assert visible(place) == []
         with fetching(place, 0.0, "--stale", "1000") as waiting:
@@ -97,7 +97,7 @@ def test_on_another_node_a_living_holder_is_waited_for_and_a_dead_one_is_not(pla
         assert outcomes(holder) == ["misses"]
     (place / "source" / "config.json").write_bytes(b"{}")
     (place / "source" / "model.safetensors").write_bytes(bytes(100))  # another version
-    with fetching(place, 1.0, "--kernel", "a") as holder:
+    with fetching(place, 1000.0, "--kernel", "a") as holder:
         wait_for_download(place, 4)
         os.kill(holder.pid, signal.SIGKILL)
         holder.wait()
