@@ -83,6 +83,15 @@ def test_then_more_gpus_are_taken_as_far_as_the_job_allows() -> None:
     assert "resources.maxGPUs" in error.message
 
 
+def test_of_the_strategies_that_shard_the_one_that_reads_the_checkpoints_comes_first() -> None:
+    wish = {"gpus": 2, "microBatchSize": 1, "gradientCheckpointing": "full"}
+    job: dict[str, Any] = {"method": "lora", "lora": {"rank": 800}, "training": {"maxLength": 512}}
+    nodes = catalogue_inventory((H100,))
+    plan = first_plan({**wish, "strategy": "ddp"}, nodes, **job)
+    again = good(answer_after(RanOut(plan), wish, nodes, **job))
+    assert (plan.strategy, again.strategy) == (Strategy.DDP, Strategy.FSDP)
+
+
 def test_then_larger_gpus() -> None:
     both = catalogue_inventory((A10G, H100))
     wish = {"microBatchSize": 1, "gradientCheckpointing": "full", "gpus": 1}

@@ -2,9 +2,8 @@
 
 The formulas were wrong for this job by what was measured less what they said at most; that much is kept free on every GPU from then on. What
 changes is as little as helps, in the order of its price: compute activations again, smaller micro-batches, more sharding, more GPUs, other
-GPUs. The global batch stays, and with it the loss curve; what the user has set stays too. Changes of the strategy come late for another reason as
-well: a checkpoint is resumed only by the strategy that wrote it, so such a plan starts afresh. Offload to host memory is what the
-last step falls back on.
+GPUs. The global batch stays, and with it the loss curve; what the user has set stays too. Of other strategies those come first that go on from the
+checkpoints that are there (`resume_obstacle`); with the others the job starts afresh. Offload to host memory is what the last step falls back on.
 
 What was learned travels in the plan itself (`replans`, `keptFreeBytes`), so that neither status nor old attempts are needed for the next one.
 """
@@ -18,7 +17,7 @@ from typing import Any, Final
 
 from pydantic import JsonValue
 
-from finetune_operator.api.compatibility import Checkpointing, Strategy
+from finetune_operator.api.compatibility import Checkpointing, Strategy, resume_obstacle
 from finetune_operator.api.history import EMPTY_HISTORY, History
 from finetune_operator.api.inspection import InspectionReport
 from finetune_operator.api.plan import Phase, Plan, PlanError
@@ -210,7 +209,7 @@ def _steps(spec: FineTuneJobSpec, failed: Plan) -> Iterator[dict[str, Any]]:
         "strategy": wished.strategy,
     }
     if wished.strategy == "auto" and failed.strategy in _SHARDING:
-        for strategy in _SHARDING[_SHARDING.index(failed.strategy) + 1 :]:
+        for strategy in sorted(_SHARDING[_SHARDING.index(failed.strategy) + 1 :], key=partial(_starts_afresh, failed)):
             yield {**same, **free, "strategy": str(strategy)}
     if wished.gpus is None:
         most = wished.max_gpus or max(wished.min_gpus or 1, DEFAULT_MOST_GPUS)
@@ -218,6 +217,10 @@ def _steps(spec: FineTuneJobSpec, failed: Plan) -> Iterator[dict[str, Any]]:
             if failed.processes < count <= most:
                 yield {**same, **free, "gpus": count}
     yield {}
+
+
+def _starts_afresh(failed: Plan, strategy: Strategy) -> bool:
+    return resume_obstacle(failed.strategy, failed.processes, strategy, failed.processes) is not None
 
 
 def _situation(failed: RanOut) -> str:
