@@ -7,6 +7,8 @@
     s3_server      an S3 server that pods reach
     prometheus     a Prometheus that finds annotated pods of node_cluster
     helm           Helm 4 on node_cluster
+    team_cluster   node_cluster with the operator installed and a namespace of a team
+    undisturbed    the main job of the end-to-end tests, undisturbed, at its end
     namespace      a fresh namespace on node_cluster, deleted after the test
 
 Everything lies in build/test-cluster/run-PID, logs too. `make test-cluster` and the next run stop and delete what a run
@@ -26,6 +28,8 @@ from testbed.control_plane import ControlPlane
 from testbed.diagnosis import write_diagnosis
 from testbed.fake_nodes import add_fake_nodes
 from testbed.helm import Helm
+from testbed.installation import Inputs, image_values, install, make_inputs, upload
+from testbed.main_job import NAMESPACE, Story, main_manifest, watch_to_the_end
 from testbed.node import NodeCluster
 from testbed.operator_process import install_crd
 from testbed.prometheus import Prometheus
@@ -164,6 +168,33 @@ def images(node_cluster: NodeCluster) -> Images:
 def helm(node_cluster: NodeCluster) -> Helm:
     """Helm 4 on the node's cluster."""
     return Helm(node_cluster.kubeconfig, node_cluster.directory)
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Server) -> Inputs:
+    """Model and rows of the main job, in the bucket."""
+    made = make_inputs(tmp_path_factory.mktemp("inputs"))
+    upload(s3_server, made)
+    return made
+
+
+@pytest.fixture(scope="session")
+def team_cluster(
+    node_cluster: NodeCluster, images: Images, helm: Helm, s3_server: S3Server, prometheus: Prometheus, inputs: Inputs
+) -> Iterator[NodeCluster]:
+    """The node's cluster with the operator installed, and a namespace of a careful administrator for the jobs."""
+    install(helm, image_values(images.operator, images.inspect, images.trainer))
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    node_cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": labels}})
+    node_cluster.apply(s3_server.secret("s3-credentials", NAMESPACE))
+    yield node_cluster
+    node_cluster.kubectl("delete", "ftj", "--all", "--namespace", NAMESPACE)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(team_cluster: NodeCluster) -> Story:
+    """The main job, undisturbed: what every disturbed one is compared with."""
+    return watch_to_the_end(team_cluster, main_manifest())
 
 
 @pytest.fixture

@@ -1,60 +1,48 @@
 """The main job on a real cluster, asserted from outside, and what happens when something goes wrong in the middle of it.
 
-Every job here is examples/sft-lora.yaml: a tiny Llama learns real questions and answers in two pods (FSDP2 over gloo), seen through kubectl, the
-bucket and Prometheus alone.
+Every job here is examples/sft-lora.yaml with more steps: a tiny Llama learns real questions and answers in two pods (FSDP2 over gloo), seen
+through kubectl, the bucket, Prometheus and the run events alone.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from testbed.helm import Helm
-from testbed.installation import (
-    OPERATOR_NAMESPACE,
-    Inputs,
-    condition,
-    example,
-    image_values,
-    install,
-    kill_rank,
-    make_inputs,
-    upload,
+from testbed.faults import kill, rank_process
+from testbed.installation import OPERATOR_NAMESPACE, Inputs, condition
+from testbed.main_job import (
+    INTERVAL,
+    NAMESPACE,
+    STEPS,
+    Story,
+    adapter_digest,
+    again,
+    finish,
+    manifest_of,
+    pods_of,
+    submit,
+    suspend,
+    watch_to_the_end,
 )
-from testbed.main_job import NAMESPACE, adapter_digest, again, finish, manifest_of, reach_step, submit
 from testbed.node import NodeCluster
 from testbed.prometheus import Prometheus
+from testbed.run_watch import RunWatch
 from testbed.s3 import S3Server
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Server) -> Inputs:
-    made = make_inputs(tmp_path_factory.mktemp("inputs"))
-    upload(s3_server, made)
-    return made
+def cluster(team_cluster: NodeCluster) -> NodeCluster:
+    return team_cluster
 
 
 @pytest.fixture(scope="module")
-def cluster(
-    node_cluster: NodeCluster, images: Any, helm: Helm, s3_server: S3Server, prometheus: Prometheus, inputs: Inputs
-) -> Iterator[NodeCluster]:
-    """The node's cluster with the operator installed, and a namespace of a careful administrator for the jobs."""
-    install(helm, image_values(images.operator, images.inspect, images.trainer))
-    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-    node_cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": labels}})
-    node_cluster.apply(s3_server.secret("s3-credentials", NAMESPACE))
-    yield node_cluster
-    node_cluster.kubectl("delete", "ftj", "--all", "--namespace", NAMESPACE)
-
-
-@pytest.fixture(scope="module")
-def main_job(cluster: NodeCluster) -> dict[str, Any]:
+def main_job(undisturbed: Story) -> dict[str, Any]:
     """The main job, undisturbed, at its end."""
-    return finish(cluster, submit(cluster, example("sft-lora.yaml")))
+    return undisturbed.job
 
 
 def test_the_main_job_ends_with_a_verified_model(main_job: dict[str, Any], s3_server: S3Server) -> None:
@@ -118,7 +106,7 @@ def test_people_see_it_in_one_line(main_job: dict[str, Any], cluster: NodeCluste
     header, line = cluster.kubectl("get", "ftj", "word-problems", "--namespace", NAMESPACE).splitlines()
 
     assert header.split() == ["NAME", "STATE", "METHOD", "GPUS", "STEP", "LOSS", "ETA", "AGE"]
-    assert line.split()[:5] == ["word-problems", "Complete", "lora", "0", "40/40"]
+    assert line.split()[:5] == ["word-problems", "Complete", "lora", "0", f"{STEPS}/{STEPS}"]
     first = next(iter(prometheus.history('finetune_loss{job="word-problems", rank="0"}', 1200).values()))[0]
     assert float(line.split()[5]) < first
 
@@ -194,54 +182,50 @@ def test_a_bucket_that_refuses_is_named_and_tried_again(cluster: NodeCluster, s3
     cluster.kubectl("delete", "ftj", name, "--namespace", NAMESPACE)
 
 
-def test_a_killed_rank_costs_nothing_but_time(
-    main_job: dict[str, Any], cluster: NodeCluster, s3_server: S3Server
-) -> None:
-    name = submit(cluster, again("killed-rank"))
-    reach_step(cluster, name, 1)  # the first report; the next one comes 10 s later, when 40 steps may be over
-    pods = cluster.list(
-        "pods", NAMESPACE, "finetune-operator.dev/job=killed-rank,finetune-operator.dev/component=train"
-    )
-    kill_rank(cluster, NAMESPACE, sorted(pod["metadata"]["name"] for pod in pods)[1])
+def test_a_killed_rank_costs_nothing_but_time(undisturbed: Story, cluster: NodeCluster, s3_server: S3Server) -> None:
+    def disturb(watch: RunWatch) -> None:
+        watch.wait_for_step(attempt=1)
+        victim = rank_process(cluster, NAMESPACE, pods_of(cluster, "killed-rank", 1)[1])
+        watch.wait_for_checkpoint(attempt=1)
+        kill(victim)
 
-    job = finish(cluster, name)
+    story = watch_to_the_end(cluster, again("killed-rank"), disturb)
 
-    first, second = job["status"]["attempts"]
-    assert (first["result"], first["reason"], second["result"]) == ("Failed", "RankKilled", "Succeeded")
+    assert (story.ending(1), story.ending(2)) == (("Failed", "RankKilled", True), ("Succeeded", "", False))
+    assert 0 <= story.watch.steps_lost(2) <= INTERVAL
+    assert story.watch.losses() == undisturbed.watch.losses()
     assert adapter_digest(s3_server, "killed-rank") == adapter_digest(s3_server, "word-problems")
-    assert job["status"]["progress"]["loss"] == main_job["status"]["progress"]["loss"]
 
 
 def test_the_operator_may_die_and_the_job_be_suspended_in_mid_training(
-    main_job: dict[str, Any], cluster: NodeCluster, s3_server: S3Server
+    undisturbed: Story, cluster: NodeCluster, s3_server: S3Server
 ) -> None:
-    name = submit(cluster, again("interrupted"))
-    reach_step(cluster, name, 3)
-    cluster.kubectl("delete", "pods", "--all", "--namespace", OPERATOR_NAMESPACE, "--grace-period=0", "--force")
-    cluster.kubectl(
-        "patch", "ftj", name, "--namespace", NAMESPACE, "--type=merge", "-p", '{"spec":{"run":{"suspend":true}}}'
-    )
-    cluster.wait_for(
-        "ftj", name, lambda job: job["status"].get("state") == "Suspended", namespace=NAMESPACE, patience=180
-    )
-    cluster.wait_for(
-        "job", f"{name}-1", lambda job: not job.get("status", {}).get("active"), namespace=NAMESPACE, patience=180
-    )
-    saved = s3_server.client().list_objects_v2(Bucket="models", Prefix=f"{name}/checkpoints/")["Contents"]
-    assert [entry for entry in saved if entry["Key"].endswith("/manifest.json")], "the suspended pods saved on SIGTERM"
-    cluster.kubectl(
-        "patch", "ftj", name, "--namespace", NAMESPACE, "--type=merge", "-p", '{"spec":{"run":{"suspend":false}}}'
-    )
+    name = "interrupted"
 
-    job = finish(cluster, name)
+    def disturb(watch: RunWatch) -> None:
+        watch.wait_for_step(attempt=1)
+        cluster.kubectl("delete", "pods", "--all", "--namespace", OPERATOR_NAMESPACE, "--grace-period=0", "--force")
+        suspend(cluster, name, True)
+        cluster.wait_for(
+            "ftj", name, lambda job: job["status"].get("state") == "Suspended", namespace=NAMESPACE, patience=180
+        )
+        cluster.wait_for(
+            "job", f"{name}-1", lambda job: not job.get("status", {}).get("active"), namespace=NAMESPACE, patience=180
+        )
+        suspend(cluster, name, False)
 
-    assert [attempt["result"] for attempt in job["status"]["attempts"]] == ["Succeeded"]
+    story = watch_to_the_end(cluster, again(name), disturb)
+
+    assert [attempt["result"] for attempt in story.job["status"]["attempts"]] == ["Succeeded"]
+    assert story.watch.steps_lost(1) == 0, "the suspended pods save on SIGTERM"
+    assert any("is suspended; its pods save and stop" in message for message in story.watch.messages())
     jobs = [
         child["metadata"]["name"]
         for child in cluster.list("jobs", NAMESPACE)
         if child["metadata"]["name"].startswith(f"{name}-")
     ]
     assert sorted(jobs) in ([f"{name}-1", f"{name}-publish"], [f"{name}-1", f"{name}-inspect", f"{name}-publish"])
+    assert story.watch.losses() == undisturbed.watch.losses()
     assert adapter_digest(s3_server, name) == adapter_digest(s3_server, "word-problems")
 
 

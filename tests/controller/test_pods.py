@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -108,6 +109,12 @@ def test_other_last_words_are_passed_over(text: str) -> None:
 def test_an_out_of_memory_kill_is_told_by_the_kubelet_s_reason() -> None:
     report = ended(exitCode=137, reason="OOMKilled")
     assert (report.exit_code, report.container_reason) == (137, "OOMKilled")
+
+
+def test_when_a_deletion_was_asked_for_is_known_from_the_end_of_its_grace_period() -> None:
+    asked = report_of({"phase": "Running"}, deletionTimestamp="2026-01-01T12:02:00Z", deletionGracePeriodSeconds=120)
+    assert asked.deleted == datetime(2026, 1, 1, 12, tzinfo=UTC)
+    assert report_of({"phase": "Running"}).deleted is None
 
 
 def test_a_pod_that_kubernetes_took_away_says_so() -> None:

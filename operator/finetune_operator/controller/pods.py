@@ -61,6 +61,7 @@ def pod_report(pod: Body, child: CachedChild) -> PodReport:
         exit_code=ended.get("exitCode"),
         # An evicted pod may have no container status left; the kubelet's word then stands on the pod itself.
         container_reason=ended.get("reason") or (status.get("reason", "") if not ended else ""),
+        deleted="deletionTimestamp" in metadata,
         termination=_termination(ended.get("message", "")),
         finished=_moment(ended.get("finishedAt")),
         disrupted=(disruption.get("message") or "disrupted") if disruption.get("status") == "True" else "",

@@ -65,6 +65,9 @@ def _cause_of_end(pod: PodReport) -> Cause | None:
         return _told_by_kubelet(pod, Reason.HOST_OUT_OF_MEMORY, said, meaning_of(ExitCode.KILLED))
     if pod.termination is not None and pod.termination.exit_code == code:
         return cause_of_message(pod.termination)
+    if code == ExitCode.KILLED and pod.deleted is not None and (pod.finished or _LAST) >= pod.deleted:
+        said = "was deleted, and killed at the end of its grace period before it had saved"
+        return _told_by_kubelet(pod, Reason.TERMINATED, said, meaning_of(ExitCode.TERMINATED))
     if code == ExitCode.KILLED:
         return _told_by_kubelet(pod, Reason.RANK_KILLED, "was killed, and not for memory", meaning_of(ExitCode.KILLED))
     if code == SIGTERM_EXIT_CODE:
@@ -93,7 +96,8 @@ def cause_of_attempt(child: ChildJob, pods: tuple[PodReport, ...], now: datetime
     if condition is None:
         return None
     since = condition.last_transition_time
-    cause = _the_cause(first_cause(pods), _cause_in_condition(condition))
+    speak = any(f"/{pod.name} " in condition.message for pod in pods if cause_of_pod(pod) is not None)
+    cause = _the_cause(first_cause(pods), None if speak else _cause_in_condition(condition))
     # Failed comes when the last pod has ended: whatever has a word has said it by then.
     all_have_ended = cause is not None and child.has_condition("Failed")
     patience_is_over = since is None or all_have_ended or seconds_since(since, now) >= PATIENCE_SECONDS
@@ -124,7 +128,7 @@ def seconds_until_cause(child: ChildJob, now: datetime) -> float:
 
 
 def _the_cause(of_pods: Cause | None, of_condition: Cause | None) -> Cause | None:
-    """Return the cause: what pods say themselves, unless that is a symptom and the Job has seen more, of a pod that is gone."""
+    """Return the cause: what pods tell, unless that is a symptom and the Job has seen more, of a pod that is gone."""
     if of_pods is None or of_condition is None or of_pods.reason not in _SYMPTOMS:
         return of_pods or of_condition
     stopped = of_condition.reason is Reason.TERMINATED and of_pods.reason is Reason.PEER_LOST

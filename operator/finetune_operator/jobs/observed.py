@@ -81,6 +81,8 @@ class PodReport:
     exit_code: int | None = None
     container_reason: str = ""
     """The kubelet's word for the end: Completed, Error, OOMKilled, …"""
+    deleted: datetime | None = None
+    """When somebody asked for its deletion; its grace period runs from then on."""
     termination: TerminationMessage | None = None
     finished: datetime | None = None
     disrupted: str = ""

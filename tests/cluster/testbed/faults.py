@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 
 from testbed.node import NAME, NodeCluster
-from testbed.processes import TestbedError, until
+from testbed.processes import TestbedError, start_time, until
 
 _HOG = """
 import os, sys, time
@@ -40,24 +40,23 @@ def uncordon(cluster: NodeCluster) -> None:
     cluster.kubectl("uncordon", NAME)
 
 
-def kill_pods(cluster: NodeCluster, namespace: str, *pods: str) -> None:
-    """SIGKILL the first process of each pod's container; the kernel kills all others of its process namespace with it."""
-    for victim in [cluster.container_pid(pod, namespace) for pod in pods]:
-        os.kill(victim, signal.SIGKILL)
-
-
-def kill_rank(cluster: NodeCluster, namespace: str, pod: str) -> None:
-    """SIGKILL the training process of a pod, not its launcher, and return once it is gone."""
+def rank_process(cluster: NodeCluster, namespace: str, pod: str) -> int:
+    """The id, on this machine, of a pod's training process; its launcher and torchrun have others."""
     uid = next(p["metadata"]["uid"] for p in cluster.list("pods", namespace) if p["metadata"]["name"] == pod)
-    victims = [
-        pid for pid in _processes_of(uid) if "train" in _arguments(pid) and "finetune_trainer" in _arguments(pid)
-    ]
-    if not victims:
-        raise AssertionError(f"no training process in pod {pod}")
-    os.kill(victims[-1], signal.SIGKILL)
-    for _ in until(10, pause=0.1):
-        if not Path(f"/proc/{victims[-1]}/cmdline").exists():
+    found = [pid for pid in _processes_of(uid) if "train" in _arguments(pid) and "finetune_trainer" in _arguments(pid)]
+    if not found:
+        raise TestbedError(f"no training process in pod {pod}")
+    return found[-1]
+
+
+def kill(*processes: int) -> None:
+    """SIGKILL them, and return once they are gone. With the first process of a container the kernel kills all others in it."""
+    for process in processes:
+        os.kill(process, signal.SIGKILL)
+    for _ in until(10, pause=0.02):
+        if all(start_time(process) is None for process in processes):
             return
+    raise TestbedError(f"still there after 10 s: {processes}")
 
 
 def use_up_memory(cluster: NodeCluster, namespace: str, pod: str, limit: int) -> None:

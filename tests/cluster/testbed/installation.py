@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -15,8 +13,6 @@ from typing import Any
 import yaml
 
 from testbed.helm import Helm
-from testbed.node import NodeCluster
-from testbed.processes import until
 from testbed.s3 import S3Server
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -97,45 +93,6 @@ def condition(job: dict[str, Any], kind: str) -> dict[str, Any]:
 def ended(job: dict[str, Any]) -> bool:
     """Whether the job has come to its end; a wait for it fails early when the end is another one."""
     return job.get("status", {}).get("state") in TERMINAL_STATES
-
-
-def step_of(job: dict[str, Any]) -> int:
-    """The last step that the job reported."""
-    return int(job.get("status", {}).get("progress", {}).get("step") or 0)
-
-
-def kill_rank(cluster: NodeCluster, namespace: str, pod: str) -> None:
-    """SIGKILL the training process of a pod, not its launcher, and return once it is gone."""
-    uid = next(p["metadata"]["uid"] for p in cluster.list("pods", namespace) if p["metadata"]["name"] == pod)
-    victims = [
-        pid for pid in _processes_of(uid) if "train" in _arguments(pid) and "finetune_trainer" in _arguments(pid)
-    ]
-    if not victims:
-        raise AssertionError(f"no training process in pod {pod}")
-    os.kill(victims[-1], signal.SIGKILL)
-    for _ in until(10, pause=0.1):
-        if not Path(f"/proc/{victims[-1]}/cmdline").exists():
-            return
-
-
-def _processes_of(pod_uid: str) -> list[int]:
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                groups = (entry / "cgroup").read_text()
-            except OSError:  # ended meanwhile
-                continue
-            if pod_uid in groups or pod_uid.replace("-", "_") in groups:
-                found.append(int(entry.name))
-    return sorted(found)
-
-
-def _arguments(pid: int) -> list[str]:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-    except OSError:
-        return []
 
 
 def _python(script: str, *arguments: object) -> None:

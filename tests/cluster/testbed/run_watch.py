@@ -9,12 +9,19 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
 
 from finetune_operator.api.constants import WORK_DIRECTORY
-from finetune_operator.api.run_events import RUN_EVENT, RUN_EVENTS_VARIABLE, ResumeEvent, RunEvent, StepEvent
+from finetune_operator.api.run_events import (
+    RUN_EVENT,
+    RUN_EVENTS_VARIABLE,
+    CheckpointEvent,
+    ResumeEvent,
+    RunEvent,
+    StepEvent,
+)
 from testbed.node import KUBELET_STATE, NodeCluster
 from testbed.processes import TestbedError, until
 
@@ -23,6 +30,8 @@ EVENTS_ENVIRONMENT = [{"name": RUN_EVENTS_VARIABLE, "value": f"{WORK_DIRECTORY}/
 """For `spec.pod.env`: makes the trainer write its run events."""
 _PLACES = f"pods/*/volumes/kubernetes.io~empty-dir/work/{_FILE}"
 _PAUSE = 0.05
+PATIENCE = 420.0
+"""Seconds; a start takes 15 s on an idle machine."""
 
 
 @dataclass(frozen=True)
@@ -75,15 +84,13 @@ class RunWatch:
         """The steps that were made, of one attempt or of all, in the order of time."""
         return [s for s in list(self.events) if isinstance(s.what, StepEvent) and attempt in (None, s.what.attempt)]
 
-    def resumed_after(self, attempt: int) -> int:
-        """The step of the checkpoint that an attempt went on from; 0 without one. After a suspension the newest."""
-        found = [s.what.step for s in self.events if isinstance(s.what, ResumeEvent) and s.what.attempt == attempt]
-        return int(found[-1]) if found else 0
-
     def steps_lost(self, attempt: int) -> int:
-        """Steps that had been made before this attempt and were made again by it."""
-        before = [s.what.step for s in self.steps() if s.what.attempt < attempt]
-        return max(before, default=0) - self.resumed_after(attempt)
+        """Steps that had been made before this attempt, or before it was resumed last, and were made again."""
+        events = [seen.what for seen in list(self.events)]
+        resumed = [i for i, event in enumerate(events) if isinstance(event, ResumeEvent) and event.attempt == attempt]
+        if resumed:
+            return _last_step(events[: resumed[-1]]) - int(events[resumed[-1]].step)
+        return _last_step([event for event in events if event.attempt < attempt])
 
     def losses(self) -> dict[int, set[float]]:
         """Every loss that any attempt has computed of each step."""
@@ -96,16 +103,23 @@ class RunWatch:
         """What status.message has said, in order."""
         return [str(seen.what.get("message", "")) for seen in list(self.states)]
 
-    def wait_for_step(self, attempt: int, more: int = 2, patience: float = 420.0) -> int:
-        """Wait until an attempt has made so many steps of its own, and return the last one."""
-        for _ in until(patience, pause=_PAUSE):
-            if len(made := self.steps(attempt)) >= more:
-                return int(made[-1].what.step)
-            if self.states and (self.states[-1].what.get("state") in ("Complete", "Failed")):
-                raise TestbedError(f"{self.name} has ended: {self.messages()[-1]}")
-        raise TestbedError(
-            f"attempt {attempt} of {self.name} made no {more} steps in {patience:.0f} s: {self.messages()[-3:]}"
+    def wait_for_step(self, attempt: int, more: int = 2) -> None:
+        """Wait until an attempt has made so many steps of its own."""
+        self._wait(f"attempt {attempt} to make {more} steps", lambda: len(self.steps(attempt)) >= more)
+
+    def wait_for_checkpoint(self, attempt: int) -> None:
+        """Wait until an attempt has committed a checkpoint, and return at once: the next one is an interval away."""
+        self._wait(
+            f"a checkpoint of attempt {attempt}", lambda: any(_is_checkpoint(s.what, attempt) for s in self.events)
         )
+
+    def _wait(self, what: str, reached: Callable[[], bool]) -> None:
+        for _ in until(PATIENCE, pause=_PAUSE):
+            if reached():
+                return
+            if self.states and self.states[-1].what.get("state") in ("Complete", "Failed"):
+                raise TestbedError(f"{self.name} has ended before {what}: {self.messages()[-1]}")
+        raise TestbedError(f"{self.name}: no {what} within {PATIENCE:.0f} s: {self.messages()[-3:]}")
 
     def _read_events(self) -> None:
         files: list[IO[str]] = []
@@ -134,3 +148,11 @@ def _whole_lines(file: IO[str]) -> Iterator[RunEvent]:
             file.seek(place)
             return
         yield RUN_EVENT.validate_json(line)
+
+
+def _last_step(events: Sequence[Any]) -> int:
+    return max((event.step for event in events if isinstance(event, StepEvent)), default=0)
+
+
+def _is_checkpoint(event: Any, attempt: int) -> bool:
+    return isinstance(event, CheckpointEvent) and event.verified and event.attempt == attempt

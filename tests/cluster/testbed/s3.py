@@ -7,7 +7,11 @@ keeps every acknowledged object through a `kill -9`, and its objects are plain f
 from __future__ import annotations
 
 import json
+import os
 import secrets
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +22,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from testbed import tools
 from testbed.control_plane import NODE_ADDRESS
-from testbed.processes import Processes, run
+from testbed.processes import Processes, TestbedError, run
 
 PROGRAM = "9-versitygw"
 PORT = 9100
@@ -84,6 +88,18 @@ class S3Server:
     def kill(self) -> None:
         """End the server as a crash would; `start` brings it back with everything it had acknowledged."""
         self.processes.kill(PROGRAM)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Hold the server's process: connections are accepted by the kernel, and nobody answers."""
+        process = self.processes.pid(PROGRAM)
+        if process is None:
+            raise TestbedError(f"{PROGRAM} does not run")
+        os.kill(process, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(process, signal.SIGCONT)
 
     def client(self, keys: Keys | None = None) -> Any:
         """A boto3 client, with every right unless other keys are given."""
