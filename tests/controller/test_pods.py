@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -111,10 +110,9 @@ def test_an_out_of_memory_kill_is_told_by_the_kubelet_s_reason() -> None:
     assert (report.exit_code, report.container_reason) == (137, "OOMKilled")
 
 
-def test_when_a_deletion_was_asked_for_is_known_from_the_end_of_its_grace_period() -> None:
-    asked = report_of({"phase": "Running"}, deletionTimestamp="2026-01-01T12:02:00Z", deletionGracePeriodSeconds=120)
-    assert asked.deleted == datetime(2026, 1, 1, 12, tzinfo=UTC)
-    assert report_of({"phase": "Running"}).deleted is None
+def test_a_deletion_is_known_while_the_job_still_holds_the_pod() -> None:
+    assert report_of({"phase": "Failed"}, deletionTimestamp="2026-01-01T12:02:00Z").deleted
+    assert not report_of({"phase": "Failed"}).deleted
 
 
 def test_a_pod_that_kubernetes_took_away_says_so() -> None:

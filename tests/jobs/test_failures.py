@@ -59,12 +59,8 @@ CAUSES = {
         (Reason.STORAGE_UNAVAILABLE, 44, True),
     ),
     "a pod killed at the end of its grace period was stopped from outside": (
-        [ended_pod(137, silent=True, deleted=later(-15))],
+        [ended_pod(137, silent=True, deleted=True)],
         (Reason.TERMINATED, 137, False),
-    ),
-    "a pod that was killed before anybody deleted it is a killed rank": (
-        [ended_pod(137, silent=True, deleted=later(1))],
-        (Reason.RANK_KILLED, 137, True),
     ),
     "an unknown code is an error nobody foresaw": ([ended_pod(7, silent=True)], (Reason.TRAINER_ERROR, 7, True)),
     "a code that disagrees with the last words wins": (
@@ -169,7 +165,7 @@ def test_what_the_job_has_seen_of_a_pod_that_is_gone_counts_beside_the_symptoms_
 
 def test_a_pod_that_is_still_there_knows_better_than_the_job_what_its_code_means() -> None:
     world = running()
-    stopped = ended_pod(137, silent=True, deleted=later(-15))
+    stopped = ended_pod(137, silent=True, deleted=True)
     world.fail("tune-1", stopped, message=GONE.replace("tune-1-1-x", stopped.name))
     world.advance(10)
     world.settle()

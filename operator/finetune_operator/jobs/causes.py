@@ -65,7 +65,7 @@ def _cause_of_end(pod: PodReport) -> Cause | None:
         return _told_by_kubelet(pod, Reason.HOST_OUT_OF_MEMORY, said, meaning_of(ExitCode.KILLED))
     if pod.termination is not None and pod.termination.exit_code == code:
         return cause_of_message(pod.termination)
-    if code == ExitCode.KILLED and pod.deleted is not None and (pod.finished or _LAST) >= pod.deleted:
+    if code == ExitCode.KILLED and pod.deleted:
         said = "was deleted, and killed at the end of its grace period before it had saved"
         return _told_by_kubelet(pod, Reason.TERMINATED, said, meaning_of(ExitCode.TERMINATED))
     if code == ExitCode.KILLED:

@@ -81,8 +81,8 @@ class PodReport:
     exit_code: int | None = None
     container_reason: str = ""
     """The kubelet's word for the end: Completed, Error, OOMKilled, …"""
-    deleted: datetime | None = None
-    """When somebody asked for its deletion; its grace period runs from then on."""
+    deleted: bool = False
+    """Somebody has asked for its deletion. A Job's controller deletes running pods alone, so that it came before the pod's end."""
     termination: TerminationMessage | None = None
     finished: datetime | None = None
     disrupted: str = ""
