@@ -6,6 +6,7 @@ through that handle, so that nothing is lost when a pod is deleted.
 
 from __future__ import annotations
 
+import io
 import json
 import threading
 import time
@@ -131,13 +132,16 @@ class RunWatch:
             for file in files:
                 self.events.extend(Seen(time.time(), event) for event in _whole_lines(file))
             if last:
-                return
+                break
             time.sleep(_PAUSE)
+        for file in files:
+            file.close()
 
     def _read_states(self) -> None:
-        for line in self._kubectl.stdout or ():
-            if line.strip():
-                self.states.append(Seen(time.time(), json.loads(line)))
+        with self._kubectl.stdout or io.StringIO() as lines:
+            for line in lines:
+                if line.strip():
+                    self.states.append(Seen(time.time(), json.loads(line)))
 
 
 def _whole_lines(file: IO[str]) -> Iterator[RunEvent]:
