@@ -58,6 +58,11 @@ def test_a_rank_killed_by_the_kernel_ran_out_of_host_memory() -> None:
     assert (found.exit_code, found.reason) == (ExitCode.KILLED, Reason.HOST_OUT_OF_MEMORY)
 
 
+def test_ranks_whose_parent_was_killed_for_memory_too_left_no_word_and_have_the_same_cause() -> None:
+    assert cause_of([], host_out_of_memory=True).reason is Reason.HOST_OUT_OF_MEMORY
+    assert cause_of([]).reason is Reason.TRAINER_ERROR
+
+
 def test_a_rank_that_wrote_an_error_is_not_judged_by_its_exit_status() -> None:
     found = cause_of([error(0, 10.9, ExitCode.DIVERGED)], [RankDeath(rank=0, time=10.0, status=46)])
 

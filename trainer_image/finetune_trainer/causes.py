@@ -56,6 +56,12 @@ def first_cause(
             return min(group, key=lambda candidate: candidate[0])[1]
     if terminated:
         return Cause(ExitCode.TERMINATED, Reason.TERMINATED, "stopped from outside before a step was finished")
+    if host_out_of_memory:  # their parent was killed with them
+        return Cause(
+            ExitCode.KILLED,
+            Reason.HOST_OUT_OF_MEMORY,
+            "the kernel killed the ranks' parent because the memory was used up",
+        )
     return Cause(ExitCode.BUG, Reason.TRAINER_ERROR, "the ranks ended without a word; see the log")
 
 
