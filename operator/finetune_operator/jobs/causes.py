@@ -170,7 +170,9 @@ def _cause_in_condition(condition: ChildCondition) -> Cause | None:
     if found is None:
         return None
     code = int(found.group(1))
-    meaning = meaning_of(ExitCode.TERMINATED) if code == SIGTERM_EXIT_CODE else meaning_of(code)
-    # Without the pod nobody can say OOMKilled.
-    reason = Reason.RANK_KILLED if code == ExitCode.KILLED else meaning.reason
-    return Cause(reason, f"{condition.message}.", code, retry=meaning.retry, charged=meaning.charged)
+    if code in (ExitCode.KILLED, SIGTERM_EXIT_CODE):
+        # A failed pod stays until its Job goes: this one had been deleted before its end.
+        said = f"a pod was deleted, and killed at the end of its grace period before it had saved: {condition.message}."
+        return Cause(Reason.TERMINATED, said, code, retry=True, charged=False)
+    meaning = meaning_of(code)
+    return Cause(meaning.reason, f"{condition.message}.", code, retry=meaning.retry, charged=meaning.charged)
