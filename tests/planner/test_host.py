@@ -8,7 +8,7 @@ from finetune_operator.api.compatibility import Strategy
 from finetune_operator.api.plan import GIB
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import Cache
-from finetune_operator.planner.host import DISK_BASE_BYTES
+from finetune_operator.planner.host import DISK_BASE_BYTES, UPLOAD_BYTES
 from finetune_operator.planner.inventory import Inventory
 from finetune_operator.planner.testing import (
     H100,
@@ -119,3 +119,25 @@ def test_pods_that_share_a_gpu_node_share_its_memory() -> None:
     roomy, tight = (gpu_nodes(nodes=1, host_memory_bytes=count * one_pod) for count in (9, 4))
     good(plan_of(spec, Inventory(gpu_nodes=(roomy,))))
     assert "node memory" in bad(plan_of(spec, Inventory(gpu_nodes=(tight,)))).message
+
+
+def test_checkpoints_wait_in_memory_and_the_plan_says_how_much_that_takes() -> None:
+    job = {"resources": {"gpus": 8, "gpuProduct": [H100], "strategy": "fsdp"}}
+    plan = good(plan_of(spec_of(method="full", **job)))
+    checkpoint = 12 * plan.trainable_parameters
+    assert checkpoint < plan.resources.staging_bytes <= checkpoint + 8 * UPLOAD_BYTES
+    said = f"checkpoints: up to {plan.resources.staging_bytes / GIB:.1f} GiB of a pod's memory hold one while it is uploaded"
+    assert said in plan.reasons
+
+
+def test_checkpoints_wait_on_local_disk_where_the_nodes_have_too_little_memory_for_them() -> None:
+    job = {"resources": {"gpus": 8, "gpuProduct": [H100], "strategy": "fsdp"}}
+    roomy = good(plan_of(spec_of(method="full", **job)))
+    without = roomy.resources.memory_bytes - roomy.resources.staging_bytes
+    tight = gpu_nodes(H100, host_memory_bytes=round(1.25 * without))
+    plan = good(plan_of(spec_of(method="full", **job), Inventory(gpu_nodes=(tight,))))
+    assert plan.resources.staging_bytes == 0
+    assert plan.resources.memory_bytes <= without + 2**20
+    assert plan.resources.ephemeral_storage_bytes == roomy.resources.ephemeral_storage_bytes
+    assert any(said.startswith("checkpoints: on local disk") for said in plan.reasons)
+    assert plan.model_copy(update={"resources": roomy.resources, "reasons": roomy.reasons}) == roomy

@@ -213,8 +213,7 @@ class _Search:
         in_memory = self._resources_with(layout, split, stages_in_memory=True)
         if not isinstance(in_memory, _Obstacle):
             return in_memory
-        on_disk = self._resources_with(layout, split, stages_in_memory=False)
-        return in_memory if isinstance(on_disk, _Obstacle) else on_disk
+        return self._resources_with(layout, split, stages_in_memory=False)
 
     def _resources_with(self, layout: Layout, split: Split, *, stages_in_memory: bool) -> PodResources | _Obstacle:
         pool, sized, limits = layout.pool, self._estimates.of(split), self._task.limits
