@@ -6,12 +6,22 @@ import pytest
 
 from finetune_operator.api.reasons import ConditionType, JobState, Reason
 from finetune_operator.jobs.conditions import REASONS_OF
-from finetune_operator.jobs.reference import CONDITION_MEANINGS, STATE_MEANINGS, conditions_page, exit_codes_page, main
+from finetune_operator.jobs.reference import (
+    CONDITION_MEANINGS,
+    STATE_MEANINGS,
+    conditions_page,
+    exit_codes_page,
+    main,
+    strategies_page,
+)
 
 PAGES = Path(__file__).parents[2] / "docs" / "reference"
 
 
-@pytest.mark.parametrize(("name", "text"), [("conditions.md", conditions_page()), ("exit-codes.md", exit_codes_page())])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("conditions.md", conditions_page()), ("exit-codes.md", exit_codes_page()), ("strategies.md", strategies_page())],
+)
 def test_the_page_in_docs_is_what_the_tables_say(name: str, text: str) -> None:
     assert (PAGES / name).read_text() == text, "run: python -m finetune_operator.jobs.reference docs/reference"
 
@@ -28,7 +38,11 @@ def test_every_reason_is_on_the_page() -> None:
 
 def test_the_pages_are_written_into_the_folder_that_is_named(tmp_path: Path) -> None:
     assert main([str(tmp_path / "reference")]) == 0
-    assert sorted(path.name for path in (tmp_path / "reference").iterdir()) == ["conditions.md", "exit-codes.md"]
+    assert sorted(path.name for path in (tmp_path / "reference").iterdir()) == [
+        "conditions.md",
+        "exit-codes.md",
+        "strategies.md",
+    ]
 
 
 def test_without_a_folder_the_usage_is_told() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from finetune_operator.api.compatibility import Offload, Strategy
+from finetune_trainer.network import default_interface
 from finetune_trainer.rank_environment import rank_environment
 from finetune_trainer.rank_files import RunDirectory
 from finetune_trainer.testing import tiny_plan
@@ -23,6 +24,38 @@ def test_what_is_offloaded_is_pinned_without_being_rounded_up_and_gloo_is_beside
     found = rank_environment(plan, RUN, {})
     assert found["PYTORCH_ALLOC_CONF"] == "expandable_segments:True,pinned_max_round_threshold_mb:1"
     assert found["FSDP_OFFLOAD_PARAMS"] == found["ACCELERATE_USE_FSDP"] == "true"
+
+
+ROUTES = """Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT
+net1\t0000A8C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0
+net1\t00000000\t0100A8C0\t0003\t0\t0\t100\t00000000\t0\t0\t0
+eth0\t00000000\t0100000A\t0003\t0\t0\t0\t00000000\t0\t0\t0
+"""
+
+
+def test_pods_meet_over_the_interface_that_leads_out_of_them() -> None:
+    assert default_interface(ROUTES) == "eth0"
+    assert default_interface("") is None
+    two_pods = tiny_plan(strategy=Strategy.DDP, processes=2, pods=2)
+    found = rank_environment(two_pods, RUN, {}, interface="eth0")
+    assert (found["GLOO_SOCKET_IFNAME"], found["NCCL_SOCKET_IFNAME"]) == ("eth0", "=eth0")
+    one_pod = rank_environment(tiny_plan(strategy=Strategy.DDP, processes=2), RUN, {}, interface="eth0")
+    assert not any(name.endswith("_IFNAME") for name in one_pod)
+
+
+@pytest.mark.parametrize(
+    ("given", "gloo"),
+    [
+        ({"NCCL_SOCKET_IFNAME": "=net1"}, "net1"),
+        ({"NCCL_SOCKET_IFNAME": "eth", "GLOO_SOCKET_IFNAME": "net2"}, "net2"),
+        ({"NCCL_SOCKET_IFNAME": "^docker"}, "eth0"),
+    ],
+)
+def test_an_interface_that_the_user_names_stays(given: dict[str, str], gloo: str) -> None:
+    plan = tiny_plan(strategy=Strategy.DDP, processes=2, pods=2)
+    found = rank_environment(plan, RUN, given, interface="eth0")
+    assert found["NCCL_SOCKET_IFNAME"] == given["NCCL_SOCKET_IFNAME"]
+    assert found["GLOO_SOCKET_IFNAME"] == gloo
 
 
 @pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])

@@ -7,6 +7,7 @@ from typing import Any
 
 from finetune_operator.api.compatibility import ZERO_STAGES, Checkpointing, Method, Offload, Strategy
 from finetune_operator.api.plan import AttemptFile, Plan
+from finetune_trainer.network import COLLECTIVE_SECONDS
 
 
 def needs_cpu_backend(plan: Plan) -> bool:
@@ -51,7 +52,7 @@ def training_arguments(attempt: AttemptFile, staging: Path, *, loads_once: bool 
         "use_cpu": plan.accelerator == "cpu" and not needs_cpu_backend(plan),
         "dataloader_pin_memory": plan.accelerator == "gpu",
         "ddp_find_unused_parameters": False,
-        "ddp_timeout": 1800,
+        "ddp_timeout": COLLECTIVE_SECONDS,
     }
     if plan.strategy is Strategy.FSDP:
         arguments |= {"fsdp": True, "fsdp_config": _fsdp_settings(loads_once, plan.offload)}

@@ -30,6 +30,7 @@ from finetune_trainer.causes import Cause, first_cause
 from finetune_trainer.failures import TrainerFailure, calls_of, failure_of
 from finetune_trainer.hang_watch import HangWatch
 from finetune_trainer.kept_logs import aborted_for_a_peer, keep_logs
+from finetune_trainer.network import ROUTES, default_interface
 from finetune_trainer.rank_environment import rank_environment
 from finetune_trainer.rank_files import RankDeath
 
@@ -140,7 +141,9 @@ class _Stop:
 
 
 def _run_ranks(attempt: AttemptFile, plan_path: Path, place: Workplace, index: int, stop: _Stop) -> int:
-    environment = rank_environment(attempt.plan, place.run, os.environ)
+    environment = rank_environment(
+        attempt.plan, place.run, os.environ, interface=default_interface(ROUTES.read_text() if ROUTES.exists() else "")
+    )
     command = [sys.executable, "-m", "finetune_trainer"]
     train = ["train", "--plan", str(plan_path)]
     if attempt.plan.processes == 1:

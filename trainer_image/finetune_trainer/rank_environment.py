@@ -1,4 +1,4 @@
-"""The environment that a pod's ranks start with: threads, logs, and an allocator whose segments grow."""
+"""The environment that a pod's ranks start with: threads, logs, network, and an allocator whose segments grow."""
 
 from __future__ import annotations
 
@@ -8,16 +8,23 @@ from typing import Final
 
 from finetune_operator.api.compatibility import Offload, Strategy
 from finetune_operator.api.plan import Plan
+from finetune_trainer.network import network_environment
 from finetune_trainer.rank_files import RUN_DIRECTORY_VARIABLE, RunDirectory
 
 ALLOCATOR_VARIABLES: Final = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 """torch 2.9 renamed the variable and still reads the old one."""
 
 
-def rank_environment(plan: Plan, run: RunDirectory, inherited: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of a pod's ranks; what the user or the pod has set of threads and of the allocator stays."""
+def rank_environment(
+    plan: Plan, run: RunDirectory, inherited: Mapping[str, str], *, interface: str | None = None
+) -> dict[str, str]:
+    """Return the environment of a pod's ranks; what the user or the pod has set of threads, allocator and network stays.
+
+    `interface` leads out of the pod.
+    """
     environment = {
         **inherited,
+        **network_environment(plan, inherited, interface),
         RUN_DIRECTORY_VARIABLE: str(run.path),
         "PYTHONUNBUFFERED": "1",
         "TOKENIZERS_PARALLELISM": "false",

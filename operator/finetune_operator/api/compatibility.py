@@ -71,6 +71,30 @@ OFFLOADS: Final[Mapping[Strategy, tuple[Offload, ...]]] = MappingProxyType(
 """What each strategy can keep in host memory. torch knows one policy for FSDP2, which offloads all (CPUOffloadPolicy). One process and DDP have no
 such thing. NVMe is not offered: DeepSpeed's async_io needs libaio's headers and a compiler in the image, and a volume that outlives nothing else."""
 
+STRATEGY_MEANINGS: Final[Mapping[Strategy, str]] = MappingProxyType(
+    {
+        Strategy.SINGLE: "one process holds everything",
+        Strategy.DDP: "every process holds everything, and gradients are summed",
+        Strategy.FSDP: "FSDP2: weights, gradients and optimizer states are spread; weights are gathered layer by layer",
+        Strategy.ZERO1: "DeepSpeed: float32 masters and optimizer states are spread",
+        Strategy.ZERO2: "DeepSpeed: gradients as well, which are reduced in every micro-batch",
+        Strategy.ZERO3: "DeepSpeed: weights as well; they are gathered layer by layer",
+    }
+)
+
+NOT_OFFERED: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "context parallel": "accelerate 1.15 has it with FSDP2 (ParallelismConfig.cp_size), for fused attention without a padding mask and without "
+        "packing; torch 2.13's attention on CPUs has no sharding strategy for it, so that nothing here could prove its losses. Long rows: "
+        "gradient checkpointing, offload, or a shorter training.maxLength",
+        "tensor parallel": "transformers 5.23 trains with it and cannot resume: models that were sharded at load time have no checkpoints",
+        "sequence parallel (Ulysses)": "accelerate 1.15 needs DeepSpeed's attention, which was not brought to run here",
+        "offload to NVMe": "DeepSpeed compiles async_io at run time against libaio, which the image lacks; host memory instead (resources.offload)",
+        "8-bit and paged optimizers": "bitsandbytes 0.50 has no sharding strategy for its step, so that FSDP2 fails; AdamW in float32 is used",
+    }
+)
+"""What other programs do and this one does not, with the reason; measured or read with the versions that are named."""
+
 RESUME_EACH_OTHER: Final = (Strategy.SINGLE, Strategy.DDP, Strategy.FSDP)
 """Strategies whose checkpoints all of them go on from, with any number of processes."""
 ANY_WORLD_SIZE: Final = (*RESUME_EACH_OTHER, Strategy.ZERO1, Strategy.ZERO2)

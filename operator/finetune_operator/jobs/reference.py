@@ -1,6 +1,6 @@
 """The reference pages that are generated from the tables, so that they cannot lie.
 
-python -m finetune_operator.jobs.reference docs/reference     write conditions.md and exit-codes.md
+python -m finetune_operator.jobs.reference docs/reference     write conditions.md, exit-codes.md and strategies.md
 """
 
 from __future__ import annotations
@@ -10,6 +10,17 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
+from finetune_operator.api.compatibility import (
+    IMPOSSIBLE,
+    NOT_OFFERED,
+    OFFLOADS,
+    STRATEGY_MEANINGS,
+    ZERO_STAGES,
+    Method,
+    Strategy,
+    impossibility,
+    resume_obstacle,
+)
 from finetune_operator.api.exit_codes import EXIT_MEANINGS, ExitCode, ExitMeaning
 from finetune_operator.api.reasons import REASON_MEANINGS, ConditionType, JobState
 from finetune_operator.jobs.conditions import REASONS_OF
@@ -110,6 +121,56 @@ def exit_codes_page() -> str:
     )
 
 
+def strategies_page() -> str:
+    """Return docs/reference/strategies.md."""
+    methods = tuple(Method)
+    rows = (
+        (
+            f"`{strategy}`",
+            STRATEGY_MEANINGS[strategy],
+            ", ".join(f"`{method}`" for method in methods if impossibility(method, strategy, "gpu") is None),
+            ", ".join(f"`{offload}`" for offload in OFFLOADS.get(strategy, ())) or "nothing",
+            _resumed_by_another_number(strategy),
+        )
+        for strategy in Strategy
+    )
+    impossible = (
+        (f"`{row.method or 'any'}`", f"`{row.strategy or 'any'}`", row.accelerator or "any", row.why, row.remedy)
+        for row in IMPOSSIBLE
+    )
+    return "\n".join(
+        (
+            "# Strategies",
+            "",
+            _GENERATED,
+            "",
+            "How states are spread over processes (`resources.strategy`; `auto` lets the planner choose), and what can live in host memory",
+            "(`resources.offload`; `auto` only where nothing else fits, and with `qlora` nothing). API server, planner and trainer refuse by the",
+            "tables from which this page is made (`api/compatibility.py`). Every rank checks at its start that it is wrapped and sharded as planned.",
+            "",
+            *_table(
+                ("strategy", "what it does", "methods", "can offload", "resume with another number of processes"), rows
+            ),
+            "",
+            "## Combinations that do not work",
+            "",
+            *_table(("method", "strategy", "accelerator", "why", "instead"), impossible),
+            "",
+            "## Not offered",
+            "",
+            *_table(("what", "why"), NOT_OFFERED.items()),
+            "",
+        )
+    )
+
+
+def _resumed_by_another_number(strategy: Strategy) -> str:
+    obstacle = resume_obstacle(strategy, 2, strategy, 4)
+    if obstacle is not None:
+        return f"refused: {obstacle.partition('; ')[2]}"
+    return "by DeepSpeed's universal checkpoint" if strategy in ZERO_STAGES else "goes on"
+
+
 def _after(code: ExitCode, row: ExitMeaning) -> str:
     if code is ExitCode.OK:
         return "the next stage"
@@ -131,7 +192,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write both pages into the folder that is named."""
+    """Write the pages into the folder that is named."""
     if len(arguments) != 1:
         print("usage: python -m finetune_operator.jobs.reference FOLDER", file=sys.stderr)
         return 2
@@ -139,6 +200,7 @@ def main(arguments: Sequence[str]) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "conditions.md").write_text(conditions_page())
     (folder / "exit-codes.md").write_text(exit_codes_page())
+    (folder / "strategies.md").write_text(strategies_page())
     return 0
 
 
