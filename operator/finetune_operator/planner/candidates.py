@@ -23,8 +23,8 @@ MOST_TOKENS_PER_MICRO_BATCH: Final = 65_536
 """Larger micro-batches win no speed on any GPU of the catalogue; a single sequence may be longer."""
 
 SIMPLICITY: Final = (Strategy.SINGLE, Strategy.DDP, Strategy.FSDP, Strategy.ZERO1, Strategy.ZERO2, Strategy.ZERO3)
-"""From the simplest strategy on: among equally good plans the earlier one is taken. DeepSpeed's checkpoints do not go on with other numbers of
-processes, so that FSDP2 comes before it."""
+"""From the simplest strategy on: among equally good plans the earlier one is taken. FSDP2 comes before DeepSpeed, whose
+checkpoints no other strategy goes on from, and ZeRO-3's no other number of processes."""
 SHARDING_FIRST: Final = (
     Strategy.SINGLE,
     Strategy.FSDP,
