@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from accelerate.data_loader import SeedableRandomSampler
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,3 +31,12 @@ def test_the_same_step_is_in_the_same_epoch_after_a_resume(seed: int, step: int)
     assert list(whole) == list(resumed)
     resumed.begin(step + 13)
     assert list(whole) != list(resumed)
+
+
+@given(st.integers(1, 100), st.integers(1, 8), seeds, st.integers(0, 5))
+def test_the_order_is_that_of_a_plain_trl_script(sequences: int, batch: int, seed: int, epoch: int) -> None:
+    theirs = SeedableRandomSampler(range(sequences), data_seed=seed)
+    theirs.set_epoch(epoch)
+    ours = EpochOrder(sequences, batch, seed)
+    ours.begin(epoch * -(-sequences // batch))
+    assert list(ours)[:sequences] == list(theirs)

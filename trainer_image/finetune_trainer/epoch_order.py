@@ -1,7 +1,7 @@
 """In which order an epoch takes its sequences: decided by seed and epoch alone, whatever number of processes shares them.
 
-accelerate's samplers fill up the last batch of an epoch or not, depending on how a step is split, so that another split trains on other batches
-there; and what they shuffle by depends on how their wrappers pass the epoch on.
+accelerate 1.15 fills up the last batch of an epoch or not, depending on how a step is split, so that another split trains on other batches there.
+Else the order is that of its SeedableRandomSampler, and so that of a plain TRL script.
 """
 
 from __future__ import annotations
