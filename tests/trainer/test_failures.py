@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 from collections.abc import Callable
 
@@ -102,8 +103,19 @@ def test_only_libraries_that_see_nothing_but_numbers_are_quoted(file: str, told:
     assert ("mat1 and mat2" in calls_of(error)) is told
 
 
-def test_a_full_disk_is_told_in_the_systems_words() -> None:
-    assert failure_of(OSError(28, "SECRET", "SECRET")).message.startswith("OSError (No space left on device)")
+def test_a_full_disk_is_told_without_the_errors_own_words() -> None:
+    found = failure_of(OSError(errno.ENOSPC, "SECRET", "SECRET"))
+
+    assert found.exit_code is ExitCode.DISK_FULL
+    assert found.message.startswith("the pod's local disk is full")
+    assert "SECRET" not in found.message
+
+
+def test_an_error_of_the_system_is_told_in_the_systems_words() -> None:
+    found = failure_of(OSError(errno.EIO, "SECRET", "SECRET"))
+
+    assert found.message.startswith("OSError (Input/output error)")
+    assert "SECRET" not in found.message
 
 
 def test_the_calls_of_a_chain_of_errors_have_no_texts() -> None:
