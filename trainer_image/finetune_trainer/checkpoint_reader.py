@@ -107,8 +107,8 @@ def find_checkpoint(
     if damaged:
         raise TrainerFailure(
             ExitCode.CHECKPOINTS_UNUSABLE,
-            f"none of the job's checkpoints at {storage.uri} can be used ({'; '.join(damaged[:3])}), and nothing is written over them; restore "
-            "one, or delete that folder to start afresh, and make the job anew",
+            f"none of the job's checkpoints at {storage.uri} can be used ({'; '.join(damaged[:3])}), and nothing is written over them; "
+            "delete the job and create it anew, which starts afresh beside them",
         )
     return Found(None, None, tuple(rejected), start)
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import torch
 import transformers
+from peft import PeftModel
 from trl import SFTTrainer
 
 from finetune_operator.api.compatibility import SHARDED_STRATEGIES, Strategy
@@ -32,6 +33,7 @@ from finetune_trainer.other_layout import (
     is_sharded,
     load_model_shards,
     load_optimizer_shards,
+    load_saved_model,
     load_whole_model,
     load_whole_optimizer,
 )
@@ -123,12 +125,13 @@ class JobTrainer(SFTTrainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Load weights, also those that were saved with the other layout."""
         checkpoint = Path(resume_from_checkpoint)
-        if is_sharded(checkpoint) == self.is_fsdp_enabled:
+        if is_sharded(checkpoint) != self.is_fsdp_enabled:
+            load = load_whole_model if self.is_fsdp_enabled else load_model_shards
+            load(self.model, checkpoint)
+        elif self.is_fsdp_enabled or isinstance(self.model, PeftModel):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
-        elif self.is_fsdp_enabled:
-            load_whole_model(self.model, checkpoint)
         else:
-            load_model_shards(self.model, checkpoint)
+            load_saved_model(self.model, checkpoint)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Load their states, also those that were saved with the other layout."""

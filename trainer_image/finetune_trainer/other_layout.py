@@ -52,6 +52,22 @@ def load_optimizer_shards(model: Any, optimizer: Any, checkpoint: Path) -> None:
     set_optimizer_state_dict(model, optimizer, state)
 
 
+def load_saved_model(model: Any, checkpoint: Path) -> None:
+    """Load into a whole model what `save_pretrained` wrote of one.
+
+    transformers 5.23 saves some weights under other names than they have in memory (each expert's own matrices, as on the hub), and its Trainer's
+    own resume looks for those in memory and passes over what it does not find: a Mixtral went on with the experts it had started from.
+    """
+    saved, found = type(model).from_pretrained(checkpoint, dtype=model.dtype, output_loading_info=True)
+    wrong = sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
+    if wrong:
+        raise TrainerFailure(
+            ExitCode.BUG,
+            f"{len(wrong)} weights of the model are not in its checkpoint, or not in their shape, such as {wrong[0]}",
+        )
+    model.load_state_dict(saved.state_dict())
+
+
 def load_whole_model(model: Any, checkpoint: Path) -> None:
     """Load whole weights into an FSDP2 model: every rank reads them and keeps its shard."""
     from torch.distributed.tensor import distribute_tensor

@@ -52,11 +52,12 @@ def write_tiny_model(
     hidden: int = 64,
     layers: int = 2,
     ties: bool = False,
+    experts: int = 0,
 ) -> Path:
-    """Write a Llama of random weights (seed 0) and a byte-level tokenizer that was trained on the rows."""
+    """Write a Llama (with experts, a Mixtral) of random weights (seed 0) and a byte-level tokenizer that was trained on the rows."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import AutoModelForCausalLM, LlamaConfig, MixtralConfig, PreTrainedTokenizerFast
 
     words = Tokenizer(models.BPE())
     words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -75,7 +76,8 @@ def write_tiny_model(
         model_max_length=2048,
     )
     tokenizer.chat_template = CHAT_TEMPLATE
-    config = LlamaConfig(
+    kind, more = (MixtralConfig, {"num_local_experts": experts}) if experts else (LlamaConfig, {})
+    config = kind(
         vocab_size=len(tokenizer),
         hidden_size=hidden,
         intermediate_size=2 * hidden,
@@ -87,9 +89,10 @@ def write_tiny_model(
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         tie_word_embeddings=ties,
+        **more,
     )
     torch.manual_seed(0)
-    LlamaForCausalLM(config).save_pretrained(folder)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -217,7 +217,7 @@ REASON_MEANINGS: Final = MappingProxyType(
         Reason.TERMINATED: ReasonMeaning("the pod was stopped from outside", "nothing; it is tried again"),
         Reason.CHECKPOINTS_UNUSABLE: ReasonMeaning(
             "the job has checkpoints, and none of them verifies; nothing was overwritten",
-            "restore one in the bucket (finetune checkpoints verify URI), or delete their folder to start afresh; then make the job anew",
+            "look at what the bucket lost (finetune checkpoints verify URI); delete the job and create it anew, which starts afresh beside them",
         ),
         Reason.DISK_FULL: ReasonMeaning(
             "a pod's local disk is full; the checkpoints in the bucket are whole",
