@@ -51,3 +51,13 @@ def make_attempt(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> MakeAttem
         )
 
     return make
+
+
+@pytest.fixture
+def attempt(tmp_path: Path) -> AttemptFile:
+    """An attempt whose model has no weights, for what never loads it."""
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        (model / name).write_text("{}")
+    return tiny_attempt(model, write_rows(tmp_path / "rows.jsonl", arithmetic_rows(4)), tmp_path / "out")

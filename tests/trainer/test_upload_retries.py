@@ -17,7 +17,6 @@ from finetune_trainer.checkpoint_writer import CheckpointWriter
 from finetune_trainer.collective import Collective
 from finetune_trainer.failures import TrainerFailure
 from finetune_trainer.storage import AlreadyExists, StorageRefused, StorageUnavailable, open_writable
-from finetune_trainer.testing import arithmetic_rows, tiny_attempt, write_rows
 from finetune_trainer.upload_retries import UploadPatience, UploadRetries
 
 SHORT = UploadPatience(seconds=30.0, first_pause=0.01, longest_pause=0.02)
@@ -44,15 +43,6 @@ class Troubled:
         self._storage.put_small(name, data, create_only=create_only)
         if self._answers and self._answers.pop():
             raise StorageUnavailable(self._storage.uri, "connection reset", "it is tried again")
-
-
-@pytest.fixture
-def attempt(tmp_path: Path) -> AttemptFile:
-    model = tmp_path / "model"
-    model.mkdir()
-    for name in ("config.json", "model.safetensors", "tokenizer.json"):
-        (model / name).write_text("{}")
-    return tiny_attempt(model, write_rows(tmp_path / "rows.jsonl", arithmetic_rows(4)), tmp_path / "out")
 
 
 def writer_on(attempt: AttemptFile, failures: list[Exception], **settings: Any) -> CheckpointWriter:

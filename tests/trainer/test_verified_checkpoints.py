@@ -18,7 +18,6 @@ from finetune_trainer.checkpoint_writer import CheckpointWriter
 from finetune_trainer.collective import Collective
 from finetune_trainer.failures import TrainerFailure
 from finetune_trainer.storage import open_writable
-from finetune_trainer.testing import arithmetic_rows, tiny_attempt, write_rows
 
 ONLY = Place(0, 1, 0, 1)
 FILES = ("adapter_model.safetensors", "optimizer.pt")
@@ -66,15 +65,6 @@ DAMAGES = [
     (give_it_another_job, "belongs to another job"),
 ]
 WITHOUT_MANIFEST = [(remove_the_manifest, "the upload was cut off"), (cut_the_upload_off, "the upload was cut off")]
-
-
-@pytest.fixture
-def attempt(tmp_path: Path) -> AttemptFile:
-    model = tmp_path / "model"
-    model.mkdir()
-    for name in ("config.json", "model.safetensors", "tokenizer.json"):
-        (model / name).write_text("{}")
-    return tiny_attempt(model, write_rows(tmp_path / "rows.jsonl", arithmetic_rows(4)), tmp_path / "out")
 
 
 def save(attempt: AttemptFile, step: int, scratch: Path) -> Path:

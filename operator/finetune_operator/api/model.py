@@ -76,8 +76,10 @@ class SpecModel(ApiModel):
             return value
         if isinstance(value, str) or isinstance(value, bool) != (wanted is bool):
             said = "true or false" if wanted is bool else "a number"
+            quoted = isinstance(value, str) and re.fullmatch(r"true|false|[-+.\de]+", value.strip(), re.IGNORECASE)
             raise PydanticCustomError(
-                "json_type", f"must be of type {_JSON_TYPES[wanted]}: write {said}, without quotes"
+                "json_type",
+                f"must be of type {_JSON_TYPES[wanted]}: write {said}, without {'quotes' if quoted else 'words or units'}",
             )
         return value
 
