@@ -20,6 +20,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from finetune_operator.api.spec import Dataset
 from finetune_trainer.chat_template import ChatTemplate
+from finetune_trainer.file_formats.lines import read_lines
 from finetune_trainer.inspect.survey import Limits, survey_rows
 from finetune_trainer.rendering import read_rendered_rows
 from finetune_trainer.rows import read_rows
@@ -66,12 +67,12 @@ def main() -> None:
                 file.write(json.dumps({"messages": turns}) + "\n")
         storage = open_storage(f"file://{folder}")
         started = time.perf_counter()
-        _, rows = read_rows([(path.name, storage.stream(path.name))], dataset, has_chat_template=True)
+        _, rows = read_rows(read_lines(path.name, storage.stream(path.name)), dataset, has_chat_template=True)
         usable = sum(row.value is not None for row in rows)
         schema_seconds = time.perf_counter() - started
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         started, processor = time.perf_counter(), time.process_time()
-        _, rendered = read_rendered_rows([(path.name, storage.stream(path.name))], dataset, tokenizer)
+        _, rendered = read_rendered_rows(read_lines(path.name, storage.stream(path.name)), dataset, tokenizer)
         survey = survey_rows(rendered, tokenizer, Limits(2048, "all"))
         seconds, processor = time.perf_counter() - started, time.process_time() - processor
         result = {

@@ -8,6 +8,7 @@ import pytest
 
 from finetune_operator.api.spec import Dataset
 from finetune_trainer.chat_template import ChatTemplate, TemplateRefused
+from finetune_trainer.file_formats.lines import read_lines
 from finetune_trainer.inspect.survey import Limits, survey_rows
 from finetune_trainer.rendering import read_rendered_rows
 from finetune_trainer.rows import Conversation, Message, RowValue
@@ -114,7 +115,7 @@ def test_lengths_and_kept_rows_are_those_of_trl(model: Path, tmp_path: Path, lay
     content = "".join(json.dumps(row) + "\n" for row in rows).encode()
     dataset = Dataset(uri="s3://b/x.jsonl")
     tokenizer = read_tokenizer(open_storage(f"file://{model}"))
-    rendered = list(read_rendered_rows([("x", [content])], dataset, tokenizer)[1])
+    rendered = list(read_rendered_rows(read_lines("x", [content]), dataset, tokenizer)[1])
     limit = 100
     survey = survey_rows(iter(rendered), tokenizer, Limits(limit, "completions"))
     theirs = lengths_by_trl(model, [as_trl_takes_it(row.value) for row, _ in rendered if row.value is not None], limit)

@@ -90,7 +90,7 @@ def encoded_rows(attempt: AttemptFile) -> Iterator[Encoded]:
         completions_only=attempt.spec.training.loss_on == "completions",
         max_length=attempt.plan.max_length,
     )
-    _, rows = read_rendered_rows(dataset_files(attempt).contents(), dataset, tokenizer)
+    _, rows = read_rendered_rows(dataset_files(attempt).lines(), dataset, tokenizer)
     read = dropped = kept = 0
     first = ""
     for row, text in rows:

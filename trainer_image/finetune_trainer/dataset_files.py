@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.inspection import InputFile
 from finetune_trainer.failures import TrainerFailure
+from finetune_trainer.file_formats.lines import Line, read_lines
 from finetune_trainer.storage import Storage, StoredFile, open_storage
 from finetune_trainer.storage_location import matches, split_pattern
 
@@ -24,10 +25,10 @@ class DatasetFiles:
         """What the inspection records, so that train can tell whether they have changed."""
         return tuple(InputFile(uri=file.uri, size=file.size, etag=file.etag) for file in self.found)
 
-    def contents(self) -> Iterator[tuple[str, Iterator[bytes]]]:
-        """Yield each file's name and its content in pieces; nothing is read before it is asked for."""
+    def lines(self) -> Iterator[Line]:
+        """Yield the rows of all files, as far as they are asked for."""
         for file in self.found:
-            yield file.name, self.storage.stream(file.name)
+            yield from read_lines(file.name, self.storage.stream(file.name))
 
 
 def find_files(uri: str) -> DatasetFiles:

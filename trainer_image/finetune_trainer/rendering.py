@@ -9,6 +9,7 @@ from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.spec import Dataset
 from finetune_trainer.chat_template import ChatTemplate, TemplateRefused
 from finetune_trainer.failures import TrainerFailure
+from finetune_trainer.file_formats.lines import Line
 from finetune_trainer.rows import Conversation, Row, RowLayout, read_rows
 from finetune_trainer.tokenizer_files import TokenizerFiles
 
@@ -21,10 +22,10 @@ class RenderedRow(NamedTuple):
 
 
 def read_rendered_rows(
-    files: Iterable[tuple[str, Iterable[bytes]]], dataset: Dataset, tokenizer: TokenizerFiles
+    lines: Iterable[Line], dataset: Dataset, tokenizer: TokenizerFiles
 ) -> tuple[RowLayout, Iterator[RenderedRow]]:
     """Return the layout of a data set and every row in order, usable or not, each usable one with its text."""
-    layout, rows = read_rows(files, dataset, has_chat_template=tokenizer.template is not None)
+    layout, rows = read_rows(lines, dataset, has_chat_template=tokenizer.template is not None)
     if layout.layout == "messages" and tokenizer.template is None:
         raise TrainerFailure(
             ExitCode.BAD_DATA,

@@ -1,13 +1,12 @@
-"""From the bytes of a JSONL file to rows that can be trained on: pure, and the same code in inspect and in train.
+"""From the lines of a data set's files to rows that can be trained on: pure, and the same code in inspect and in train.
 
-Both must see the same rows in the same order, or the plan counts what is not trained. So everything that decides over a row is here: how
-lines are cut, which layout a data set has, how a row becomes a `Conversation` or a `PromptCompletion`, and why another one cannot.
+Both must see the same rows in the same order, or the plan counts what is not trained. So everything that decides over a row is here: which
+layout a data set has, how a row becomes a `Conversation` or a `PromptCompletion`, and why another one cannot.
 A reason names columns and roles, never a value.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from itertools import chain
@@ -15,12 +14,10 @@ from typing import Final, NamedTuple
 
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.spec import Columns, Dataset
+from finetune_trainer.file_formats.lines import Line
 
 DETECTION_ROWS: Final = 20
 """How many of the first readable rows decide the layout where dataset.format is auto."""
-LINE_LIMIT_BYTES: Final = 16 * 1024**2
-"""A longer line is a problem of that line instead of a problem of the pod's memory."""
-_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 
 class Layout(StrEnum):
@@ -52,15 +49,6 @@ class PromptCompletion(NamedTuple):
 
 
 RowValue = Conversation | PromptCompletion
-
-
-class Line(NamedTuple):
-    """One non-blank line of a file: its object, or why there is none."""
-
-    file: str
-    number: int
-    value: dict[str, object] | None
-    problem: str | None = None
 
 
 class Row(NamedTuple):
@@ -99,58 +87,6 @@ class LayoutUnknown(Exception):
     exit_code = ExitCode.BAD_DATA
 
 
-def read_lines(file: str, chunks: Iterable[bytes]) -> Iterator[Line]:
-    """Yield every line of a file that is not blank; a line that is no JSON object carries its problem."""
-    for number, raw in enumerate(_cut(chunks), start=1):
-        if raw is None:
-            yield Line(file, number, None, f"the line is longer than {LINE_LIMIT_BYTES // 1024**2} MiB")
-        elif raw.strip():
-            yield _parsed(file, number, raw)
-
-
-def _cut(chunks: Iterable[bytes]) -> Iterator[bytes | None]:
-    """Yield lines without their newline, None for one that is too long; memory stays at one chunk and one line."""
-    tail = b""
-    oversized = False
-    for index, chunk in enumerate(chunks):
-        parts = (chunk.removeprefix(_BYTE_ORDER_MARK) if index == 0 else chunk).split(b"\n")
-        if len(parts) > 1:
-            yield None if oversized or len(tail) + len(parts[0]) > LINE_LIMIT_BYTES else tail + parts[0]
-            for part in parts[1:-1]:
-                yield part if len(part) <= LINE_LIMIT_BYTES else None
-            tail, oversized = parts[-1], False
-        elif not oversized:
-            tail += parts[0]
-        if len(tail) > LINE_LIMIT_BYTES:
-            tail, oversized = b"", True
-    if tail or oversized:
-        yield None if oversized else tail
-
-
-def _parsed(file: str, number: int, raw: bytes) -> Line:
-    try:
-        value = json.loads(raw.decode())
-    except UnicodeDecodeError as error:
-        return Line(file, number, None, f"not UTF-8 at byte {error.start + 1} of the line")
-    except json.JSONDecodeError as error:
-        return Line(file, number, None, f"not valid JSON at character {error.pos + 1} of the line")
-    except (RecursionError, ValueError):
-        return Line(file, number, None, "JSON that is nested too deeply or has a number that is too long")
-    if not isinstance(value, dict):
-        return Line(file, number, None, "not a JSON object")
-    if (b"\\ud" in raw or b"\\uD" in raw) and not _is_encodable(value):
-        return Line(file, number, None, "half of a surrogate pair (\\ud800 to \\udfff), which is no character")
-    return Line(file, number, value)
-
-
-def _is_encodable(value: dict[str, object]) -> bool:
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def choose_layout(dataset: Dataset, first: Sequence[Mapping[str, object]]) -> RowLayout:
     """Return the layout that the spec names, or the one that most of the first rows have (LayoutUnknown when none)."""
     layout = Layout(dataset.format) if dataset.format != "auto" else _detected(dataset.columns, first)
@@ -181,14 +117,12 @@ def _detected(columns: Columns, first: Sequence[Mapping[str, object]]) -> Layout
     )
 
 
-def read_rows(
-    files: Iterable[tuple[str, Iterable[bytes]]], dataset: Dataset, *, has_chat_template: bool
-) -> tuple[RowLayout, Iterator[Row]]:
+def read_rows(lines: Iterable[Line], dataset: Dataset, *, has_chat_template: bool) -> tuple[RowLayout, Iterator[Row]]:
     """Return the layout of a data set and its rows in order, usable or not.
 
-    `files` are names and contents in the order of names. Only the rows that decide the layout are held in memory.
+    `lines` are those of all files in the order of names. Only the rows that decide the layout are held in memory.
     """
-    lines = chain.from_iterable(read_lines(name, chunks) for name, chunks in files)
+    lines = iter(lines)
     held: list[Line] = []
     if dataset.format == "auto":
         readable = 0

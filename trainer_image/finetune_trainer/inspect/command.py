@@ -94,7 +94,7 @@ def inspect(request: InspectionRequest, output: Path | None = None, *, trace: bo
     if trace:
         model = _traced(model, folder, spec.model)
     files = find_files(spec.dataset.uri)
-    layout, rows = read_rendered_rows(files.contents(), spec.dataset, tokenizer)
+    layout, rows = read_rendered_rows(files.lines(), spec.dataset, tokenizer)
     survey = survey_rows(rows, tokenizer, Limits(spec.training.max_length, spec.training.loss_on))
     logger.info("data set %s: %s, %d rows, %d dropped", spec.dataset.uri, layout.layout, survey.rows, survey.dropped)
     report_uri = write_full_report(target, request, survey)
