@@ -18,9 +18,10 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from finetune_operator.api.layouts import OBJECTIVE_LAYOUTS
 from finetune_operator.api.spec import Dataset
 from finetune_trainer.chat_template import ChatTemplate
-from finetune_trainer.file_formats.lines import read_lines
+from finetune_trainer.file_formats.lines import Line, read_lines
 from finetune_trainer.inspect.survey import Limits, survey_rows
 from finetune_trainer.rendering import read_rendered_rows
 from finetune_trainer.rows import read_rows
@@ -28,6 +29,7 @@ from finetune_trainer.storage import open_storage
 from finetune_trainer.tokenizer_files import TokenizerFiles
 
 TEMPLATE = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}{% endfor %}"
+SFT = OBJECTIVE_LAYOUTS["sft"]
 SYLLABLES = ("ba", "co", "di", "fu", "ge", "ka", "lo", "mi", "nu", "pe", "ra", "so", "ti", "vu", "we", "zo")
 
 
@@ -66,13 +68,17 @@ def main() -> None:
                 turns = [{"role": "user", "content": text[:500]}, {"role": "assistant", "content": text[500:]}]
                 file.write(json.dumps({"messages": turns}) + "\n")
         storage = open_storage(f"file://{folder}")
+
+        def lines() -> Iterator[Line]:
+            return read_lines(path.name, storage.stream(path.name))
+
         started = time.perf_counter()
-        _, rows = read_rows(read_lines(path.name, storage.stream(path.name)), dataset, has_chat_template=True)
+        _, rows = read_rows(lines(), dataset, SFT, has_chat_template=True)
         usable = sum(row.value is not None for row in rows)
         schema_seconds = time.perf_counter() - started
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         started, processor = time.perf_counter(), time.process_time()
-        _, rendered = read_rendered_rows(read_lines(path.name, storage.stream(path.name)), dataset, tokenizer)
+        _, rendered = read_rendered_rows(lines(), dataset, SFT, tokenizer)
         survey = survey_rows(rendered, tokenizer, Limits(2048, "all"))
         seconds, processor = time.perf_counter() - started, time.process_time() - processor
         result = {

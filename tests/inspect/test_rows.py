@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finetune_operator.api.layouts import LAYOUT_COLUMNS, OBJECTIVE_LAYOUTS, Layout
 from finetune_operator.api.spec import Dataset
 from finetune_trainer.file_formats.lines import read_lines
 from finetune_trainer.rows import (
     Conversation,
-    Layout,
     LayoutUnknown,
     Message,
     PromptCompletion,
@@ -17,6 +17,8 @@ from finetune_trainer.rows import (
     convert,
     read_rows,
 )
+
+SFT = OBJECTIVE_LAYOUTS["sft"]
 
 
 def dataset(**fields: Any) -> Dataset:
@@ -28,7 +30,7 @@ def turns(*roles: str) -> dict[str, object]:
 
 
 def reason(row: dict[str, object], layout: Layout = Layout.MESSAGES) -> str:
-    result = convert(row, RowLayout(layout), has_chat_template=True)
+    result = convert(row, RowLayout.of(layout), has_chat_template=True)
     assert isinstance(result, str)
     return result
 
@@ -39,27 +41,28 @@ def reason(row: dict[str, object], layout: Layout = Layout.MESSAGES) -> str:
         ({"messages": []}, Layout.MESSAGES),
         ({"prompt": "", "completion": ""}, Layout.PROMPT_COMPLETION),
         ({"instruction": "", "output": ""}, Layout.ALPACA),
+        ({"conversations": []}, Layout.SHAREGPT),
     ],
 )
 def test_the_layout_is_known_by_the_columns(row: dict[str, object], layout: Layout) -> None:
-    assert choose_layout(dataset(), [row]).layout is layout
+    assert choose_layout(dataset(), SFT, [row]).layout is layout
 
 
 def test_mapped_columns_decide_the_layout() -> None:
     layout = choose_layout(
-        dataset(columns={"prompt": "question", "completion": "answer"}), [{"question": "", "answer": ""}]
+        dataset(columns={"prompt": "question", "completion": "answer"}), SFT, [{"question": "", "answer": ""}]
     )
     assert layout.layout is Layout.PROMPT_COMPLETION
     assert layout.needed == ("question", "answer")
 
 
 def test_the_layout_of_most_rows_wins() -> None:
-    assert choose_layout(dataset(), [{"x": 1}, {"messages": []}, {"messages": []}]).layout is Layout.MESSAGES
+    assert choose_layout(dataset(), SFT, [{"x": 1}, {"messages": []}, {"messages": []}]).layout is Layout.MESSAGES
 
 
 def test_an_unknown_layout_names_the_columns_and_the_remedy() -> None:
-    with pytest.raises(LayoutUnknown, match=r"columns answer, question; set dataset\.columns"):
-        choose_layout(dataset(), [{"question": "private words", "answer": "1"}])
+    with pytest.raises(LayoutUnknown, match=r"columns answer, question, and .*set dataset\.columns"):
+        choose_layout(dataset(), SFT, [{"question": "private words", "answer": "1"}])
 
 
 @pytest.mark.parametrize(
@@ -69,10 +72,10 @@ def test_an_unknown_layout_names_the_columns_and_the_remedy() -> None:
         ({"messages": "text"}, "column messages is text, not a list"),
         ({"messages": []}, "column messages is empty"),
         ({"messages": ["x"]}, "message 1 is text, not an object"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "message 1 has no role, or one that is not"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "message 1 has no role, or one that is not"),
         ({"messages": [{"role": "user", "content": None}]}, "message 1 (user) is null, not text"),
         ({"messages": [{"role": "user", "content": " "}]}, "message 1 (user) is empty"),
-        (turns("assistant"), "message 1 is assistant, expected system or user"),
+        (turns("assistant"), "message 1 is assistant, expected system, developer or user"),
         (turns("user", "user", "assistant"), "message 2 is user, expected assistant"),
         (turns("user", "assistant", "system"), "message 3 is system, expected user"),
         (turns("system"), "no assistant turn"),
@@ -100,14 +103,14 @@ def test_an_unusable_prompt_or_completion_says_why(row: dict[str, object], words
 
 def test_alpaca_becomes_a_conversation_where_the_model_has_a_template() -> None:
     row: dict[str, object] = {"instruction": "Add", "input": "1, 2", "output": "3"}
-    assert convert(row, RowLayout(Layout.ALPACA), has_chat_template=True) == Conversation(
+    assert convert(row, RowLayout.of(Layout.ALPACA), has_chat_template=True) == Conversation(
         (Message("user", "Add\n\n1, 2"), Message("assistant", "3"))
     )
 
 
 def test_alpaca_becomes_plain_text_where_the_model_has_no_template() -> None:
     row: dict[str, object] = {"instruction": "Add", "input": "", "output": "3"}
-    assert convert(row, RowLayout(Layout.ALPACA), has_chat_template=False) == PromptCompletion(
+    assert convert(row, RowLayout.of(Layout.ALPACA), has_chat_template=False) == PromptCompletion(
         "### Instruction:\nAdd\n\n### Response:\n", "3"
     )
 
@@ -117,7 +120,7 @@ def test_rows_come_in_order_with_the_bad_ones_in_their_place() -> None:
         *read_lines("a", [b'{"prompt": "1", "completion": "x"}\nbad\n']),
         *read_lines("b", [b'{"prompt": "2", "completion": "y"}']),
     ]
-    layout, rows = read_rows(lines, dataset(), has_chat_template=False)
+    layout, rows = read_rows(lines, dataset(), SFT, has_chat_template=False)
     assert layout.layout is Layout.PROMPT_COMPLETION
     assert [(row.file, row.line, row.value is None) for row in rows] == [
         ("a", 1, False),
@@ -134,5 +137,5 @@ def test_rows_come_in_order_with_the_bad_ones_in_their_place() -> None:
 )
 def test_no_value_of_any_type_breaks_the_reader(value: object) -> None:
     for layout in Layout:
-        columns = dict.fromkeys(("messages", "prompt", "completion", "instruction", "input", "output"), value)
-        convert(columns, RowLayout(layout), has_chat_template=True)
+        columns = dict.fromkeys(LAYOUT_COLUMNS[layout].all, value)
+        convert(columns, RowLayout.of(layout), has_chat_template=True)

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
+from finetune_operator.api.layouts import OBJECTIVE_LAYOUTS
 from finetune_operator.api.spec import Dataset
 from finetune_trainer.chat_template import ChatTemplate, TemplateRefused
 from finetune_trainer.file_formats.lines import read_lines
 from finetune_trainer.inspect.survey import Limits, survey_rows
 from finetune_trainer.rendering import read_rendered_rows
-from finetune_trainer.rows import Conversation, Message, RowValue
+from finetune_trainer.rows import Conversation, Message, PromptCompletion, RowValue
 from finetune_trainer.storage import open_storage
 from finetune_trainer.tokenizer_files import read_tokenizer
 
@@ -64,7 +65,7 @@ CHATS = (
 def test_a_template_renders_as_in_transformers(source: str, messages: tuple[Message, ...], prompt: bool) -> None:
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    chat = [message._asdict() for message in messages]
+    chat = [message.to_dict() for message in messages]
     theirs, _ = render_jinja_template(
         conversations=[chat], chat_template=source, add_generation_prompt=prompt, **TOKENS
     )
@@ -75,7 +76,7 @@ def test_a_template_renders_as_in_transformers(source: str, messages: tuple[Mess
 def test_marked_answers_stand_where_transformers_sees_them() -> None:
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    chat = [message._asdict() for message in CHATS[1]]
+    chat = [message.to_dict() for message in CHATS[1]]
     text, spans = render_jinja_template(
         conversations=[chat], chat_template=BRACKETS, return_assistant_tokens_mask=True, **TOKENS
     )
@@ -115,7 +116,7 @@ def test_lengths_and_kept_rows_are_those_of_trl(model: Path, tmp_path: Path, lay
     content = "".join(json.dumps(row) + "\n" for row in rows).encode()
     dataset = Dataset(uri="s3://b/x.jsonl")
     tokenizer = read_tokenizer(open_storage(f"file://{model}"))
-    rendered = list(read_rendered_rows(read_lines("x", [content]), dataset, tokenizer)[1])
+    rendered = list(read_rendered_rows(read_lines("x", [content]), dataset, OBJECTIVE_LAYOUTS["sft"], tokenizer)[1])
     limit = 100
     survey = survey_rows(iter(rendered), tokenizer, Limits(limit, "completions"))
     theirs = lengths_by_trl(model, [as_trl_takes_it(row.value) for row, _ in rendered if row.value is not None], limit)
@@ -129,6 +130,7 @@ def as_trl_takes_it(value: RowValue) -> dict[str, object]:
     """Return what TRL's SFTTrainer takes for a row."""
     if isinstance(value, Conversation):
         return {"messages": [{"role": message.role, "content": message.content} for message in value.messages]}
+    assert isinstance(value, PromptCompletion)
     return {"prompt": value.prompt, "completion": value.completion}
 
 

@@ -22,7 +22,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_trainer.failures import TrainerFailure
-from finetune_trainer.rows import Message
+from finetune_trainer.rows.values import Message, Tools
 
 _GENERATION: Final = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 
@@ -92,22 +92,26 @@ class ChatTemplate:
         """Whether the template says which part the assistant wrote."""
         return _GENERATION.search(self._source) is not None
 
-    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
+    def render(
+        self, messages: Sequence[Message], *, tools: Tools | None = None, add_generation_prompt: bool = False
+    ) -> str:
         """Return the text of a conversation."""
-        return "".join(self._blocks(messages, add_generation_prompt))
+        return "".join(self._blocks(messages, tools, add_generation_prompt))
 
-    def render_with_spans(self, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]]:
+    def render_with_spans(
+        self, messages: Sequence[Message], tools: Tools | None = None
+    ) -> tuple[str, list[tuple[int, int]]]:
         """Return the text of a conversation and where in it the marked answers stand."""
         with self._generation.noting() as (blocks, spans):
-            for block in self._blocks(messages, add_generation_prompt=False):
+            for block in self._blocks(messages, tools, add_generation_prompt=False):
                 blocks.append(block)
             return "".join(blocks), list(spans)
 
-    def _blocks(self, messages: Sequence[Message], add_generation_prompt: bool) -> Iterator[str]:
+    def _blocks(self, messages: Sequence[Message], tools: Tools | None, add_generation_prompt: bool) -> Iterator[str]:
         try:
             yield from self._template.generate(
-                messages=[{"role": message.role, "content": message.content} for message in messages],
-                tools=None,
+                messages=[message.to_dict() for message in messages],
+                tools=None if tools is None else list(tools),
                 documents=None,
                 add_generation_prompt=add_generation_prompt,
                 **self._special_tokens,

@@ -90,16 +90,16 @@ def encoded_rows(attempt: AttemptFile) -> Iterator[Encoded]:
         completions_only=attempt.spec.training.loss_on == "completions",
         max_length=attempt.plan.max_length,
     )
-    _, rows = read_rendered_rows(dataset_files(attempt).lines(), dataset, tokenizer)
+    _, rows = read_rendered_rows(dataset_files(attempt).lines(), dataset, attempt.spec.layouts, tokenizer)
     read = dropped = kept = 0
     first = ""
-    for row, text in rows:
+    for row, texts in rows:
         read += 1
-        if row.value is None or text is None:
+        if row.value is None:
             dropped += 1
             first = first or f"{row.file} line {row.line}: {row.problem}"
             continue
-        encoded = encoder.encode(row.value, text)
+        encoded = encoder.encode(row.value, texts[0].text)
         if encoded.is_trainable:
             kept += 1
             yield encoded

@@ -14,7 +14,7 @@ from typing import Final
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_trainer.chat_template import ChatTemplate, TemplateRefused
 from finetune_trainer.failures import TrainerFailure
-from finetune_trainer.rows import Conversation, Message, RowValue
+from finetune_trainer.rows import Conversation, Message, PromptCompletion, RawText, RowValue, Tools
 from finetune_trainer.tokenizer_files import TokenizerFiles
 
 IGNORED: Final = -100
@@ -49,30 +49,32 @@ class Encoder:
         is_chat = isinstance(value, Conversation)
         encoding = self._files.tokenizer.encode(text, add_special_tokens=not is_chat)
         tokens = list(encoding.ids)
-        if not self._completions_only:
+        if not self._completions_only or isinstance(value, RawText):
             labels = list(tokens)
         elif isinstance(value, Conversation):
-            labels = labels_in(tokens, encoding.offsets, self._answers(value.messages, text))
-        else:
+            labels = labels_in(tokens, encoding.offsets, self._answers(value, text))
+        elif isinstance(value, PromptCompletion):
             prompt = self._files.tokenizer.encode(value.prompt).ids
             # Tokens may merge across the border: the answer starts where the two differ.
             start = next(
                 (i for i, pair in enumerate(zip(prompt, tokens, strict=False)) if pair[0] != pair[1]), len(prompt)
             )
             labels = [IGNORED] * min(start, len(tokens)) + tokens[start:]
+        else:
+            raise TypeError(f"a {type(value).__name__} has no answer to be encoded with labels")
         return Encoded(tokens[: self._max_length], labels[: self._max_length])
 
-    def _answers(self, messages: Sequence[Message], text: str) -> list[Span]:
+    def _answers(self, value: Conversation, text: str) -> list[Span]:
         template = self._files.template
         if template is None:
             raise AssertionError("read_rendered_rows refuses conversations without a template")
         if template.marks_generation:
-            return template.render_with_spans(messages)[1]
-        return answer_spans(messages, _renderer(template), text)
+            return template.render_with_spans(value.messages, value.tools)[1]
+        return answer_spans(value.messages, _renderer(template, value.tools), text)
 
 
-def _renderer(template: ChatTemplate) -> Callable[[Sequence[Message], bool], str]:
-    return lambda messages, prompt: template.render(messages, add_generation_prompt=prompt)
+def _renderer(template: ChatTemplate, tools: Tools | None) -> Callable[[Sequence[Message], bool], str]:
+    return lambda messages, prompt: template.render(messages, tools=tools, add_generation_prompt=prompt)
 
 
 def labels_in(tokens: Sequence[int], offsets: Sequence[Span], spans: Sequence[Span]) -> list[int]:

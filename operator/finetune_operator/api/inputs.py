@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
+from finetune_operator.api.layouts import Layout, layouts_with, listed
 from finetune_operator.api.locations import OBJECT_NAME_PATTERN, Location, ObjectName, readable
 from finetune_operator.api.model import Rule, SpecModel, text_rule
 
@@ -59,26 +60,46 @@ class ModelSource(SpecModel):
     rules: ClassVar[tuple[Rule, ...]] = (readable("model.uri", "hf://org/name or s3://bucket/folder"),)
 
 
+Format = Literal["auto", "messages", "prompt-completion", "alpaca", "sharegpt"]
+"""The layouts that the objectives learn from; a test compares them with the tables in layouts.py."""
+FORMATS: Final = tuple(Layout(name) for name in get_args(Format) if name != "auto")
+
+ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=100)]
+
+
+def _column(name: str, what: str) -> Any:
+    """Return the field of a column with the formats that have it."""
+    formats = layouts_with(name, FORMATS)
+    return Field(None, description=f"The column with {what} (format {listed(formats)}).")
+
+
 class Columns(SpecModel):
     """Names of the data set's columns, where they differ from the format's own."""
 
-    messages: str | None = Field(
-        None, min_length=1, max_length=100, description="The column with the list of messages (format messages)."
-    )
-    prompt: str | None = Field(
-        None, min_length=1, max_length=100, description="The column with the prompt (format prompt-completion)."
-    )
-    completion: str | None = Field(
-        None, min_length=1, max_length=100, description="The column with the answer (format prompt-completion)."
-    )
-    instruction: str | None = Field(
-        None, min_length=1, max_length=100, description="The column with the instruction (format alpaca)."
-    )
-    input: str | None = Field(
-        None, min_length=1, max_length=100, description="The column with the optional input (format alpaca)."
-    )
-    output: str | None = Field(
-        None, min_length=1, max_length=100, description="The column with the answer (format alpaca)."
+    messages: ColumnName | None = _column("messages", "the list of messages")
+    conversations: ColumnName | None = _column("conversations", "the list of turns")
+    system: ColumnName | None = _column("system", "the optional system message")
+    tools: ColumnName | None = _column("tools", "the optional list of tools")
+    prompt: ColumnName | None = _column("prompt", "the prompt")
+    completion: ColumnName | None = _column("completion", "the answer")
+    instruction: ColumnName | None = _column("instruction", "the instruction")
+    input: ColumnName | None = _column("input", "the optional input")
+    output: ColumnName | None = _column("output", "the answer")
+
+    @property
+    def named(self) -> dict[str, str]:
+        """Those that are set: the data set's names by the format's own."""
+        return {name: value for name in type(self).model_fields if (value := getattr(self, name)) is not None}
+
+
+def _belongs(column: str) -> Rule:
+    """Return the rule that a column is named only for formats that have it."""
+    formats = layouts_with(column, FORMATS)
+    allowed = ", ".join(f"'{name}'" for name in ("auto", *formats))
+    return Rule(
+        cel=f"!has(self.columns.{column}) || self.format in [{allowed}]",
+        message=f"dataset.columns.{column} belongs to format {listed(formats)}; set dataset.format to that or remove it",
+        holds=lambda d: getattr(d.columns, column) is None or d.format in ("auto", *formats),
     )
 
 
@@ -99,7 +120,7 @@ class Dataset(SpecModel):
     uri: Location = Field(
         description="A JSONL file at s3://, gs://, az:// or hf://datasets/org/name/path (file:// in local runs); a * matches several files."
     )
-    format: Literal["auto", "messages", "prompt-completion", "alpaca"] = Field(
+    format: Format = Field(
         "auto",
         description="How a row is laid out. Default auto: detected from the columns of the first rows, and reported in status.",
     )
@@ -110,24 +131,5 @@ class Dataset(SpecModel):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         readable("dataset.uri", "s3://bucket/rows.jsonl or hf://datasets/org/name/rows.jsonl"),
-        Rule(
-            cel="!(has(self.columns.prompt) != has(self.columns.completion))",
-            message="dataset.columns: prompt and completion go together; name both or neither",
-            holds=lambda d: (d.columns.prompt is None) == (d.columns.completion is None),
-        ),
-        Rule(
-            cel="self.format == 'auto' || self.format == 'prompt-completion' || !has(self.columns.prompt)",
-            message="dataset.columns.prompt belongs to format prompt-completion; set dataset.format: prompt-completion or remove it",
-            holds=lambda d: d.format in ("auto", "prompt-completion") or d.columns.prompt is None,
-        ),
-        Rule(
-            cel="self.format == 'auto' || self.format == 'messages' || !has(self.columns.messages)",
-            message="dataset.columns.messages belongs to format messages; set dataset.format: messages or remove it",
-            holds=lambda d: d.format in ("auto", "messages") or d.columns.messages is None,
-        ),
-        Rule(
-            cel="self.format == 'auto' || self.format == 'alpaca' || !has(self.columns.instruction)",
-            message="dataset.columns.instruction belongs to format alpaca; set dataset.format: alpaca or remove it",
-            holds=lambda d: d.format in ("auto", "alpaca") or d.columns.instruction is None,
-        ),
+        *map(_belongs, Columns.model_fields),
     )

@@ -98,7 +98,7 @@ class DatasetFacts(ReadModel):
     """What was learned about the data set by reading every row."""
 
     uri: str
-    format: str = Field(description="messages, prompt-completion or alpaca.")
+    format: str = Field(description="The layout of the rows: one of those of dataset.format.")
     files: tuple[InputFile, ...]
     rows: int = Field(description="Usable rows.")
     dropped: int = Field(0, description="Unusable rows.")
@@ -106,7 +106,17 @@ class DatasetFacts(ReadModel):
     problems: tuple[RowProblem, ...] = Field((), description="The first 50 unusable rows.")
     truncated: int = Field(0, description="Rows longer than training.maxLength, which training cuts.")
     duplicates: int = Field(0, description="Rows that are equal to an earlier one.")
-    tokens: TokenHistogram
+    tokens: TokenHistogram = Field(
+        description="Lengths of rows; a row with several texts counts as its longest, prompt and answer together."
+    )
+    sides: dict[str, TokenHistogram] = Field(
+        default_factory=dict,
+        description="Of rows with several texts: the lengths of each, such as chosen and rejected (with the prompt), or first and second.",
+    )
+    labels: dict[str, int] = Field(
+        default_factory=dict,
+        description="How often each label stands in the rows, in the order of their numbers; of kto true and false. At most 1000.",
+    )
     packed: PackedRows | None = Field(None, description="Absent in reports of versions that did not pack.")
 
 

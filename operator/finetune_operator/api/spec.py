@@ -10,7 +10,8 @@ from typing import ClassVar, Final
 from pydantic import Field
 
 from finetune_operator.api.compatibility import Method, Objective, Strategy
-from finetune_operator.api.inputs import Cache, Columns, Dataset, Filters, ModelSource
+from finetune_operator.api.inputs import FORMATS, Cache, Columns, Dataset, Filters, ModelSource
+from finetune_operator.api.layouts import OBJECTIVE_LAYOUTS, Layout, listed
 from finetune_operator.api.model import Rule, SpecModel
 from finetune_operator.api.operation import Checkpoint, Output, Run
 from finetune_operator.api.pods import Credentials, EnvironmentVariable, Pod, Scheduling, SecretReference, Toleration
@@ -41,6 +42,19 @@ __all__ = [
     "Training",
     "Tuning",
 ]
+
+
+def _learns_from(objective: Objective) -> Rule | None:
+    """Return the rule that the named format is one that the objective learns from; None where that holds of all."""
+    layouts = OBJECTIVE_LAYOUTS[objective]
+    if set(FORMATS) <= set(layouts):
+        return None
+    allowed = ", ".join(f"'{name}'" for name in ("auto", *layouts))
+    return Rule(
+        cel=f"self.objective != '{objective}' || self.dataset.format in [{allowed}]",
+        message=f"dataset.format: objective {objective} learns from format {listed(layouts)}; set one of them, or auto",
+        holds=lambda s: s.objective is not objective or s.dataset.format in ("auto", *layouts),
+    )
 
 
 class FineTuneJobSpec(SpecModel):
@@ -83,7 +97,13 @@ class FineTuneJobSpec(SpecModel):
             message="training.precision: tuning.method: qlora computes in bf16; set precision: bf16 or use method: lora",
             holds=lambda s: s.tuning.method is not Method.QLORA or s.training.precision == "bf16",
         ),
+        *filter(None, map(_learns_from, Objective)),
     )
+
+    @property
+    def layouts(self) -> tuple[Layout, ...]:
+        """The layouts that rows of this objective can have."""
+        return OBJECTIVE_LAYOUTS[self.objective]
 
     @property
     def learning_rate(self) -> float:

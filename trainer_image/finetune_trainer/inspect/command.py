@@ -36,6 +36,7 @@ from finetune_trainer.failures import TrainerFailure, calls_of, failure_of
 from finetune_trainer.inspect.delivery import post_report, to_json
 from finetune_trainer.inspect.full_report import write_full_report
 from finetune_trainer.inspect.histogram import histogram
+from finetune_trainer.inspect.labels import in_order
 from finetune_trainer.inspect.output_target import check_output
 from finetune_trainer.inspect.survey import Limits, Survey, survey_rows
 from finetune_trainer.inspect.verdict import check_rows
@@ -94,7 +95,7 @@ def inspect(request: InspectionRequest, output: Path | None = None, *, trace: bo
     if trace:
         model = _traced(model, folder, spec.model)
     files = find_files(spec.dataset.uri)
-    layout, rows = read_rendered_rows(files.lines(), spec.dataset, tokenizer)
+    layout, rows = read_rendered_rows(files.lines(), spec.dataset, spec.layouts, tokenizer)
     survey = survey_rows(rows, tokenizer, Limits(spec.training.max_length, spec.training.loss_on))
     logger.info("data set %s: %s, %d rows, %d dropped", spec.dataset.uri, layout.layout, survey.rows, survey.dropped)
     report_uri = write_full_report(target, request, survey)
@@ -136,6 +137,8 @@ def _dataset_facts(request: InspectionRequest, files: DatasetFiles, layout: str,
         truncated=survey.truncated,
         duplicates=survey.duplicates,
         tokens=histogram(survey.lengths),
+        sides={side: histogram(lengths) for side, lengths in survey.sides.items()},
+        labels=in_order(survey.labels),
         packed=packed_rows(survey.lengths, request.spec.training.max_length),
     )
 

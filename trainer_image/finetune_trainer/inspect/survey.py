@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import re
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import islice
-from typing import Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Tokenizer
 
 from finetune_operator.api.inspection import RowProblem
 from finetune_trainer.encoding import Encoder
+from finetune_trainer.inspect.labels import count_labels
 from finetune_trainer.inspect.seen import SeenDigests
-from finetune_trainer.rendering import RenderedRow
-from finetune_trainer.rows import Conversation, RowValue
+from finetune_trainer.rendering import RenderedRow, Text
+from finetune_trainer.rows import Conversation, JudgedCompletion, Preference, PromptCompletion, RowValue
 from finetune_trainer.tokenizer_files import TokenizerFiles
 
 BATCH_ROWS: Final = 256
@@ -36,6 +37,8 @@ class Survey:
     """What has been found so far."""
 
     lengths: Counter[int] = field(default_factory=Counter)
+    sides: dict[str, Counter[int]] = field(default_factory=dict)
+    labels: Counter[str] = field(default_factory=Counter)
     problems: list[RowProblem] = field(default_factory=list)
     dropped: int = 0
     dropped_by_reason: Counter[str] = field(default_factory=Counter)
@@ -46,6 +49,16 @@ class Survey:
     def rows(self) -> int:
         """Usable rows."""
         return self.lengths.total()
+
+    def note_row(self, value: RowValue, sides: Mapping[str, int]) -> int:
+        """Count a usable row, given the tokens of each of its texts, and return those of the longest."""
+        longest = max(sides.values())
+        self.lengths[longest] += 1
+        if len(sides) > 1:
+            for side, length in sides.items():
+                self.sides.setdefault(side, Counter())[length] += 1
+        count_labels(self.labels, value)
+        return longest
 
     def note_problem(self, problem: RowProblem) -> None:
         """Count an unusable row."""
@@ -72,7 +85,7 @@ def survey_rows(rows: Iterator[RenderedRow], tokenizer: TokenizerFiles, limits: 
     seen = SeenDigests()
     lengths = _Lengths(tokenizer, limits)
     with ThreadPoolExecutor(1, thread_name_prefix="tokenize") as pool:
-        pending: deque[tuple[list[RenderedRow], Future[list[int]]]] = deque()
+        pending: deque[tuple[list[RenderedRow], Future[Iterator[int]]]] = deque()
         for batch in _batches(rows):
             pending.append((batch, pool.submit(lengths.of_batch, batch)))
             if len(pending) > BATCHES_AHEAD:
@@ -84,38 +97,34 @@ def survey_rows(rows: Iterator[RenderedRow], tokenizer: TokenizerFiles, limits: 
 
 def _batches(rows: Iterator[RenderedRow]) -> Iterator[list[RenderedRow]]:
     while batch := list(islice(rows, 1)):
-        characters = len(batch[0].text or "")
+        characters = batch[0].characters
         for row in islice(rows, BATCH_ROWS - 1):
             batch.append(row)
-            characters += len(row.text or "")
+            characters += row.characters
             if characters > BATCH_CHARACTERS:
                 break
         yield batch
 
 
 def _note(
-    batch: list[RenderedRow], counted: Future[list[int]], result: Survey, seen: SeenDigests, lengths: _Lengths
+    batch: list[RenderedRow], counted: Future[Iterator[int]], result: Survey, seen: SeenDigests, lengths: _Lengths
 ) -> None:
     """Add one batch, in the order of its rows."""
-    remaining = iter(counted.result())
-    for row, text in batch:
-        problem, length = row.problem, 0
-        if row.value is not None and text is not None:
-            length = next(remaining)
-            problem = lengths.problem(row.value, text, length)
+    remaining = counted.result()
+    for row, texts in batch:
+        problem = row.problem
+        sides = {text.side: next(remaining) for text in texts}
+        if row.value is not None:
+            problem = lengths.problem(row.value, texts, sides)
         if problem is not None or row.value is None:
             result.note_problem(RowProblem(file=row.file, line=row.line, reason=problem or "unusable"))
             continue
-        result.lengths[length] += 1
-        result.truncated += length > lengths.limits.max_length
+        result.truncated += result.note_row(row.value, sides) > lengths.limits.max_length
         result.duplicates += not seen.add(_digest(row.value))
 
 
 def _digest(value: RowValue) -> int:
-    kind = "m" if isinstance(value, Conversation) else "p"
-    return int.from_bytes(
-        blake2b((kind + repr(value)).encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little"
-    )
+    return int.from_bytes(blake2b(repr(value).encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
 class _Lengths:
@@ -127,34 +136,68 @@ class _Lengths:
         self._encoded = 0
         self.limits = limits
 
-    def of_batch(self, batch: Iterable[RenderedRow]) -> list[int]:
-        """Return the number of tokens of each row that has a text.
+    def of_batch(self, batch: Iterable[RenderedRow]) -> Iterator[int]:
+        """Return the number of tokens of each text, row by row.
 
-        A rendered conversation brings its own special tokens; plain text gets those that the tokenizer adds.
+        A rendered conversation brings its own special tokens; other texts get those that the tokenizer adds.
         """
-        rendered = [(isinstance(row.value, Conversation), text) for row, text in batch if text is not None]
-        conversations = self._count([text for is_chat, text in rendered if is_chat], special=False)
-        plain = self._count([text for is_chat, text in rendered if not is_chat], special=True)
-        return [next(conversations if is_chat else plain) for is_chat, _ in rendered]
+        texts = [text for row in batch for text in row.texts]
+        by_kind: dict[_Kind, list[Any]] = {}
+        for text in texts:
+            by_kind.setdefault(_kind(text), []).append(_given(text))
+        counted = {
+            kind: map(len, self._tokenizer.encode_batch_fast(given, kind.is_words, kind.gets_special_tokens))
+            for kind, given in by_kind.items()
+        }
+        return iter([next(counted[_kind(text)]) for text in texts])
 
-    def _count(self, texts: list[str], *, special: bool) -> Iterator[int]:
-        encodings: list[Encoding] = self._tokenizer.encode_batch_fast(texts, add_special_tokens=special)
-        return map(len, encodings)
-
-    def problem(self, value: RowValue, text: str, length: int) -> str | None:
-        """Return why a row of this length cannot be used: it has no token, or training cuts off all of its answer.
+    def problem(self, value: RowValue, texts: Sequence[Text], lengths: Mapping[str, int]) -> str | None:
+        """Return why a row of these lengths cannot be used: it has no token, or training cuts off all of an answer.
 
         The first conversations are encoded with their labels whatever their length: a template that does not let training find the answers
         must be known before the GPUs are taken.
         """
-        if length == 0:
+        if not all(lengths.values()):
             return "it has no tokens"
+        if isinstance(value, Conversation | PromptCompletion):
+            return self._problem_of_answer(value, texts[0].text, lengths[texts[0].side])
+        if isinstance(value, Preference | JudgedCompletion) and any(map(self._is_all_prompt, texts, lengths.values())):
+            return self._cut_off
+        return None
+
+    @property
+    def _cut_off(self) -> str:
+        return f"no token of the answer is within training.maxLength ({self.limits.max_length})"
+
+    def _problem_of_answer(self, value: Conversation | PromptCompletion, text: str, length: int) -> str | None:
         if self.limits.loss_on == "all":
             return None
         is_early = isinstance(value, Conversation) and self._encoded < CONVERSATIONS_ENCODED
         if length <= self.limits.max_length and not is_early:
             return None
         self._encoded += 1
-        if self._encoder.encode(value, text).is_trainable:
-            return None
-        return f"no token of the answer is within training.maxLength ({self.limits.max_length})"
+        return None if self._encoder.encode(value, text).is_trainable else self._cut_off
+
+    def _is_all_prompt(self, text: Text, length: int) -> bool:
+        if length <= self.limits.max_length:
+            return False
+        prompt = self._tokenizer.encode(text.text[: text.prompt], add_special_tokens=not text.by_template)
+        return len(prompt) >= self.limits.max_length
+
+
+class _Kind(NamedTuple):
+    """Texts that can be tokenized in one batch."""
+
+    is_words: bool
+    gets_special_tokens: bool
+
+
+def _kind(text: Text) -> _Kind:
+    return _Kind(text.words is not None, not text.by_template)
+
+
+def _given(text: Text) -> str | tuple[str, str] | list[str]:
+    """Return a text as `tokenizers` takes it."""
+    if text.words is not None:
+        return list(text.words)
+    return text.text if text.pair is None else (text.text, text.pair)
