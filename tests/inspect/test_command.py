@@ -198,3 +198,13 @@ def test_inspecting_loads_neither_torch_nor_transformers(request_for: Build, tmp
     arguments = ["inspect", "--job", str(tmp_path / "request.json"), "--output", str(tmp_path / "report.json")]
     done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_checkpoint_to_start_from_that_is_not_there_is_told_before_the_rows_are_read(
+    request_for: Build, inspect: Any, tmp_path: Path
+) -> None:
+    code, said = inspect(request_for(checkpoint={"resumeFrom": f"file://{tmp_path}/gone"}))
+    assert (code, said["reason"]) == (43, Reason.STORAGE_REFUSED)
+    assert "checkpoint.resumeFrom: " in said["message"]
+    assert "no checkpoint is there or below" in said["message"]
+    assert not (tmp_path / "report.json").exists()

@@ -3,42 +3,48 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol, TypeVar
 
 from pydantic import ValidationError
 
 from finetune_operator.api.compatibility import Strategy, resume_obstacle
-from finetune_operator.api.constants import MANIFEST_FILE
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.manifest import FileEntry, Manifest
 from finetune_operator.api.plan import AttemptFile
 from finetune_operator.api.run_events import CheckpointEvent
 from finetune_trainer.attempt import Place
+from finetune_trainer.checkpoint_location import read_manifest
 from finetune_trainer.checkpoint_names import CheckpointFolder, Shelf
 from finetune_trainer.collective import Collective
 from finetune_trainer.failures import TrainerFailure
-from finetune_trainer.storage import ObjectStorage
+from finetune_trainer.resume_source import FIELD, obstacle_of, source_checkpoints
+from finetune_trainer.storage import ObjectStorage, open_writable
 from finetune_trainer.storage_errors import StorageError, StorageRefused
 
 PARALLEL_FILES: Final = 4
 
+_T = TypeVar("_T")
 _Wanted = Callable[[Manifest], tuple[FileEntry, ...]]
 
 
 @dataclass(frozen=True)
 class Found:
-    """What was found at the job's checkpoint location."""
+    """What an attempt goes on from."""
 
     folder: CheckpointFolder | None
-    """The checkpoint to go on from."""
+    """The job's own checkpoint to go on from."""
     manifest: Manifest | None
+    """None where it starts afresh."""
     rejected: tuple[CheckpointFolder, ...]
+    """The job's own checkpoints that were passed over."""
     start: int
     """Which start of the attempt this is."""
+    uri: str | None = None
+    """The folder of the checkpoint, the job's own or the one that checkpoint.resumeFrom names."""
 
 
 @dataclass(frozen=True)
@@ -62,101 +68,176 @@ def find_checkpoint(
 ) -> Found:
     """Download the newest checkpoint that verifies into `target`. Collective.
 
-    The ranks of a pod share the download. A checkpoint that any of them finds damaged is skipped by all. Publish
-    takes only the files that are `wanted` (no optimizer states), and does not care how many processes wrote them.
+    The ranks of a pod share the download. A checkpoint that any of them finds damaged is skipped by all. While the job has none of its own, those
+    that checkpoint.resumeFrom names are looked at. Publish takes only the files that are `wanted` (no optimizer states) of the job's own, and does
+    not care how many processes wrote them.
 
     Raises:
-        TrainerFailure: There are checkpoints and every one is damaged: to start afresh would write the job's work over.
+        TrainerFailure: There are checkpoints and every one is damaged: to start afresh would write the job's work over. Or none that
+            checkpoint.resumeFrom names can be used.
     """
-    shelf = collective.broadcast(_shelf(storage) if place.is_first else None)
-    if isinstance(shelf, TrainerFailure):
-        raise shelf
-    if shelf is None:
-        raise AssertionError("rank 0 always says what it found")
-    rejected: list[CheckpointFolder] = []
-    damaged: list[str] = []
+    shelf = _agreed(place, collective, lambda: Shelf.of(file.name for file in storage.list()))
     start = shelf.next_start(attempt.attempt)
-
-    def pass_over(folder: CheckpointFolder, problem: str, size: int = 0) -> None:
-        uri = storage.child(folder.name).uri
-        on_rejected(
-            CheckpointEvent(
-                attempt=attempt.attempt, step=folder.step, uri=uri, verified=False, bytes=size, problem=problem
-            )
-        )
-
+    search = _Search(attempt, place, collective, target, on_rejected, wanted)
     for folder in shelf.unfinished:
         if not shelf.committed or folder > shelf.committed[0]:
-            pass_over(folder, "its manifest is not there: the upload was cut off")
-    for folder in shelf.committed:
-        if place.is_first_of_pod:
-            shutil.rmtree(target, ignore_errors=True)
-        collective.barrier()
-        manifest, problem = _fetch(attempt, place, storage.child(folder.name), target, wanted)
-        answers = collective.gather(problem)
-        down = next((answer for answer in answers if isinstance(answer, TrainerFailure)), None)
-        if down is not None:
-            raise down
-        problems = [answer for answer in answers if isinstance(answer, _Problem)]
-        if not problems and manifest is not None:
-            return Found(folder, manifest, tuple(rejected), start)
-        rejected.append(folder)
-        pass_over(folder, problems[0].text, manifest.total_bytes if manifest else 0)
-        if problems[0].is_damage:
-            damaged.append(f"{folder.name}: {problems[0].text}")
-    if damaged:
+            search.pass_over(
+                folder, storage.child(folder.name).uri, "its manifest is not there: the upload was cut off"
+            )
+    own = [(folder, storage.child(folder.name)) for folder in shelf.committed]
+    found = search.first_whole(own, _own_problem)
+    if found is not None:
+        return replace(found, rejected=tuple(search.rejected), start=start)
+    if search.damaged:
         raise TrainerFailure(
             ExitCode.CHECKPOINTS_UNUSABLE,
-            f"none of the job's checkpoints at {storage.uri} can be used ({'; '.join(damaged[:3])}), and nothing is written over them; "
-            "delete the job and create it anew, which starts afresh beside them",
+            f"none of the job's checkpoints at {storage.uri} can be used ({'; '.join(search.damaged[:3])}), and nothing is written over them; "
+            "delete the job and create it anew, which starts afresh beside them, or from a checkpoint that checkpoint.resumeFrom names",
         )
-    return Found(None, None, tuple(rejected), start)
+    rejected = tuple(search.rejected)
+    if attempt.spec.checkpoint.resume_from is None or wanted is not None:
+        return Found(None, None, rejected, start)
+    return replace(_from_another_job(attempt, place, collective, search), folder=None, rejected=rejected, start=start)
 
 
-def _shelf(storage: ObjectStorage) -> Shelf | TrainerFailure:
-    try:
-        return Shelf.of(file.name for file in storage.list())
-    except StorageError as error:
-        # Told to the other ranks, who would else wait for ever.
-        return TrainerFailure(error.exit_code, str(error))
+def _from_another_job(attempt: AttemptFile, place: Place, collective: Collective, search: _Search) -> Found:
+    """Return the checkpoint that the inspection has chosen, or when it does not verify an older one of that job."""
+    uri, point = attempt.spec.checkpoint.resume_from or "", attempt.inspection.resume
+    listed = _agreed(
+        place,
+        collective,
+        lambda: [(each.name, each.storage.uri) for each in source_checkpoints(uri)],
+    )
+    names = {where: name for name, where in listed}
+    chosen = names.get(point.uri) if point is not None else None
+    candidates = [(name, open_writable(where)) for name, where in listed if chosen is None or name <= chosen]
+    search.damaged.clear()
+    found = search.first_whole(candidates, _source_problem)
+    if found is None:
+        raise TrainerFailure(
+            ExitCode.CHECKPOINTS_UNUSABLE,
+            f"{FIELD}: no checkpoint at {uri} can be used ({'; '.join(search.damaged[:3])}); delete the job and create it anew, with another "
+            f"{FIELD} or without",
+        )
+    return found
 
 
-def _fetch(
-    attempt: AttemptFile, place: Place, storage: ObjectStorage, target: Path, wanted: _Wanted | None
-) -> tuple[Manifest | None, _Problem | TrainerFailure | None]:
-    """Download this rank's share and return the manifest and the problem, if there is one."""
-    try:
-        manifest = read_manifest(storage)
-        another = foreign(manifest, attempt)
-        if another is not None:
-            return manifest, _Problem(another)
-        plan = attempt.plan
-        reason = resume_obstacle(Strategy(manifest.strategy), manifest.world_size, plan.strategy, plan.processes)
-        if reason is not None and wanted is None:
-            if attempt.plan.replans:
-                text = f"{reason}, because a GPU ran out of memory: it starts afresh"
-                return manifest, _Problem(text, is_damage=False)
-            return manifest, TrainerFailure(
-                ExitCode.BAD_SPEC,
-                f"the checkpoint at {storage.uri} cannot be resumed: {reason}; set resources back, or start a new job",
+class _Check(Protocol):
+    """Whether a manifest is one that the attempt can go on from, before anything is downloaded."""
+
+    def __call__(
+        self, manifest: Manifest, uri: str, attempt: AttemptFile, *, is_for_training: bool
+    ) -> _Problem | TrainerFailure | None: ...
+
+
+class _Search:
+    """Looks at checkpoints one after the other, on all ranks at once."""
+
+    def __init__(
+        self,
+        attempt: AttemptFile,
+        place: Place,
+        collective: Collective,
+        target: Path,
+        on_rejected: Callable[[CheckpointEvent], None],
+        wanted: _Wanted | None,
+    ) -> None:
+        self._attempt, self._place, self._collective, self._target = attempt, place, collective, target
+        self._on_rejected, self._wanted = on_rejected, wanted
+        self.rejected: list[CheckpointFolder] = []
+        self.damaged: list[str] = []
+
+    def pass_over(self, folder: CheckpointFolder, uri: str, problem: str, size: int = 0) -> None:
+        """Tell that a checkpoint is not used."""
+        self._on_rejected(
+            CheckpointEvent(
+                attempt=self._attempt.attempt, step=folder.step, uri=uri, verified=False, bytes=size, problem=problem
             )
-        files = manifest.files if wanted is None else wanted(manifest)
-        mine = files[place.local_rank :: place.local_world_size]
-        difference = download_verified(storage, mine, target)
-        return manifest, None if difference is None else _Problem(difference)
-    except StorageRefused as error:
-        if error.missing:
-            return None, _Problem(f"{error.uri} is not there")
-        return None, TrainerFailure(error.exit_code, str(error))
-    except StorageError as error:
-        return None, TrainerFailure(error.exit_code, str(error))
-    except ValidationError as error:
-        return None, _Problem(f"its manifest is not readable ({error.error_count()} problems)")
+        )
+
+    def first_whole(self, candidates: Iterable[tuple[CheckpointFolder, ObjectStorage]], check: _Check) -> Found | None:
+        """Download the first one in which every rank finds every byte as it was written; None when there is none. Collective."""
+        for folder, storage in candidates:
+            if self._place.is_first_of_pod:
+                shutil.rmtree(self._target, ignore_errors=True)
+            self._collective.barrier()
+            manifest, problem = self._fetch(storage, check)
+            answers = self._collective.gather(problem)
+            down = next((answer for answer in answers if isinstance(answer, TrainerFailure)), None)
+            if down is not None:
+                raise down
+            problems = [answer for answer in answers if isinstance(answer, _Problem)]
+            if not problems and manifest is not None:
+                return Found(folder, manifest, (), 0, storage.uri)
+            self.rejected.append(folder)
+            self.pass_over(folder, storage.uri, problems[0].text, manifest.total_bytes if manifest else 0)
+            if problems[0].is_damage:
+                self.damaged.append(f"{folder.name}: {problems[0].text}")
+        return None
+
+    def _fetch(self, storage: ObjectStorage, check: _Check) -> tuple[Manifest | None, _Problem | TrainerFailure | None]:
+        """Download this rank's share and return the manifest and the problem, if there is one."""
+        place, wanted = self._place, self._wanted
+        try:
+            manifest = read_manifest(storage)
+            problem = check(manifest, storage.uri, self._attempt, is_for_training=wanted is None)
+            if problem is not None:
+                return manifest, problem
+            files = manifest.files if wanted is None else wanted(manifest)
+            mine = files[place.local_rank :: place.local_world_size]
+            difference = download_verified(storage, mine, self._target)
+            return manifest, None if difference is None else _Problem(difference)
+        except StorageRefused as error:
+            if error.missing:
+                return None, _Problem(f"{error.uri} is not there")
+            return None, TrainerFailure(error.exit_code, str(error))
+        except StorageError as error:
+            return None, TrainerFailure(error.exit_code, str(error))
+        except ValidationError as error:
+            return None, _Problem(f"its manifest is not readable ({error.error_count()} problems)")
 
 
-def read_manifest(storage: ObjectStorage) -> Manifest:
-    """Return the manifest of a folder."""
-    return Manifest.model_validate_json(storage.read(MANIFEST_FILE))
+def _agreed(place: Place, collective: Collective, look: Callable[[], _T]) -> _T:
+    """Return what rank 0 sees, on every rank; its failure is told to the others, who would else wait for ever."""
+    seen: _T | TrainerFailure | None = None
+    if place.is_first:
+        try:
+            seen = look()
+        except StorageError as error:
+            seen = TrainerFailure(error.exit_code, str(error))
+        except TrainerFailure as error:
+            seen = error
+    seen = collective.broadcast(seen)
+    if isinstance(seen, TrainerFailure):
+        raise seen
+    if seen is None:
+        raise AssertionError("rank 0 always says what it found")
+    return seen
+
+
+def _own_problem(
+    manifest: Manifest, uri: str, attempt: AttemptFile, *, is_for_training: bool
+) -> _Problem | TrainerFailure | None:
+    another = foreign(manifest, attempt)
+    if another is not None:
+        return _Problem(another)
+    plan = attempt.plan
+    reason = resume_obstacle(Strategy(manifest.strategy), manifest.world_size, plan.strategy, plan.processes)
+    if reason is None or not is_for_training:
+        return None
+    if plan.replans:
+        return _Problem(f"{reason}, because a GPU ran out of memory: it starts afresh", is_damage=False)
+    return TrainerFailure(
+        ExitCode.BAD_SPEC,
+        f"the checkpoint at {uri} cannot be resumed: {reason}; set resources back, or start a new job",
+    )
+
+
+def _source_problem(
+    manifest: Manifest, uri: str, attempt: AttemptFile, *, is_for_training: bool
+) -> TrainerFailure | None:
+    reason = obstacle_of(manifest, attempt.spec, attempt.inspection.model, attempt.plan)
+    return None if reason is None else TrainerFailure(ExitCode.BAD_SPEC, f"{FIELD}: {uri} cannot be used: {reason}")
 
 
 def foreign(manifest: Manifest, attempt: AttemptFile) -> str | None:

@@ -26,6 +26,7 @@ from finetune_operator.api.constants import MANIFEST_FILE
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.manifest import FileEntry, Manifest
 from finetune_operator.api.plan import AttemptFile
+from finetune_operator.api.recipe import recipe_of
 from finetune_operator.api.run_events import CheckpointEvent
 from finetune_trainer.attempt import Place
 from finetune_trainer.checkpoint_names import CheckpointFolder, Shelf, share, superfluous
@@ -234,6 +235,7 @@ class CheckpointWriter:
             plan=self._attempt.plan.memory_key,
             created_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             versions=installed_versions(),
+            recipe=recipe_of(self._attempt.spec, self._attempt.inspection.model),
             files=files,
         )
         _put_once(target, manifest.model_dump_json(by_alias=True).encode())

@@ -21,7 +21,8 @@ from finetune_operator.api.progress import TerminationMessage
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.run_events import PublishEvent
 from finetune_trainer.attempt import Place, Workplace, read_attempt
-from finetune_trainer.checkpoint_reader import find_checkpoint, read_manifest
+from finetune_trainer.checkpoint_location import read_manifest
+from finetune_trainer.checkpoint_reader import find_checkpoint
 from finetune_trainer.checkpoint_writer import installed_versions
 from finetune_trainer.collective import Collective
 from finetune_trainer.events import EventLog

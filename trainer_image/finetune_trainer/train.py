@@ -189,10 +189,8 @@ class _Rank:
             )
             load_zero_of_others(found.manifest, attempt.plan, place, self._collective, workplace.resume, config)
         step = found.manifest.step if found.manifest else 0
-        if found.folder is not None:
-            telemetry.on_resume(
-                ResumeEvent(attempt=attempt.attempt, step=step, uri=storage.child(found.folder.name).uri)
-            )
+        if found.uri is not None:
+            telemetry.on_resume(ResumeEvent(attempt=attempt.attempt, step=step, uri=found.uri))
         writer = CheckpointWriter(
             attempt,
             place,
@@ -250,7 +248,7 @@ class _Rank:
         )
         if attempt.spec.tuning.method is not Method.FULL:
             restore_float_masters(trainer.model, attempt.spec.training.precision)
-        trainer.train(resume_from_checkpoint=str(workplace.resume) if found.folder else None)
+        trainer.train(resume_from_checkpoint=str(workplace.resume) if found.manifest else None)
         watchdog.stop()
         promise.withdraw()
         with self._badput("checkpoint"):

@@ -110,12 +110,13 @@ def _root_rules() -> list[dict[str, str]]:
                 "in a cluster use a bucket: s3://, gs:// or az://",
             }
         )
-    rules.append(
-        {
-            "rule": "!has(self.spec.checkpoint.uri) || !self.spec.checkpoint.uri.startsWith('file://')",
-            "message": "spec.checkpoint.uri: file:// is for local runs (finetune run); in a cluster use a bucket: s3://, gs:// or az://",
-        }
-    )
+    for field in ("checkpoint.uri", "checkpoint.resumeFrom"):
+        rules.append(
+            {
+                "rule": f"!has(self.spec.{field}) || !self.spec.{field}.startsWith('file://')",
+                "message": f"spec.{field}: file:// is for local runs (finetune run); in a cluster use a bucket: s3://, gs:// or az://",
+            }
+        )
     for field in IMMUTABLE_AFTER_START:
         rules.append(
             {

@@ -120,6 +120,16 @@ class DatasetFacts(ReadModel):
     packed: PackedRows | None = Field(None, description="Absent in reports of versions that did not pack.")
 
 
+class ResumePoint(ReadModel):
+    """The checkpoint that `checkpoint.resumeFrom` names: the newest there that is complete and fits the job."""
+
+    uri: str = Field(description="Its folder.")
+    job: str = Field(description="<namespace>/<name> of the job that wrote it.")
+    step: int = Field(description="Optimizer steps that were finished.")
+    strategy: str = Field(description="By which strategy its files were written.")
+    processes: int = Field(description="How many processes wrote it.")
+
+
 class InspectionReport(ReadModel):
     """The inspect pod's whole answer; at most 256 KiB as JSON."""
 
@@ -131,6 +141,7 @@ class InspectionReport(ReadModel):
     model: ModelFacts
     dataset: DatasetFacts
     report_uri: str | None = Field(None, description="Where the full report (every unusable row) is.")
+    resume: ResumePoint | None = Field(None, description="Only with checkpoint.resumeFrom.")
 
 
 def inspection_key(namespace: str, spec: FineTuneJobSpec) -> str:
@@ -138,7 +149,7 @@ def inspection_key(namespace: str, spec: FineTuneJobSpec) -> str:
 
     Two jobs of one namespace with equal keys get equal reports: model, data set, output target, length, loss target and the names of the secrets.
     """
-    relevant = {
+    relevant: dict[str, JsonValue] = {
         "namespace": namespace,
         "model": spec.model.model_copy(update={"cache": None}).to_json_dict(),
         "dataset": spec.dataset.to_json_dict(),
@@ -148,4 +159,7 @@ def inspection_key(namespace: str, spec: FineTuneJobSpec) -> str:
         "lossOn": spec.training.loss_on,
         "credentials": spec.credentials.to_json_dict(),
     }
+    if spec.checkpoint.resume_from is not None:
+        # Whether a checkpoint fits depends on all of tuning and training.
+        relevant["resumeFrom"] = [spec.checkpoint.resume_from, spec.tuning.to_json_dict(), spec.training.to_json_dict()]
     return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:16]

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from finetune_operator.api.model import ReadModel
+from finetune_operator.api.recipe import Recipe
 
 
 class FileEntry(ReadModel):
@@ -31,6 +32,9 @@ class Manifest(ReadModel):
     strategy: str
     plan: str = Field(
         "", description="What of the plan decides its memory; a resume by the same one is not probed again."
+    )
+    recipe: Recipe | None = Field(
+        None, description="What a checkpoint was trained by: another job goes on from it only with the same."
     )
     created_at: str = Field(description="RFC 3339, UTC.")
     versions: dict[str, str] = Field(description="Library versions, such as {torch: 2.13.0}.")

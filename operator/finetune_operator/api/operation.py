@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from finetune_operator.api.durations import INTERVAL_PATTERN
-from finetune_operator.api.locations import Duration, Location, duration, writable
+from finetune_operator.api.locations import WRITABLE_PATTERN, Duration, Location, duration, writable
 from finetune_operator.api.model import Rule, SpecModel, text_rule
 
 
@@ -21,6 +21,11 @@ class Checkpoint(SpecModel):
         2, ge=1, le=100, description="How many verified checkpoints are kept; the newest is never deleted. Default 2."
     )
     uri: Location | None = Field(None, description="Where checkpoints go. Default: checkpoints under output.uri.")
+    resume_from: Location | None = Field(
+        None,
+        description="Start from another job's checkpoint: its folder (step-00000100/1), or the folder of that job's checkpoints, whose newest is "
+        "taken. Model, tuning and training must be the same but for epochs or maxSteps. Default: the job's own checkpoints alone.",
+    )
 
     rules: ClassVar[tuple[Rule, ...]] = (
         text_rule(
@@ -30,6 +35,13 @@ class Checkpoint(SpecModel):
             "checkpoint.every: write a duration such as 10m, or a number of steps such as 500steps",
         ),
         writable("checkpoint.uri"),
+        text_rule(
+            "resumeFrom",
+            "resume_from",
+            WRITABLE_PATTERN,
+            "checkpoint.resumeFrom: needs the URI of a checkpoint with one of the schemes s3, gs, az, such as "
+            "s3://bucket/model/checkpoints/job-1a2b3c4d (file:// in local runs)",
+        ),
     )
 
 

@@ -217,7 +217,8 @@ REASON_MEANINGS: Final = MappingProxyType(
         Reason.TERMINATED: ReasonMeaning("the pod was stopped from outside", "nothing; it is tried again"),
         Reason.CHECKPOINTS_UNUSABLE: ReasonMeaning(
             "the job has checkpoints, and none of them verifies; nothing was overwritten",
-            "look at what the bucket lost (finetune checkpoints verify URI); delete the job and create it anew, which starts afresh beside them",
+            "look at what the bucket lost (finetune checkpoints verify URI); delete the job and create it anew: it starts afresh beside "
+            "them, or from another checkpoint (checkpoint.resumeFrom)",
         ),
         Reason.DISK_FULL: ReasonMeaning(
             "a pod's local disk is full; the checkpoints in the bucket are whole",

@@ -25,6 +25,14 @@ class Condition(ReadModel):
     observed_generation: int = Field(0, ge=0, description="The metadata.generation that this is about.")
 
 
+class ResumeStatus(ReadModel):
+    """The checkpoint of another job that this one starts from."""
+
+    uri: str = Field(description="Its folder.")
+    job: str = Field(description="<namespace>/<name> of the job that wrote it.")
+    step: int = Field(description="Optimizer steps that were finished; the first attempt goes on after them.")
+
+
 class InspectionStatus(ReadModel):
     """The inspection in short."""
 
@@ -40,6 +48,7 @@ class InspectionStatus(ReadModel):
     tokens: int = Field(description="Tokens of all usable rows.")
     longest: int = Field(description="Tokens of the longest row.")
     report_uri: str | None = Field(None, description="The full report.")
+    resume: ResumeStatus | None = Field(None, description="What checkpoint.resumeFrom has found.")
 
 
 class PlanStatus(ReadModel):

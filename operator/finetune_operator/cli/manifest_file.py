@@ -74,8 +74,8 @@ def with_absolute_locations(spec: FineTuneJobSpec, base: Path) -> FineTuneJobSpe
         return uri if path == uri or path.startswith("/") else f"file://{base.resolve() / path}"
 
     checkpoint = spec.checkpoint
-    if checkpoint.uri is not None:
-        checkpoint = checkpoint.model_copy(update={"uri": absolute(checkpoint.uri)})
+    places = {"uri": checkpoint.uri, "resume_from": checkpoint.resume_from}
+    checkpoint = checkpoint.model_copy(update={name: uri and absolute(uri) for name, uri in places.items()})
     return spec.model_copy(
         update={
             "model": spec.model.model_copy(update={"uri": absolute(spec.model.uri)}),

@@ -87,6 +87,7 @@ def _refused(
             ("dataset.uri", job.spec.dataset.uri),
             ("output.uri", job.spec.output.uri),
             ("checkpoint.uri", job.spec.checkpoint.uri or ""),
+            ("checkpoint.resumeFrom", job.spec.checkpoint.resume_from or ""),
         )
         if uri.startswith("file://")
     ]

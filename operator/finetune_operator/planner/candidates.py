@@ -13,7 +13,9 @@ from finetune_operator.api.compatibility import (
     Strategy,
     impossibility,
     offloads,
+    resume_obstacle,
 )
+from finetune_operator.api.inspection import ResumePoint
 from finetune_operator.api.plan import PlanError
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import FineTuneJobSpec
@@ -117,13 +119,32 @@ def check_micro_batch(spec: FineTuneJobSpec, counts: tuple[int, ...]) -> PlanErr
     )
 
 
-def strategies(spec: FineTuneJobSpec, processes: int) -> tuple[Strategy, ...]:
-    """Return the strategies that are possible with so many processes, from the simplest on."""
+def strategies(spec: FineTuneJobSpec, processes: int, resume: ResumePoint | None = None) -> tuple[Strategy, ...]:
+    """Return the strategies that are possible with so many processes, from the simplest on; those that go on from `resume` where there is one."""
     wanted = spec.resources.strategy
     candidates: list[Strategy] = [s for s in SIMPLICITY if wanted in ("auto", s)]
     candidates = [s for s in candidates if (s is Strategy.SINGLE) == (processes == 1)]
     method, accelerator = spec.tuning.method, spec.resources.accelerator
-    return tuple(s for s in candidates if impossibility(method, s, accelerator) is None)
+    candidates = [s for s in candidates if impossibility(method, s, accelerator) is None]
+    return tuple(s for s in candidates if resume is None or _obstacle(resume, s, processes) is None)
+
+
+def check_resume(spec: FineTuneJobSpec, counts: tuple[int, ...], resume: ResumePoint | None) -> PlanError | None:
+    """Return why no allowed strategy and process count goes on from the checkpoint that the job is to start from, or None."""
+    if resume is None or any(strategies(spec, count, resume) for count in counts):
+        return None
+    ways = ((strategy, count) for count in counts for strategy in strategies(spec, count))
+    why = next((_obstacle(resume, *way) for way in ways), None) or "no strategy is possible with these resources"
+    field = "resources.processes" if spec.resources.accelerator == "cpu" else "resources.gpus"
+    return PlanError(
+        reason=Reason.INVALID_SPEC,
+        message=f"checkpoint.resumeFrom: {resume.uri} cannot be resumed: {why}; set resources.strategy: {resume.strategy} and {field}: "
+        f"{resume.processes}",
+    )
+
+
+def _obstacle(resume: ResumePoint, strategy: Strategy, processes: int) -> str | None:
+    return resume_obstacle(Strategy(resume.strategy), resume.processes, strategy, processes)
 
 
 def offload_choices(spec: FineTuneJobSpec, strategy: Strategy, *, may: bool) -> tuple[Offload, ...]:

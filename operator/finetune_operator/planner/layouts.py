@@ -53,7 +53,7 @@ def layouts_of(task: Task, pools: tuple[Pool, ...], counts: tuple[int, ...]) -> 
         sizes = micro_batches(spec, count, task.sequence_length)
         if not places or not sizes:
             continue
-        for strategy in strategies(spec, count):
+        for strategy in strategies(spec, count, task.resume):
             offloads = offload_choices(spec, strategy, may=task.may_offload)
             for checkpointing, offload in product(checkpointings(spec), offloads):
                 share = spec.training.global_batch_size // count

@@ -22,7 +22,7 @@ from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.memory.architecture import Head, architecture_of
 from finetune_operator.memory.states import trainable_parameters
 from finetune_operator.planner.candidate import Candidate
-from finetune_operator.planner.candidates import check_micro_batch, forbidden_strategy, process_counts
+from finetune_operator.planner.candidates import check_micro_batch, check_resume, forbidden_strategy, process_counts
 from finetune_operator.planner.catalogue import UNKNOWN
 from finetune_operator.planner.estimates import Known
 from finetune_operator.planner.explanation import (
@@ -175,13 +175,21 @@ def question_of(
     counts = process_counts(spec)
     if isinstance(counts, PlanError):
         return counts
+    resume = None if inspection is None else inspection.resume
     refusal = forbidden_strategy(spec) or check_micro_batch(spec, counts) or check_targets(spec, architecture)
+    refusal = refusal or check_resume(spec, counts, resume)
     if refusal is not None:
         return refusal
     weight_bytes = architecture.parameters * STORED_BYTES_PER_PARAMETER
     made = sequences_of(spec, architecture.model_type, inspection, rows)
     if isinstance(made, PlanError):
         return made
+    if resume is not None and resume.step >= (last := total_steps(spec, made.count)):
+        return PlanError(
+            reason=Reason.INVALID_SPEC,
+            message=f"checkpoint.resumeFrom: {resume.uri} is of step {resume.step} and this job has {last} steps; raise training.epochs or "
+            "training.maxSteps",
+        )
     task = Task(
         spec=spec,
         architecture=architecture,
@@ -192,6 +200,7 @@ def question_of(
         prices=PriceList(prices),
         lengths=None if inspection is None or made.packed else inspection.dataset.tokens,
         packed=made.packed,
+        resume=resume,
     )
     pools, all_pools = _pools(spec, inventory, kept_free_bytes)
     unused = not_used(spec, inventory)

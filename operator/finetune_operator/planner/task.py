@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from finetune_operator.api.history import EMPTY_HISTORY, RunKind
-from finetune_operator.api.inspection import TokenHistogram
+from finetune_operator.api.inspection import ResumePoint, TokenHistogram
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.memory.architecture import Architecture
 from finetune_operator.planner.candidates import Split
@@ -32,6 +32,8 @@ class Task:
     """Nothing fits otherwise; where the user asks for offload, this says nothing."""
     packed: bool = False
     """Rows are joined to sequences of `sequence_length` tokens."""
+    resume: ResumePoint | None = None
+    """Another job's checkpoint, which the plan must be able to go on from."""
 
     @property
     def pod_weight_bytes(self) -> int:

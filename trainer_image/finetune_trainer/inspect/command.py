@@ -42,6 +42,7 @@ from finetune_trainer.inspect.survey import Limits, Survey, survey_rows
 from finetune_trainer.inspect.verdict import check_rows
 from finetune_trainer.model_files import ModelFolder, describe_model, open_model
 from finetune_trainer.rendering import read_rendered_rows
+from finetune_trainer.resume_source import resume_point
 from finetune_trainer.tokenizer_files import read_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -94,6 +95,7 @@ def inspect(request: InspectionRequest, output: Path | None = None, *, trace: bo
     logger.info("model %s: %s, %d parameters", spec.model.uri, model.architecture, model.parameters)
     if trace:
         model = _traced(model, folder, spec.model)
+    resume = resume_point(spec, model)
     files = find_files(spec.dataset.uri)
     layout, rows = read_rendered_rows(files.lines(), spec.dataset, spec.layouts, tokenizer)
     survey = survey_rows(rows, tokenizer, Limits(spec.training.max_length, spec.training.loss_on))
@@ -102,7 +104,8 @@ def inspect(request: InspectionRequest, output: Path | None = None, *, trace: bo
     refusal = check_rows(survey, spec.dataset.uri, spec.dataset.filters.max_dropped)
     if refusal is not None:
         raise TrainerFailure(refusal.exit_code, f"{refusal}. All of them: {report_uri}")
-    report = _report(request, model, _dataset_facts(request, files, layout.layout, survey), report_uri, started)
+    facts = _dataset_facts(request, files, layout.layout, survey)
+    report = _report(request, model, facts, report_uri, started).model_copy(update={"resume": resume})
     body = to_json(report)
     if request.progress is not None:
         post_report(request, request.progress, body)
