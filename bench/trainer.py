@@ -34,6 +34,8 @@ from finetune_operator.api.constants import TERMINATION_LOG_VARIABLE, WORK_DIREC
 from finetune_operator.api.plan import AttemptFile
 from finetune_operator.api.run_events import RUN_EVENTS_VARIABLE
 from finetune_trainer.arguments import lora_settings, training_arguments, weights_dtype
+from finetune_trainer.objectives.recipe import CAUSAL
+from finetune_trainer.objectives.supervised import supervised_arguments
 from finetune_trainer.testing import arithmetic_rows, tiny_attempt, tiny_plan, write_rows, write_tiny_model
 
 ROWS: Final = 512
@@ -160,13 +162,13 @@ def plain(attempt: AttemptFile, folder: Path) -> Program:
 
 def plain_settings(attempt: AttemptFile, folder: Path) -> dict[str, Any]:
     """Return what the script needs to know."""
-    known = training_arguments(attempt, folder / "output")
+    known = training_arguments(attempt, folder / "output") | supervised_arguments(attempt)
     arguments = {name: value for name, value in known.items() if name not in OWN_WAYS}
     return {
         "model": attempt.spec.model.uri.removeprefix("file://"),
         "data": attempt.spec.dataset.uri.removeprefix("file://"),
         "dtype": weights_dtype(attempt),
-        "lora": lora_settings(attempt),
+        "lora": lora_settings(attempt, CAUSAL.task_type),
         "arguments": {**arguments, "output_dir": str(folder / "output"), "assistant_only_loss": True, "use_cpu": True},
     }
 

@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 from prometheus_client import generate_latest
 
+from finetune_operator.api.compatibility import Objective
 from finetune_operator.api.constants import METRICS_PREFIX
+from finetune_operator.api.measures import MEASURES
 from finetune_operator.api.time_spent import TRAINER_CAUSES
 from finetune_trainer.attempt import Place
 from finetune_trainer.measure import Memory, flops_per_token
-from finetune_trainer.metrics import BADPUT, COUNTERS, GAUGES, RankMetrics
+from finetune_trainer.metrics import BADPUT, COUNTERS, GAUGES, MEASURE, RankMetrics
+from finetune_trainer.objectives import recipe_of
 from finetune_trainer.rank_files import RunDirectory
 from finetune_trainer.telemetry import StepRecord, Telemetry, Trained
 from finetune_trainer.testing import tiny_plan
@@ -27,15 +30,28 @@ def documented() -> set[str]:
 
 
 def test_every_metric_is_documented_and_nothing_else() -> None:
-    names = {METRICS_PREFIX + metric.name for metric in GAUGES}
+    names = {METRICS_PREFIX + metric.name for metric in (*GAUGES, MEASURE)}
     names |= {f"{METRICS_PREFIX}{metric.name}_total" for metric in (*COUNTERS, BADPUT)}
 
     assert documented() == names
 
 
+def test_every_measure_is_documented_with_the_objectives_that_have_it() -> None:
+    section = DOCUMENT.read_text().partition("### Measures")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `([a-z_]+)` \| ([a-z, -]+) \| (.+) \|$", section, re.MULTILINE)
+    objectives = {
+        name: {objective for objective in Objective if name in recipe_of(objective).measures.values()}
+        for name in MEASURES
+    }
+
+    assert {name: meaning for name, _, meaning in rows} == dict(MEASURES)
+    assert {name: set(said.split(", ")) for name, said, _ in rows} == objectives
+
+
 def test_a_scrape_has_the_labels_of_job_attempt_and_rank(make_attempt: Any) -> None:
     metrics = RankMetrics(make_attempt(tiny_plan(), attempt=3), rank=1)
     metrics.set("loss", 1.25)
+    metrics.measure("token_accuracy", 0.5)
     metrics.set_memory(Memory(1, 2, 3))
     metrics.badput("load", 2.0)
 
@@ -44,6 +60,9 @@ def test_a_scrape_has_the_labels_of_job_attempt_and_rank(make_attempt: Any) -> N
     assert 'finetune_loss{attempt="3",job="tiny",namespace="default",rank="1"} 1.25' in scrape
     assert (
         'finetune_badput_seconds_total{attempt="3",cause="load",job="tiny",namespace="default",rank="1"} 2.0' in scrape
+    )
+    assert (
+        'finetune_measure{attempt="3",job="tiny",measure="token_accuracy",namespace="default",rank="1"} 0.5' in scrape
     )
     assert all(f'cause="{cause}"' in scrape for cause in TRAINER_CAUSES)
     assert metrics.value("memory_peak_bytes") == 3

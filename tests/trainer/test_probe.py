@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from datasets import Dataset
 
-from finetune_operator.api.compatibility import Strategy
+from finetune_operator.api.compatibility import Objective, Strategy
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.plan import Phase
 from finetune_operator.api.run_events import StepEvent
+from finetune_trainer.objectives import recipe_of
 from finetune_trainer.probe import longest_rows
 from finetune_trainer.testing import arithmetic_rows, tiny_attempt, tiny_plan, write_rows
 from finetune_trainer.testing_ranks import CaseResult, RankServer
@@ -32,8 +33,9 @@ def steps_of(result: CaseResult) -> list[dict[str, Any]]:
 
 def test_the_longest_rows_come_first_and_are_repeated_where_there_are_too_few() -> None:
     rows = Dataset.from_dict({"input_ids": [[1], [1, 2, 3], [1, 2]]})
-    assert longest_rows(rows, 2) == [1, 2]
-    assert longest_rows(rows, 5) == [1, 2, 0, 1, 2]
+    lengths_of = recipe_of(Objective.SFT).lengths
+    assert longest_rows(rows, 2, lengths_of) == [1, 2]
+    assert longest_rows(rows, 5, lengths_of) == [1, 2, 0, 1, 2]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ def needs_cpu_backend(plan: Plan) -> bool:
 
 
 def training_arguments(attempt: AttemptFile, staging: Path, *, loads_once: bool = False) -> dict[str, Any]:
-    """Return the arguments of TRL's SFTConfig; `loads_once` where only rank 0 has the weights and FSDP2 is to send them."""
+    """Return what every trainer is told (TrainingArguments); `loads_once` where only rank 0 has the weights and FSDP2 is to send them."""
     spec, plan = attempt.spec, attempt.plan
     training = spec.training
     arguments: dict[str, Any] = {
@@ -36,9 +36,6 @@ def training_arguments(attempt: AttemptFile, staging: Path, *, loads_once: bool 
         "bf16": training.precision == "bf16",
         "seed": training.seed,
         "data_seed": training.seed,
-        "max_length": plan.max_length,
-        "packing": False,
-        "dataset_kwargs": {"skip_prepare_dataset": True},  # rows come encoded, cut and labelled
         "average_tokens_across_devices": True,
         "logging_steps": 1,
         "logging_first_step": True,
@@ -115,7 +112,7 @@ def _deepspeed_settings(attempt: AttemptFile) -> dict[str, Any]:
     }
 
 
-def lora_settings(attempt: AttemptFile) -> dict[str, Any] | None:
+def lora_settings(attempt: AttemptFile, task_type: str) -> dict[str, Any] | None:
     """Return the arguments of PEFT's LoraConfig; None where every weight is trained."""
     if attempt.spec.tuning.method is Method.FULL:
         return None
@@ -125,7 +122,7 @@ def lora_settings(attempt: AttemptFile) -> dict[str, Any] | None:
         "lora_alpha": adapter.alpha,
         "lora_dropout": adapter.dropout,
         "target_modules": "all-linear" if adapter.targets == ["all-linear"] else list(adapter.targets),
-        "task_type": "CAUSAL_LM",
+        "task_type": task_type,
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,16 +12,16 @@ import pyarrow as pa
 
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.plan import AttemptFile
-from finetune_trainer.encoding import Encoded, Encoder
 from finetune_trainer.failures import TrainerFailure
 from finetune_trainer.inputs import dataset_files, model_source, only_once
+from finetune_trainer.objectives import recipe_of
+from finetune_trainer.objectives.recipe import EncodedRow
 from finetune_trainer.packing import write_packed
 from finetune_trainer.rendering import read_rendered_rows
 from finetune_trainer.storage import open_storage
 from finetune_trainer.tokenizer_files import read_tokenizer
 
 ROWS_PER_BATCH: Final = 1000
-_SCHEMA: Final = pa.schema([("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32()))])
 
 
 def encode_dataset(attempt: AttemptFile, folder: Path) -> Path:
@@ -30,7 +31,7 @@ def encode_dataset(attempt: AttemptFile, folder: Path) -> Path:
     rows, packed = folder / "rows.arrow", folder / "packed.arrow"
     with only_once(folder) as needed:
         if needed:
-            _write(rows, encoded_rows(attempt))
+            _write(rows, recipe_of(attempt.spec.objective).schema, encoded_rows(attempt))
             if plan.packed:
                 count = write_packed(rows, packed, capacity=plan.max_length, seed=attempt.spec.training.seed)
                 print(f"rows are packed into {count} sequences, {plan.sequences} were planned", flush=True)
@@ -42,6 +43,7 @@ def _digest(attempt: AttemptFile) -> str:
     """Return what the encoded rows depend on: a local run keeps its work directory from one attempt to the next."""
     facts = attempt.inspection
     parts = (
+        attempt.spec.objective,
         *(file.model_dump_json() for file in (*facts.model.files, *facts.dataset.files)),
         attempt.spec.dataset.model_dump_json(),
         attempt.spec.training.loss_on,
@@ -58,38 +60,20 @@ def load_dataset(path: Path) -> Any:
     return Dataset.from_file(str(path))
 
 
-def _write(path: Path, rows: Iterator[Encoded]) -> None:
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, _SCHEMA) as writer:
-        batch: list[Encoded] = []
-        for row in rows:
-            batch.append(row)
-            if len(batch) == ROWS_PER_BATCH:
-                writer.write_batch(_to_arrow(batch))
-                batch = []
-        if batch:
-            writer.write_batch(_to_arrow(batch))
+def _write(path: Path, schema: pa.Schema, rows: Iterator[EncodedRow]) -> None:
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+        while batch := list(islice(rows, ROWS_PER_BATCH)):
+            writer.write_batch(pa.RecordBatch.from_pylist(batch, schema))
 
 
-def _to_arrow(rows: list[Encoded]) -> pa.RecordBatch:
-    columns = [
-        pa.array([row.tokens for row in rows], _SCHEMA.field("input_ids").type),
-        pa.array([row.labels for row in rows], _SCHEMA.field("labels").type),
-    ]
-    return pa.record_batch(columns, schema=_SCHEMA)
-
-
-def encoded_rows(attempt: AttemptFile) -> Iterator[Encoded]:
+def encoded_rows(attempt: AttemptFile) -> Iterator[EncodedRow]:
     """Yield the rows that have something to learn, in order.
 
     Rows without a counted token after the cut are left out. More unusable rows than `filters.maxDropped` allows are a TrainerFailure.
     """
     dataset, source = attempt.spec.dataset, model_source(attempt)
     tokenizer = read_tokenizer(open_storage(source.uri, revision=source.revision))
-    encoder = Encoder(
-        tokenizer,
-        completions_only=attempt.spec.training.loss_on == "completions",
-        max_length=attempt.plan.max_length,
-    )
+    encode = recipe_of(attempt.spec.objective).encoder(attempt, tokenizer)
     _, rows = read_rendered_rows(dataset_files(attempt).lines(), dataset, attempt.spec.layouts, tokenizer)
     read = dropped = kept = 0
     first = ""
@@ -99,8 +83,7 @@ def encoded_rows(attempt: AttemptFile) -> Iterator[Encoded]:
             dropped += 1
             first = first or f"{row.file} line {row.line}: {row.problem}"
             continue
-        encoded = encoder.encode(row.value, texts[0].text)
-        if encoded.is_trainable:
+        for encoded in encode(row.value, texts):
             kept += 1
             yield encoded
     allowed = dataset.filters.max_dropped

@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer with our checkpoints, our measurements and our proof of sharding."""
+"""What every objective's trainer has: our checkpoints, our measurements and our proof of sharding, over transformers' Trainer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from typing import Any, Final
 import torch
 import transformers
 from peft import PeftModel
-from trl import SFTTrainer
 
 from finetune_operator.api.compatibility import SHARDED_STRATEGIES, Strategy
 from finetune_operator.api.exit_codes import ExitCode
@@ -29,6 +28,7 @@ from finetune_trainer.export import EXPORT_FOLDER, export_sharded
 from finetune_trainer.failures import TrainerFailure
 from finetune_trainer.full_disk import disk_failure
 from finetune_trainer.measure import device_memory
+from finetune_trainer.objectives.recipe import Recipe
 from finetune_trainer.other_layout import (
     is_sharded,
     load_model_shards,
@@ -38,7 +38,6 @@ from finetune_trainer.other_layout import (
     load_whole_optimizer,
 )
 from finetune_trainer.own_time import OwnTime
-from finetune_trainer.packed_batches import PackedCollator, check_isolation, real_tokens
 from finetune_trainer.probe import probe_longest_batch
 from finetune_trainer.rank_random import derived_seed, has_own_state
 from finetune_trainer.stopping import Stop
@@ -55,6 +54,7 @@ class JobContext:
     """What the trainer needs beside transformers' own arguments."""
 
     attempt: AttemptFile
+    recipe: Recipe
     place: Place
     collective: Collective
     telemetry: Telemetry
@@ -67,27 +67,20 @@ class JobContext:
     """Try the longest batch before the first step: no attempt has trained by this plan yet."""
 
 
-class JobTrainer(SFTTrainer):
-    """One rank's trainer."""
+class JobTraining(transformers.Trainer):
+    """One rank's trainer, to be mixed in before the class of a library: `class SupervisedTrainer(JobTraining, SFTTrainer)`."""
 
     def __init__(self, context: JobContext, **arguments: Any) -> None:
         super().__init__(**arguments)
-        # SFTTrainer's own loss divides by the tokens of all ranks and accumulation steps; models whose forward takes no such number
-        # would switch it off and average averages.
-        self.model_accepts_loss_kwargs = True
         _keep_float_losses(self.accelerator)
         plan, seed = context.attempt.plan, context.attempt.spec.training.seed
         self._order = EpochOrder(len(self.train_dataset), plan.global_batch_size, seed)
         self.add_callback(EpochBeginnings(self._order))
-        self._packs = context.attempt.plan.packed
-        if self._packs:
-            self.data_collator: Any = PackedCollator(self.data_collator)
         self.context = context
         self._copies = HostCopies()
         self._step_started = time.monotonic()
         self._data_wait = 0.0
         self._tokens_before = 0.0
-        self._packed_tokens = 0
 
     def _prepare_for_training(self, *arguments: Any, **others: Any) -> Any:
         prepared = super()._prepare_for_training(*arguments, **others)
@@ -96,8 +89,7 @@ class JobTrainer(SFTTrainer):
             attempt.plan.strategy, self.model_wrapped, self.optimizer, place.world_size, attempt.plan.offload
         )
         print(f"rank {place.rank}: {said}", flush=True)
-        if self._packs:
-            check_isolation(self.model_wrapped, self.model.config.get_text_config().vocab_size)
+        self.before_training()
         if self.context.probes:
             self._probe(has_optimizer_state=len(arguments) > 2 and arguments[2] is not None)
         if place.world_size > 1 and attempt.plan.strategy is not Strategy.ZERO3:
@@ -107,6 +99,9 @@ class JobTrainer(SFTTrainer):
         self.context.watchdog.start()
         self._step_started = time.monotonic()
         return prepared
+
+    def before_training(self) -> None:
+        """Check what can be checked with the wrapped model, for a class that has something to check."""
 
     def _probe(self, *, has_optimizer_state: bool) -> None:
         context, started = self.context, time.monotonic()
@@ -160,11 +155,16 @@ class JobTrainer(SFTTrainer):
         started = time.monotonic()
         own = self.context.own_time.batches(epoch_iterator)
         samples = super().get_batch_samples(own, num_batches, device)
-        if self._packs:  # TRL counts the tokens of one sequence where there is no attention mask
-            tokens = sum(real_tokens(batch["position_ids"]) for batch in samples[0])
-            self._packed_tokens = int(self.accelerator.gather(torch.tensor(tokens, device=device)).sum())
+        self.note_batches(samples[0], device)
         self._data_wait = time.monotonic() - started
         return samples
+
+    def note_batches(self, batches: list[Any], device: Any) -> None:
+        """Hear which micro-batches the next step is made of."""
+
+    def tokens_of_step(self, logs: dict[str, float]) -> int:
+        """Return how many tokens of all ranks the step had; TRL's trainers log the sum of all steps."""
+        return round(logs.get("num_tokens", 0.0) - self._tokens_before)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Hear what each step was like; a loss or gradient that is not finite ends the run before it is saved."""
@@ -179,9 +179,10 @@ class JobTrainer(SFTTrainer):
             loss=logs["loss"],
             learning_rate=logs.get("learning_rate", 0.0),
             gradient_norm=norm,
-            tokens=self._packed_tokens or round(logs.get("num_tokens", 0.0) - self._tokens_before),
+            tokens=self.tokens_of_step(logs),
             seconds=now - self._step_started,
             data_wait_seconds=self._data_wait,
+            measures={name: logs[key] for key, name in self.context.recipe.measures.items() if key in logs},
         )
         self._check(record)
         self.context.watchdog.step(record.seconds)
@@ -256,7 +257,7 @@ class JobTrainer(SFTTrainer):
         capture = Capture(folder, self._copies)
         in_memory = context.attempt.plan.resources.staging_bytes > 0
         with capture.instead_of_writing() if in_memory else contextlib.nullcontext():
-            # Not SFTTrainer's own, which writes a model card of TRL's into each checkpoint.
+            # Not those of TRL's trainers, which write a model card of TRL's into each checkpoint.
             transformers.Trainer._save_checkpoint(self, model, trial)
             if (
                 self.state.global_step >= context.attempt.plan.total_steps

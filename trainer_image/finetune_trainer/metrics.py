@@ -8,6 +8,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 
 from finetune_operator.api.constants import METRICS_PREFIX
+from finetune_operator.api.measures import MEASURES
 from finetune_operator.api.plan import AttemptFile
 from finetune_operator.api.time_spent import TRAINER_CAUSES
 from finetune_trainer.measure import Memory
@@ -74,6 +75,7 @@ COUNTERS: Final = (
 BADPUT: Final = Described(
     "badput_seconds", f"Time in which no step was made, or one a second time, by cause: {', '.join(TRAINER_CAUSES)}."
 )
+MEASURE: Final = Described("measure", "What the last step measured beside its loss, by label measure.")
 
 
 class RankMetrics:
@@ -98,6 +100,9 @@ class RankMetrics:
         self.lost: dict[str, float] = {}
         """Seconds by cause of badput so far."""
         self._badput = Counter(METRICS_PREFIX + BADPUT.name, BADPUT.meaning, (*LABELS, "cause"), registry=self.registry)
+        self._measures = Gauge(
+            METRICS_PREFIX + MEASURE.name, MEASURE.meaning, (*LABELS, "measure"), registry=self.registry
+        )
         for counter in self._counters.values():
             counter.labels(**self._labels)
         for cause in TRAINER_CAUSES:
@@ -113,6 +118,12 @@ class RankMetrics:
     def set(self, name: str, value: float) -> None:
         """Set a gauge."""
         self._gauges[name].labels(**self._labels).set(value)
+
+    def measure(self, name: str, value: float) -> None:
+        """Set one of finetune_operator.api.measures; another name is a KeyError."""
+        if name not in MEASURES:
+            raise KeyError(name)
+        self._measures.labels(**self._labels, measure=name).set(value)
 
     def count(self, name: str, amount: float = 1.0) -> None:
         """Raise a counter."""

@@ -12,6 +12,7 @@ from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.plan import AttemptFile
 from finetune_trainer.arguments import lora_settings, quantization_settings, weights_dtype
 from finetune_trainer.failures import TrainerFailure
+from finetune_trainer.objectives import recipe_of
 
 
 def load_tokenizer(attempt: AttemptFile, folder: Path) -> Any:
@@ -43,8 +44,10 @@ def _told_as_bad_model(attempt: AttemptFile) -> Iterator[None]:
 def load_base_model(attempt: AttemptFile, folder: Path, *, dtype: str | None = None, quantized: bool = True) -> Any:
     """Return the base model; publish asks for another dtype and never for 4 bits."""
     import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    import transformers
+    from transformers import BitsAndBytesConfig
 
+    head = recipe_of(attempt.spec.objective).head(attempt)
     settings = quantization_settings(attempt) if quantized else None
     arguments: dict[str, Any] = {}
     if settings is not None:
@@ -53,11 +56,12 @@ def load_base_model(attempt: AttemptFile, folder: Path, *, dtype: str | None = N
         if attempt.plan.accelerator == "gpu" and attempt.plan.strategy is not Strategy.ZERO3:
             arguments["device_map"] = {"": torch.cuda.current_device()}
     with _told_as_bad_model(attempt):
-        model = AutoModelForCausalLM.from_pretrained(
+        model = getattr(transformers, head.auto_class).from_pretrained(
             folder,
             dtype=getattr(torch, dtype or weights_dtype(attempt)),
             local_files_only=True,
             trust_remote_code=attempt.spec.model.trust_remote_code,
+            **head.settings,
             **arguments,
         )
     name_backbone(model)
@@ -89,13 +93,16 @@ def empty_base_model(attempt: AttemptFile, folder: Path) -> Any:
     if attempt.plan.processes == 1 or attempt.plan.strategy is not Strategy.FSDP or quantized:
         return None
     import torch
+    import transformers
     from accelerate import init_empty_weights
-    from transformers import AutoConfig, AutoModelForCausalLM
 
+    head = recipe_of(attempt.spec.objective).head(attempt)
     trusts = attempt.spec.model.trust_remote_code
     with _told_as_bad_model(attempt), init_empty_weights():
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trusts)
-        model = AutoModelForCausalLM.from_config(
+        config = transformers.AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=trusts, **head.settings
+        )
+        model = getattr(transformers, head.auto_class).from_config(
             config, dtype=getattr(torch, weights_dtype(attempt)), trust_remote_code=trusts
         )
     if not {name for name, _ in model.named_parameters(remove_duplicate=False)}.issuperset(model.state_dict()):
@@ -126,7 +133,7 @@ def gather_by_layer(deepspeed: dict[str, Any], model: Any) -> None:
 
 def lora_config(attempt: AttemptFile) -> Any:
     """Return PEFT's LoraConfig, None where every weight is trained."""
-    settings = lora_settings(attempt)
+    settings = lora_settings(attempt, recipe_of(attempt.spec.objective).head(attempt).task_type)
     if settings is None:
         return None
     from peft import LoraConfig

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import numpy
@@ -23,10 +23,13 @@ _ENGINE_COUNTERS: Final = ("global_steps", "global_samples", "micro_steps", "ski
 """What DeepSpeed's engine counts, and writes into its checkpoints."""
 
 
-def longest_rows(dataset: Any, count: int) -> list[int]:
-    """Return the indices of the longest rows, the longest first; rows are repeated where there are fewer than `count`."""
+def longest_rows(dataset: Any, count: int, lengths_of: Callable[[Any], Any]) -> list[int]:
+    """Return the indices of the longest rows, the longest first; rows are repeated where there are fewer than `count`.
+
+    `lengths_of` gives the lengths of the rows of an Arrow table (`Recipe.lengths`).
+    """
     table = dataset.data.table if hasattr(dataset.data, "table") else dataset.data
-    lengths = pyarrow.compute.list_value_length(table.column("input_ids"))
+    lengths = lengths_of(table)
     order = pyarrow.compute.sort_indices(lengths, sort_keys=[("", "descending")]).to_pylist()[:count]
     return [order[index % len(order)] for index in range(count)]
 
@@ -35,7 +38,7 @@ def probe_longest_batch(trainer: Any, telemetry: Telemetry, *, has_optimizer_sta
     """Run one step of the longest batch that changes nothing, and return its length in tokens. Collective.
 
     Args:
-        trainer: A transformers Trainer whose model is wrapped and whose optimizer is prepared.
+        trainer: A JobTraining whose model is wrapped and whose optimizer is prepared.
         telemetry: Hears in which phase the rank is.
         has_optimizer_state: A checkpoint was loaded. Then the optimizer is left alone: its state, which takes the memory, is there. With DeepSpeed,
             where backward pass and optimizer step cannot be told apart, nothing is run.
@@ -46,7 +49,8 @@ def probe_longest_batch(trainer: Any, telemetry: Telemetry, *, has_optimizer_sta
     engine = trainer.model_wrapped if trainer.is_deepspeed_enabled else None
     if engine is not None and has_optimizer_state:
         return 0
-    rows = longest_rows(trainer.train_dataset, trainer.args.per_device_train_batch_size)
+    lengths_of = trainer.context.recipe.lengths
+    rows = longest_rows(trainer.train_dataset, trainer.args.per_device_train_batch_size, lengths_of)
     batch = trainer.data_collator([trainer.train_dataset[row] for row in rows])
     accumulation = trainer.args.gradient_accumulation_steps
     trainer.current_gradient_accumulation_steps = accumulation

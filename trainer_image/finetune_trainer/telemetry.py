@@ -6,8 +6,8 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
@@ -38,6 +38,8 @@ class StepRecord:
     tokens: int
     seconds: float
     data_wait_seconds: float
+    measures: Mapping[str, float] = field(default_factory=dict)
+    """By name (finetune_operator.api.measures)."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,8 @@ class Telemetry:
         ):
             if value is not None:
                 metrics.set(name, value)
+        for name, value in record.measures.items():
+            metrics.measure(name, value)
         if plan.gpu_tflops is not None:
             work = per_second * flops_per_token(plan.total_parameters, plan.trainable_parameters)
             metrics.set("model_flops_utilization", work / (plan.gpu_tflops * 1e12 * plan.processes))
@@ -143,6 +147,7 @@ class Telemetry:
                 gradient_norm=record.gradient_norm,
                 tokens=record.tokens,
                 seconds=record.seconds,
+                measures=dict(record.measures),
             )
         )
         with self._lock:

@@ -18,7 +18,7 @@ from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.manifest import Manifest
 from finetune_operator.api.plan import AttemptFile
 from finetune_operator.api.run_events import ResumeEvent
-from finetune_trainer.arguments import needs_cpu_backend, training_arguments
+from finetune_trainer.arguments import needs_cpu_backend
 from finetune_trainer.attempt import Place, Workplace, read_attempt
 from finetune_trainer.collective import Collective
 from finetune_trainer.failures import TrainerFailure, calls_of, failure_of
@@ -26,6 +26,8 @@ from finetune_trainer.hang_notice import Promise, leave_hung
 from finetune_trainer.inputs import check_inputs, fetch_model, go_offline
 from finetune_trainer.limits import Limits
 from finetune_trainer.memory_shortage import shortage_at
+from finetune_trainer.objectives import recipe_of
+from finetune_trainer.objectives.recipe import Parts
 from finetune_trainer.rank_files import RankError
 from finetune_trainer.stopping import Stop
 from finetune_trainer.storage import open_writable
@@ -100,6 +102,7 @@ class _Rank:
         self._attempt, self._place, self._workplace = attempt, place, workplace
         self._telemetry, self._stop, self._observers, self._limits = telemetry, stop, observers, limits
         self._collective = Collective(place.world_size)
+        self._recipe = recipe_of(attempt.spec.objective)
 
     def run(self) -> None:
         """Fetch, import, load, resume, train, save."""
@@ -154,14 +157,12 @@ class _Rank:
             done.result()  # a bad input ends the run before ranks meet
 
     def _load(self, model_folder: Path, rows: Path) -> tuple[Any, Any, Any]:
-        from trl import SFTConfig
-
         from finetune_trainer.dataset import load_dataset
         from finetune_trainer.modeling import empty_base_model, gather_by_layer, load_base_model, load_tokenizer
 
         attempt = self._attempt
         empty = empty_base_model(attempt, model_folder)
-        config = SFTConfig(**training_arguments(attempt, self._workplace.staging, loads_once=empty is not None))
+        config = self._recipe.configuration(attempt, self._workplace.staging, loads_once=empty is not None)
         tokenizer = load_tokenizer(attempt, model_folder)
         model = load_base_model(attempt, model_folder) if empty is None or self._place.is_first else empty
         if attempt.plan.strategy is Strategy.ZERO3:
@@ -172,7 +173,7 @@ class _Rank:
         from finetune_trainer.checkpoint_reader import find_checkpoint
         from finetune_trainer.checkpoint_writer import CheckpointWriter
         from finetune_trainer.divergence import LossGuard
-        from finetune_trainer.job_trainer import JobContext, JobTrainer
+        from finetune_trainer.job_trainer import JobContext
         from finetune_trainer.modeling import lora_config, restore_float_masters
         from finetune_trainer.other_layout import load_zero_of_others
         from finetune_trainer.own_time import OwnTime
@@ -226,9 +227,10 @@ class _Rank:
             self._limits.hang,
             promise.renew,
         )
-        trainer = JobTrainer(
+        trainer = self._recipe.trainer(
             JobContext(
                 attempt,
+                self._recipe,
                 place,
                 self._collective,
                 telemetry,
@@ -239,12 +241,8 @@ class _Rank:
                 own_time,
                 self._probes(found.manifest),
             ),
-            model=model,
-            args=config,
-            train_dataset=rows,
-            processing_class=tokenizer,
-            peft_config=lora_config(attempt),
-            callbacks=[boundary, PhaseOfStep(telemetry), *self._observers],
+            config,
+            Parts(model, tokenizer, rows, lora_config(attempt), [boundary, PhaseOfStep(telemetry), *self._observers]),
         )
         if attempt.spec.tuning.method is not Method.FULL:
             restore_float_masters(trainer.model, attempt.spec.training.precision)

@@ -27,6 +27,9 @@ class StepEvent(ReadModel):
     gradient_norm: float | None = None
     tokens: int = Field(0, description="Tokens of all ranks in this step, padding not counted.")
     seconds: float = 0.0
+    measures: dict[str, float] = Field(
+        default_factory=dict, description="What was measured beside the loss, by name (finetune_operator.api.measures)."
+    )
 
 
 class CheckpointEvent(ReadModel):

@@ -87,6 +87,7 @@ class RunRecord:
                 "resumedFromSteps": [event.step for event in self.resumes],
             },
             "losses": [{"step": e.step, "loss": e.loss, "attempt": e.attempt} for e in self.steps],
+            "measures": [{"step": e.step, "attempt": e.attempt, **e.measures} for e in self.steps if e.measures],
             "checkpoints": [
                 {"step": e.step, "attempt": e.attempt, "uri": e.uri, "verified": e.verified, "bytes": e.bytes}
                 for e in self.checkpoints

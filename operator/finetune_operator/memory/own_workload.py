@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
+from typing import Final
 
-from finetune_operator.api.compatibility import Checkpointing, Method, Offload, Strategy, loads_once
+from finetune_operator.api.compatibility import Checkpointing, Method, Objective, Offload, Strategy, loads_once
 from finetune_operator.api.spec import FineTuneJobSpec
-from finetune_operator.memory.workload import FLOAT32, FLOAT32_MASTER, Numerics, Quantization, Tuning, Workload
+from finetune_operator.memory.workload import FLOAT32, FLOAT32_MASTER, Goal, Numerics, Quantization, Tuning, Workload
 
 
 def numerics_of(spec: FineTuneJobSpec) -> Numerics:
@@ -16,6 +19,10 @@ def numerics_of(spec: FineTuneJobSpec) -> Numerics:
     of a quantised model to bfloat16, and the trainer casts them back (modeling.py, `restore_float_masters`).
     """
     return FLOAT32 if spec.training.precision == "fp32" else FLOAT32_MASTER
+
+
+GOALS: Final[Mapping[Objective, Goal]] = MappingProxyType({Objective.SFT: Goal.SFT})
+"""Which sequences, models and heads of each objective are in memory."""
 
 
 def as_trained_here(workload: Workload) -> Workload:
@@ -60,6 +67,7 @@ def workload_of(
         processes=processes,
         checkpointing=checkpointing,
         offload=offload,
+        goal=GOALS[spec.objective],
         rank=adapter.rank,
         targets=tuple(adapter.targets),
         dropout=adapter.dropout,
