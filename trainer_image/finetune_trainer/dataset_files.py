@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.inspection import InputFile
 from finetune_trainer.failures import TrainerFailure
-from finetune_trainer.file_formats.lines import Line, read_lines
+from finetune_trainer.file_formats.formats import read_file
+from finetune_trainer.file_formats.lines import Line
 from finetune_trainer.storage import Storage, StoredFile, open_storage
 from finetune_trainer.storage_location import matches, split_pattern
 
@@ -28,7 +29,7 @@ class DatasetFiles:
     def lines(self) -> Iterator[Line]:
         """Yield the rows of all files, as far as they are asked for."""
         for file in self.found:
-            yield from read_lines(file.name, self.storage.stream(file.name))
+            yield from read_file(self.storage, file)
 
 
 def find_files(uri: str) -> DatasetFiles:

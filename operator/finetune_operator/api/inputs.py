@@ -118,7 +118,8 @@ class Dataset(SpecModel):
     """The rows to learn from."""
 
     uri: Location = Field(
-        description="A JSONL file at s3://, gs://, az:// or hf://datasets/org/name/path (file:// in local runs); a * matches several files."
+        description="A file at s3://, gs://, az:// or hf://datasets/org/name/path (file:// in local runs): JSONL, JSON, CSV, Parquet or Arrow; "
+        "a * matches several files."
     )
     format: Format = Field(
         "auto",

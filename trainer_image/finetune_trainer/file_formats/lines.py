@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
+
+from finetune_operator.api.exit_codes import ExitCode
 
 LINE_LIMIT_BYTES: Final = 16 * 1024**2
 """A longer line is a problem of that line instead of a problem of the pod's memory."""
-_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 
 class Line(NamedTuple):
@@ -21,25 +23,35 @@ class Line(NamedTuple):
     problem: str | None = None
 
 
+class BrokenFile(Exception):
+    """A file that cannot be read to its end: which, why, and what to do. Its content is never repeated."""
+
+    exit_code = ExitCode.BAD_DATA
+
+    def __init__(self, file: str, problem: str, remedy: str) -> None:
+        super().__init__(f"the data set's file {file} cannot be read: {problem}; {remedy}")
+
+
 def read_lines(file: str, chunks: Iterable[bytes]) -> Iterator[Line]:
     """Yield every line of a file that is not blank; a line that is no JSON object carries its problem."""
-    for number, raw in enumerate(_cut(chunks), start=1):
+    for number, raw in enumerate(cut_lines(chunks), start=1):
         if raw is None:
             yield Line(file, number, None, f"the line is longer than {LINE_LIMIT_BYTES // 1024**2} MiB")
         elif raw.strip():
-            yield _parsed(file, number, raw)
+            yield line_of(file, number, raw, "line")
 
 
-def _cut(chunks: Iterable[bytes]) -> Iterator[bytes | None]:
-    """Yield lines without their newline, None for one that is too long; memory stays at one chunk and one line."""
+def cut_lines(chunks: Iterable[bytes], *, keep_ends: bool = False) -> Iterator[bytes | None]:
+    """Yield lines, None for one that is too long; memory stays at one chunk and one line. With `keep_ends` they keep their newline."""
     tail = b""
     oversized = False
+    end = b"\n" if keep_ends else b""
     for index, chunk in enumerate(chunks):
-        parts = (chunk.removeprefix(_BYTE_ORDER_MARK) if index == 0 else chunk).split(b"\n")
+        parts = (chunk.removeprefix(BYTE_ORDER_MARK) if index == 0 else chunk).split(b"\n")
         if len(parts) > 1:
-            yield None if oversized or len(tail) + len(parts[0]) > LINE_LIMIT_BYTES else tail + parts[0]
+            yield None if oversized or len(tail) + len(parts[0]) > LINE_LIMIT_BYTES else tail + parts[0] + end
             for part in parts[1:-1]:
-                yield part if len(part) <= LINE_LIMIT_BYTES else None
+                yield part + end if len(part) <= LINE_LIMIT_BYTES else None
             tail, oversized = parts[-1], False
         elif not oversized:
             tail += parts[0]
@@ -49,13 +61,14 @@ def _cut(chunks: Iterable[bytes]) -> Iterator[bytes | None]:
         yield None if oversized else tail
 
 
-def _parsed(file: str, number: int, raw: bytes) -> Line:
+def line_of(file: str, number: int, raw: bytes, unit: Literal["line", "element"]) -> Line:
+    """Return what a JSON text holds; a problem's position counts within the text, which is a line or an array's element."""
     try:
         value = json.loads(raw.decode())
     except UnicodeDecodeError as error:
-        return Line(file, number, None, f"not UTF-8 at byte {error.start + 1} of the line")
+        return Line(file, number, None, f"not UTF-8 at byte {error.start + 1} of the {unit}")
     except json.JSONDecodeError as error:
-        return Line(file, number, None, f"not valid JSON at character {error.pos + 1} of the line")
+        return Line(file, number, None, f"not valid JSON at character {error.pos + 1} of the {unit}")
     except (RecursionError, ValueError):
         return Line(file, number, None, "JSON that is nested too deeply or has a number that is too long")
     if not isinstance(value, dict):

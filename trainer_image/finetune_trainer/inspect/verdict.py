@@ -15,9 +15,7 @@ def check_rows(survey: Survey, uri: str, max_dropped: float) -> TrainerFailure |
     """Return why the job cannot go on with these rows, or None."""
     read = survey.rows + survey.dropped
     if read == 0:
-        return TrainerFailure(
-            ExitCode.BAD_DATA, f"dataset.uri {uri} has no rows; check that it is a JSONL file with one object per line"
-        )
+        return TrainerFailure(ExitCode.BAD_DATA, f"dataset.uri {uri} has no rows; check that it is the right file")
     if survey.rows == 0:
         return TrainerFailure(
             ExitCode.BAD_DATA,
