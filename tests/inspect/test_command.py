@@ -45,6 +45,20 @@ def test_a_good_job_is_reported(request_for: Build, inspect: Any, tmp_path: Path
     assert found.key == "0123456789abcdef"
 
 
+def test_a_chat_template_by_name_is_used_where_the_tokenizer_has_its_tokens(
+    request_for: Build, inspect: Any, tmp_path: Path, rows: Path, model: Path
+) -> None:
+    (model / "chat_template.jinja").unlink()
+    talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    rows.write_text(json.dumps({"messages": talk}) + "\n")
+    code, said = inspect(request_for(model={"chatTemplate": "llama3"}))
+    assert (code, said["reason"]) == (40, Reason.INVALID_SPEC)
+    assert "<|start_header_id|>" in said["message"]
+    code, _ = inspect(request_for(model={"chatTemplate": "chatml"}))
+    assert code == 0
+    assert report(tmp_path).model.has_chat_template
+
+
 def test_the_probe_leaves_nothing_and_the_full_report_is_beside_the_model(
     request_for: Build, inspect: Any, tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ from finetune_operator.api.compatibility import Strategy
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.manifest import Manifest
 from finetune_operator.api.run_events import PublishEvent
+from finetune_trainer.named_templates import template_source
 from finetune_trainer.testing import tiny_plan
 from finetune_trainer.testing_ranks import CaseResult, RankServer
 
@@ -43,7 +44,9 @@ def test_a_finished_run_is_published_whole_and_tried(
 ) -> None:
     processes = 1 if strategy is Strategy.SINGLE else 2
     plan = tiny_plan(strategy=strategy, processes=processes, micro_batch_size=2, total_steps=3)
-    attempt = make_attempt(plan, tuning={"method": method}, training={"precision": precision})
+    attempt = make_attempt(
+        plan, tuning={"method": method}, training={"precision": precision}, model={"chatTemplate": "chatml"}
+    )
     result = ranks.run(attempt, tmp_path / "run")
     assert result.statuses == (0,) * processes, result.log()
 
@@ -54,6 +57,7 @@ def test_a_finished_run_is_published_whole_and_tried(
     manifest = Manifest.model_validate_json((tmp_path / "out" / "manifest.json").read_text())
     names = {entry.name for entry in manifest.files}
     assert names >= MODEL_FILES
+    assert (tmp_path / "out" / "chat_template.jinja").read_text() == template_source("chatml")
     assert (names & ADAPTER_FILES) == (set() if method == "full" else ADAPTER_FILES)
     for entry in manifest.files:
         content = (tmp_path / "out" / entry.name).read_bytes()

@@ -80,8 +80,8 @@ class ChatTemplate:
         except jinja2.TemplateSyntaxError as error:
             raise TrainerFailure(
                 ExitCode.BAD_DATA,
-                f"the model's chat template is not valid at line {error.lineno}: {error.message}; mend chat_template.jinja "
-                "(or chat_template in tokenizer_config.json)",
+                f"the chat template is not valid at line {error.lineno}: {error.message}; mend model.chatTemplate, or the model's "
+                "chat_template.jinja (chat_template in tokenizer_config.json)",
             ) from None
         (self._generation,) = (
             extension for extension in environment.extensions.values() if isinstance(extension, _Generation)

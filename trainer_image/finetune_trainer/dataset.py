@@ -46,6 +46,7 @@ def _digest(attempt: AttemptFile) -> str:
         attempt.spec.objective,
         *(file.model_dump_json() for file in (*facts.model.files, *facts.dataset.files)),
         attempt.spec.dataset.model_dump_json(),
+        attempt.spec.model.chat_template or "",
         attempt.spec.training.loss_on,
         str(attempt.plan.max_length),
         f"packed with seed {attempt.spec.training.seed}" if attempt.plan.packed else "",
@@ -72,7 +73,7 @@ def encoded_rows(attempt: AttemptFile) -> Iterator[EncodedRow]:
     Rows without a counted token after the cut are left out. More unusable rows than `filters.maxDropped` allows are a TrainerFailure.
     """
     dataset, source = attempt.spec.dataset, model_source(attempt)
-    tokenizer = read_tokenizer(open_storage(source.uri, revision=source.revision))
+    tokenizer = read_tokenizer(open_storage(source.uri, revision=source.revision), source.chat_template)
     encode = recipe_of(attempt.spec.objective).encoder(attempt, tokenizer)
     _, rows = read_rendered_rows(dataset_files(attempt).lines(), dataset, attempt.spec.layouts, tokenizer)
     read = dropped = kept = 0

@@ -20,6 +20,9 @@ from finetune_trainer.tokenizer_files import TokenizerFiles
 IGNORED: Final = -100
 """The label of a token that the loss does not count."""
 
+_MARK: Final = "\ue0a1answer\ue0a1"
+"""Characters for private use, which no template looks for."""
+
 Span = tuple[int, int]
 
 
@@ -101,12 +104,31 @@ def answer_spans(
         try:
             before = render(messages[:index], True)
             through = text if index == len(messages) - 1 else render(messages[: index + 1], False)
+            end = len(through) if text.startswith(through) else _end_by_what_follows(messages, index, render, text)
         except TemplateRefused as refusal:
             raise _unknown_answers(f"cannot render the first turns of a conversation alone ({refusal})") from None
-        if not (text.startswith(before) and text.startswith(through)):
+        if not text.startswith(before) or end is None or end < len(before):
             raise _unknown_answers("renders earlier turns differently once later ones follow")
-        spans.append((len(before), len(through)))
+        spans.append((len(before), end))
     return spans
+
+
+def _end_by_what_follows(
+    messages: Sequence[Message], index: int, render: Callable[[Sequence[Message], bool], str], text: str
+) -> int | None:
+    """Return where an assistant's turn ends whose text depends on being the last one, None where that cannot be told.
+
+    Qwen 3 writes an empty thought into the last turn alone. Another answer in the place of this one shows what is written after it: alone the end of
+    the turn, within the conversation that end and all that follows. What follows is then cut off the text, which must end with exactly that.
+    """
+    marked = [*messages[:index], Message("assistant", _MARK), *messages[index + 1 :]]
+    alone = render(marked[: index + 1], False).split(_MARK)
+    within = render(marked, False).split(_MARK)
+    if len(alone) != 2 or len(within) != 2 or not within[1].startswith(alone[1]):
+        return None
+    follows = within[1][len(alone[1]) :]
+    end = len(text) - len(follows)
+    return end if text.endswith(follows) and text[:end].endswith(alone[1]) else None
 
 
 def _unknown_answers(why: str) -> TrainerFailure:

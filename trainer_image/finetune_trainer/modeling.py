@@ -12,6 +12,7 @@ from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.plan import AttemptFile
 from finetune_trainer.arguments import lora_settings, quantization_settings, weights_dtype
 from finetune_trainer.failures import TrainerFailure
+from finetune_trainer.named_templates import template_source
 from finetune_trainer.objectives import recipe_of
 
 
@@ -27,6 +28,8 @@ def load_tokenizer(attempt: AttemptFile, folder: Path) -> Any:
             ExitCode.BAD_DATA,
             f"the tokenizer of {attempt.spec.model.uri} has no end token; set eos_token in tokenizer_config.json",
         )
+    if attempt.spec.model.chat_template is not None:
+        tokenizer.chat_template = template_source(attempt.spec.model.chat_template)
     return tokenizer
 
 

@@ -17,6 +17,7 @@ from tokenizers.processors import TemplateProcessing
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_trainer.chat_template import ChatTemplate
 from finetune_trainer.failures import TrainerFailure
+from finetune_trainer.named_templates import check_tokens, template_source
 from finetune_trainer.storage import Storage, StoredFile
 
 TOKENIZER_FILE: Final = "tokenizer.json"
@@ -49,8 +50,8 @@ class TokenizerFiles:
         return self.special_tokens.get("eos_token")
 
 
-def read_tokenizer(model: Storage) -> TokenizerFiles:
-    """Return the tokenizer in a model's folder."""
+def read_tokenizer(model: Storage, chat_template: str | None = None) -> TokenizerFiles:
+    """Return the tokenizer in a model's folder, with the chat template of the spec (`model.chatTemplate`) where that has one."""
     if not model.exists(TOKENIZER_FILE):
         raise TrainerFailure(
             ExitCode.BAD_DATA,
@@ -73,6 +74,9 @@ def read_tokenizer(model: Storage) -> TokenizerFiles:
     tokenizer.no_padding()
     _set_ends(tokenizer, config, tokens)
     source = _template_source(config, contents.get(TEMPLATE_FILE))
+    if chat_template is not None:
+        check_tokens(chat_template, lambda token: tokenizer.token_to_id(token) is not None)
+        source = template_source(chat_template)
     return TokenizerFiles(
         tokenizer=tokenizer,
         special_tokens=tokens,

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Final, Literal, get_args
 
 from pydantic import Field, StringConstraints
 
+from finetune_operator.api.chat_templates import TEMPLATE_LIMIT, TEMPLATE_TOKENS
 from finetune_operator.api.layouts import Layout, layouts_with, listed
 from finetune_operator.api.locations import OBJECT_NAME_PATTERN, Location, ObjectName, readable
 from finetune_operator.api.model import Rule, SpecModel, text_rule
+
+
+def _quoted(names: Iterable[str]) -> str:
+    """Return names as a CEL list has them."""
+    return ", ".join(f"'{name}'" for name in names)
 
 
 class Cache(SpecModel):
@@ -52,12 +59,25 @@ class ModelSource(SpecModel):
     trust_remote_code: bool = Field(
         False, description="Run Python code that the model's repository brings. Default false: such a model is refused."
     )
+    chat_template: str | None = Field(
+        None,
+        max_length=TEMPLATE_LIMIT,
+        description=f"The chat template that renders conversations and is published with the model: {listed(TEMPLATE_TOKENS)}, or a Jinja "
+        "template. Default: the model's own.",
+    )
     cache: Cache | None = Field(
         None,
         description="Where the downloaded model is kept for other pods and jobs. Default: nowhere; every pod of every attempt downloads it.",
     )
 
-    rules: ClassVar[tuple[Rule, ...]] = (readable("model.uri", "hf://org/name or s3://bucket/folder"),)
+    rules: ClassVar[tuple[Rule, ...]] = (
+        readable("model.uri", "hf://org/name or s3://bucket/folder"),
+        Rule(
+            cel=f"!has(self.chatTemplate) || self.chatTemplate.contains('{{') || self.chatTemplate in [{_quoted(TEMPLATE_TOKENS)}]",
+            message=f"model.chatTemplate: name one of {listed(TEMPLATE_TOKENS)}, or write a Jinja template",
+            holds=lambda m: m.chat_template is None or "{" in m.chat_template or m.chat_template in TEMPLATE_TOKENS,
+        ),
+    )
 
 
 Format = Literal["auto", "messages", "prompt-completion", "alpaca", "sharegpt"]
@@ -95,9 +115,8 @@ class Columns(SpecModel):
 def _belongs(column: str) -> Rule:
     """Return the rule that a column is named only for formats that have it."""
     formats = layouts_with(column, FORMATS)
-    allowed = ", ".join(f"'{name}'" for name in ("auto", *formats))
     return Rule(
-        cel=f"!has(self.columns.{column}) || self.format in [{allowed}]",
+        cel=f"!has(self.columns.{column}) || self.format in [{_quoted(('auto', *formats))}]",
         message=f"dataset.columns.{column} belongs to format {listed(formats)}; set dataset.format to that or remove it",
         holds=lambda d: getattr(d.columns, column) is None or d.format in ("auto", *formats),
     )

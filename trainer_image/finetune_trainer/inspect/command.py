@@ -90,7 +90,7 @@ def inspect(request: InspectionRequest, output: Path | None = None, *, trace: bo
     target = check_output(request)
     logger.info("output %s is free and writable", spec.output.uri)
     folder = open_model(spec.model)
-    tokenizer = read_tokenizer(folder.storage)
+    tokenizer = read_tokenizer(folder.storage, spec.model.chat_template)
     model = describe_model(folder, spec.model, tokenizer)
     logger.info("model %s: %s, %d parameters", spec.model.uri, model.architecture, model.parameters)
     if trace:
