@@ -187,6 +187,7 @@ def tiny_attempt(
     model: Path,
     data: Path,
     output: Path,
+    /,
     *,
     plan: Plan | None = None,
     attempt: int = 1,
