@@ -93,7 +93,7 @@ def test_answers_that_part_after_an_earlier_answer_have_the_turns_before_it_as_t
 
 
 def test_a_judged_completion_takes_true_and_one() -> None:
-    for label in (True, 1):
+    for label in (True, 1, "1", "True"):
         row: dict[str, object] = {"prompt": "2+2=", "completion": "4", "label": label}
         assert read(Layout.KTO, row) == JudgedCompletion("2+2=", "4", True)
     turns: dict[str, object] = {"prompt": said(ASKED), "completion": said(BAD), "label": False}
@@ -119,6 +119,7 @@ def test_a_prompt_keeps_the_rows_further_columns_for_the_rewards() -> None:
             LabelledWords(("Ada", "sleeps"), ("B-PER", "O")),
         ),
         (Layout.SCORED_PAIR, {"sentence1": "a", "sentence2": "b", "score": 4}, ScoredPair("a", "b", 4.0)),
+        (Layout.SCORED_PAIR, {"sentence1": "a", "sentence2": "b", "score": "0.5"}, ScoredPair("a", "b", 0.5)),
         (Layout.PAIR, {"anchor": "a", "positive": "b"}, PositivePair("a", "b")),
         (Layout.TRIPLET, {"anchor": "a", "positive": "b", "negative": "c"}, PositivePair("a", "b", "c")),
     ],

@@ -12,7 +12,7 @@ from finetune_operator.api.packing import packed_rows
 from finetune_operator.api.plan import Plan
 from finetune_operator.planner.inventory import Inventory
 from finetune_operator.planner.plan import make_plan
-from finetune_operator.planner.sequences import sequences_of
+from finetune_operator.planner.sequences import SequencesOfEpoch, sequences_of
 from finetune_operator.planner.testing import LLAMA_8B, bad, good, gpu_nodes, inspected, spec_of
 
 SHORT = {100: 9000, 200: 6000, 1900: 3000}
@@ -41,6 +41,18 @@ def report_on(lengths: dict[int, int], *, counted: bool = True, cut: int = 2048)
 
 def planned(report: InspectionReport | None, **training: Any) -> Plan:
     return good(make_plan(spec_of(training=training), report, Inventory(gpu_nodes=(gpu_nodes(),)), config={}))
+
+
+def test_raw_text_is_packed_wherever_that_is_safe() -> None:
+    """Its pieces are nearly all full, so that `auto` would save too little of other rows."""
+    full = report_on({2048: 900, 1500: 30})
+    for model_type, packed in (("llama", True), ("bloom", False)):
+        made = sequences_of(spec_of(objective="pretrain"), model_type, full, 0)
+        assert isinstance(made, SequencesOfEpoch)
+        assert made.packed is packed
+    alone = sequences_of(spec_of(objective="pretrain", training={"packing": "none"}), "llama", full, 0)
+    assert isinstance(alone, SequencesOfEpoch)
+    assert not alone.packed
 
 
 def test_short_rows_are_packed_and_steps_count_sequences() -> None:

@@ -79,6 +79,19 @@ def test_long_rows_are_cut_on_the_right() -> None:
     assert counted(MISTRAL, max_length=20) == " first answe"
 
 
+def test_rows_cut_on_the_left_keep_their_last_answer() -> None:
+    text = ChatTemplate(MISTRAL, {}).render(TALK.messages)
+    encoder = Encoder(tokenizer(MISTRAL), completions_only=True, max_length=20, truncation="left")
+
+    encoded = encoder.encode(TALK, text)
+
+    assert len(encoded.tokens) == len(encoded.labels) == 20
+    kept = [label for label in encoded.labels if label != IGNORED]
+    assert tokenizer(MISTRAL).tokenizer.decode(kept, skip_special_tokens=False) == " second answer</s>"
+    whole = encoder.encode(PromptCompletion("prompt", "x"), "promptx</s>")
+    assert whole.tokens == tokenizer(None).tokenizer.encode("promptx</s>").ids
+
+
 def test_a_row_whose_answer_was_cut_off_has_nothing_to_learn() -> None:
     encoder = Encoder(tokenizer(None), completions_only=True, max_length=4)
 

@@ -48,6 +48,7 @@ def _digest(attempt: AttemptFile) -> str:
         attempt.spec.dataset.model_dump_json(),
         attempt.spec.model.chat_template or "",
         attempt.spec.training.loss_on,
+        attempt.spec.training.truncation,
         str(attempt.plan.max_length),
         f"packed with seed {attempt.spec.training.seed}" if attempt.plan.packed else "",
     )

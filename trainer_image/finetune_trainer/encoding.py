@@ -14,7 +14,7 @@ from typing import Final
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_trainer.chat_template import ChatTemplate, TemplateRefused
 from finetune_trainer.failures import TrainerFailure
-from finetune_trainer.rows import Conversation, Message, PromptCompletion, RawText, RowValue, Tools
+from finetune_trainer.rows import Conversation, Message, PromptCompletion, RowValue, Tools
 from finetune_trainer.tokenizer_files import TokenizerFiles
 
 IGNORED: Final = -100
@@ -42,17 +42,19 @@ class Encoded:
 class Encoder:
     """Encodes rows with one tokenizer."""
 
-    def __init__(self, files: TokenizerFiles, *, completions_only: bool, max_length: int) -> None:
+    def __init__(
+        self, files: TokenizerFiles, *, completions_only: bool, max_length: int, truncation: str = "right"
+    ) -> None:
         self._files = files
         self._completions_only = completions_only
-        self._max_length = max_length
+        self._kept = slice(max_length) if truncation == "right" else slice(-max_length, None)
 
     def encode(self, value: RowValue, text: str) -> Encoded:
-        """Return the tokens and labels of a row and its rendered text, cut on the right."""
+        """Return the tokens and labels of a row and its rendered text, cut to the length on the side that the spec says."""
         is_chat = isinstance(value, Conversation)
         encoding = self._files.tokenizer.encode(text, add_special_tokens=not is_chat)
         tokens = list(encoding.ids)
-        if not self._completions_only or isinstance(value, RawText):
+        if not self._completions_only:
             labels = list(tokens)
         elif isinstance(value, Conversation):
             labels = labels_in(tokens, encoding.offsets, self._answers(value, text))
@@ -65,7 +67,7 @@ class Encoder:
             labels = [IGNORED] * min(start, len(tokens)) + tokens[start:]
         else:
             raise TypeError(f"a {type(value).__name__} has no answer to be encoded with labels")
-        return Encoded(tokens[: self._max_length], labels[: self._max_length])
+        return Encoded(tokens[self._kept], labels[self._kept])
 
     def _answers(self, value: Conversation, text: str) -> list[Span]:
         template = self._files.template
@@ -74,6 +76,15 @@ class Encoder:
         if template.marks_generation:
             return template.render_with_spans(value.messages, value.tools)[1]
         return answer_spans(value.messages, _renderer(template, value.tools), text)
+
+
+def pieces(length: int, max_length: int) -> list[tuple[int, int]]:
+    """Return where a document of `length` tokens is cut into pieces of at most `max_length` (2 or more) tokens.
+
+    Each begins with the last token of the one before, because a piece's first token is predicted from nothing: so every token but the document's
+    first is predicted once, and no piece has fewer than two tokens.
+    """
+    return [(start, min(start + max_length, length)) for start in range(0, length - 1, max_length - 1)]
 
 
 def _renderer(template: ChatTemplate, tools: Tools | None) -> Callable[[Sequence[Message], bool], str]:

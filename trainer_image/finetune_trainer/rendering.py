@@ -75,10 +75,11 @@ def read_rendered_rows(
             f"the data set has conversations (format {layout.layout}), but the model has no chat template (chat_template.jinja, or chat_template in "
             "tokenizer_config.json) to render them; use an instruct model, or a data set with prompt and completion",
         )
-    if layout.layout in _ENDED and tokenizer.template is None and not tokenizer.eos_token:
+    is_plain = layout.layout is Layout.TEXT or tokenizer.template is None
+    if layout.layout in _ENDED and is_plain and not tokenizer.eos_token:
         raise TrainerFailure(
             ExitCode.BAD_DATA,
-            "the model's tokenizer has neither a chat template nor an eos_token, so that no answer would have an end; "
+            "the model's tokenizer has no eos_token (and no chat template that would do instead), so that no text would have an end; "
             "set eos_token in tokenizer_config.json",
         )
     return layout, (render(row, tokenizer.template, tokenizer.eos_token) for row in rows)

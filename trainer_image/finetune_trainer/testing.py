@@ -194,7 +194,7 @@ def tiny_attempt(
     uid: str = "0f1e2d3c-0000-4000-8000-000000000000",
     rendezvous_port: int = 29500,
     metrics_port: int = 9400,
-    **spec: dict[str, Any],
+    **spec: Any,
 ) -> AttemptFile:
     """Return the file of an attempt on a tiny model; `spec` replaces or adds parts of the job's spec by their names in YAML."""
     plan = plan or tiny_plan()
@@ -206,7 +206,7 @@ def tiny_attempt(
         "checkpoint": {"every": "1000steps"},
     }
     for name, value in spec.items():
-        whole[name] = {**whole.get(name, {}), **value}
+        whole[name] = {**whole.get(name, {}), **value} if isinstance(value, dict) else value
     return AttemptFile(
         namespace="default",
         name="tiny",

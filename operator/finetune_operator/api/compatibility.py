@@ -16,6 +16,7 @@ class Objective(StrEnum):
     """What a job optimises."""
 
     SFT = "sft"
+    PRETRAIN = "pretrain"
 
 
 class Method(StrEnum):

@@ -80,7 +80,7 @@ class ModelSource(SpecModel):
     )
 
 
-Format = Literal["auto", "messages", "prompt-completion", "alpaca", "sharegpt"]
+Format = Literal["auto", "messages", "prompt-completion", "alpaca", "sharegpt", "text"]
 """The layouts that the objectives learn from; a test compares them with the tables in layouts.py."""
 FORMATS: Final = tuple(Layout(name) for name in get_args(Format) if name != "auto")
 
@@ -102,6 +102,7 @@ class Columns(SpecModel):
     tools: ColumnName | None = _column("tools", "the optional list of tools")
     prompt: ColumnName | None = _column("prompt", "the prompt")
     completion: ColumnName | None = _column("completion", "the answer")
+    text: ColumnName | None = _column("text", "the document")
     instruction: ColumnName | None = _column("instruction", "the instruction")
     input: ColumnName | None = _column("input", "the optional input")
     output: ColumnName | None = _column("output", "the answer")

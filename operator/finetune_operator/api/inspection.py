@@ -100,14 +100,17 @@ class DatasetFacts(ReadModel):
     uri: str
     format: str = Field(description="The layout of the rows: one of those of dataset.format.")
     files: tuple[InputFile, ...]
-    rows: int = Field(description="Usable rows.")
+    rows: int = Field(
+        description="Usable rows; of objective pretrain the pieces of at most training.maxLength tokens that documents are cut into."
+    )
+    documents: int | None = Field(None, description="Usable documents, of objective pretrain alone.")
     dropped: int = Field(0, description="Unusable rows.")
     dropped_by_reason: dict[str, int] = Field(default_factory=dict)
     problems: tuple[RowProblem, ...] = Field((), description="The first 50 unusable rows.")
     truncated: int = Field(0, description="Rows longer than training.maxLength, which training cuts.")
     duplicates: int = Field(0, description="Rows that are equal to an earlier one.")
     tokens: TokenHistogram = Field(
-        description="Lengths of rows; a row with several texts counts as its longest, prompt and answer together."
+        description="Lengths of rows (of objective pretrain: of pieces); a row with several texts counts as its longest, prompt and answer together."
     )
     sides: dict[str, TokenHistogram] = Field(
         default_factory=dict,
@@ -147,7 +150,8 @@ class InspectionReport(ReadModel):
 def inspection_key(namespace: str, spec: FineTuneJobSpec) -> str:
     """Return the digest (16 hex digits) of all that an inspection depends on.
 
-    Two jobs of one namespace with equal keys get equal reports: model, data set, output target, length, loss target and the names of the secrets.
+    Two jobs of one namespace with equal keys get equal reports: model, data set, output target, objective, length, truncation, loss target and the
+    names of the secrets.
     """
     relevant: dict[str, JsonValue] = {
         "namespace": namespace,
@@ -157,6 +161,8 @@ def inspection_key(namespace: str, spec: FineTuneJobSpec) -> str:
         "checkpoints": spec.checkpoint.uri,
         "maxLength": spec.training.max_length,
         "lossOn": spec.training.loss_on,
+        "truncation": spec.training.truncation,
+        "objective": spec.objective,
         "credentials": spec.credentials.to_json_dict(),
     }
     if spec.checkpoint.resume_from is not None:

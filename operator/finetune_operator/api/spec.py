@@ -61,7 +61,8 @@ class FineTuneJobSpec(SpecModel):
     """What to train, on what, how, and where the result goes; everything else is planned."""
 
     objective: Objective = Field(
-        Objective.SFT, description="What is optimised: sft, supervised fine-tuning. Default sft."
+        Objective.SFT,
+        description="What is optimised: sft, supervised fine-tuning; pretrain, continued pre-training on raw text. Default sft.",
     )
     model: ModelSource = Field(description="The model to start from.")
     dataset: Dataset = Field(description="The rows to learn from.")
@@ -98,6 +99,11 @@ class FineTuneJobSpec(SpecModel):
             holds=lambda s: s.tuning.method is not Method.QLORA or s.training.precision == "bf16",
         ),
         *filter(None, map(_learns_from, Objective)),
+        Rule(
+            cel="self.objective != 'pretrain' || self.training.truncation == 'right'",
+            message="training.truncation: objective pretrain cuts documents into pieces and loses nothing; remove truncation",
+            holds=lambda s: s.objective is not Objective.PRETRAIN or s.training.truncation == "right",
+        ),
     )
 
     @property

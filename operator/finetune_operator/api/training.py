@@ -81,7 +81,12 @@ class Training(SpecModel):
         2048,
         ge=8,
         le=1048576,
-        description="Tokens of the longest sequence; longer rows are cut on the right. Default 2048.",
+        description="Tokens of the longest sequence; longer rows are cut (truncation), documents of objective pretrain into pieces. Default 2048.",
+    )
+    truncation: Literal["right", "left"] = Field(
+        "right",
+        description="Which end of a row longer than maxLength is cut off: right loses the end of its answer, left the beginning of its prompt. "
+        "Default right.",
     )
     packing: Literal["auto", "none", "best-fit"] = Field(
         "auto",
@@ -105,7 +110,7 @@ class Training(SpecModel):
     )
     loss_on: Literal["completions", "all"] = Field(
         "completions",
-        description="Which tokens the loss counts: the answers alone, or prompts as well. Default completions.",
+        description="Which tokens the loss counts: the answers alone, or prompts as well; with objective pretrain always all. Default completions.",
     )
     seed: int = Field(42, ge=0, le=2147483647, description="Seed of weights, data order and dropout. Default 42.")
 

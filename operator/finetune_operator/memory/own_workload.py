@@ -21,7 +21,7 @@ def numerics_of(spec: FineTuneJobSpec) -> Numerics:
     return FLOAT32 if spec.training.precision == "fp32" else FLOAT32_MASTER
 
 
-GOALS: Final[Mapping[Objective, Goal]] = MappingProxyType({Objective.SFT: Goal.SFT})
+GOALS: Final[Mapping[Objective, Goal]] = MappingProxyType({Objective.SFT: Goal.SFT, Objective.PRETRAIN: Goal.SFT})
 """Which sequences, models and heads of each objective are in memory."""
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Final
 
-from finetune_operator.api.compatibility import PACKING_ISOLATED, PACKING_LEAKS
+from finetune_operator.api.compatibility import PACKING_ISOLATED, PACKING_LEAKS, Objective
 from finetune_operator.api.inspection import DatasetFacts, InspectionReport, PackedRows, TokenHistogram
 from finetune_operator.api.packing import packed_rows
 from finetune_operator.api.plan import PlanError
@@ -62,6 +62,8 @@ def sequences_of(
         return alone
     made = facts.packed or _at_most(facts.tokens, cut)
     packed = SequencesOfEpoch(facts.rows, made.sequences, made.longest, packed=True)
+    if spec.objective is Objective.PRETRAIN and wanted == "auto":
+        wanted = "best-fit" if model_type in PACKING_ISOLATED else "auto"
     saved = _saved(spec, facts, made)
     summary = (
         f"packing: {facts.rows:,} rows in {made.sequences:,} sequences of up to {made.longest:,} tokens, "

@@ -17,10 +17,13 @@ SMALL = "HuggingFaceTB/SmolLM2-135M"
 H100, A10G, T4 = "NVIDIA-H100-80GB-HBM3", "NVIDIA-A10G", "Tesla-T4"
 
 
-def spec_of(model: str = LLAMA_8B, *, training: Any = None, resources: Any = None, **tuning: Any) -> FineTuneJobSpec:
+def spec_of(
+    model: str = LLAMA_8B, *, objective: str = "sft", training: Any = None, resources: Any = None, **tuning: Any
+) -> FineTuneJobSpec:
     """Return a job on a known model; `tuning` are the fields of spec.tuning by their YAML names."""
     return FineTuneJobSpec.model_validate(
         {
+            "objective": objective,
             "model": {"uri": f"hf://{model}"},
             "dataset": {"uri": "s3://data/rows.jsonl"},
             "output": {"uri": "s3://models/tuned"},

@@ -18,6 +18,7 @@ from typing import NoReturn
 
 from pydantic import ValidationError
 
+from finetune_operator.api.compatibility import Objective
 from finetune_operator.api.constants import REQUEST_PATH, TERMINATION_LOG, TERMINATION_LOG_VARIABLE
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.inspection import (
@@ -98,7 +99,9 @@ def inspect(request: InspectionRequest, output: Path | None = None, *, trace: bo
     resume = resume_point(spec, model)
     files = find_files(spec.dataset.uri)
     layout, rows = read_rendered_rows(files.lines(), spec.dataset, spec.layouts, tokenizer)
-    survey = survey_rows(rows, tokenizer, Limits(spec.training.max_length, spec.training.loss_on))
+    survey = survey_rows(
+        rows, tokenizer, Limits(spec.training.max_length, spec.training.loss_on, spec.training.truncation)
+    )
     logger.info("data set %s: %s, %d rows, %d dropped", spec.dataset.uri, layout.layout, survey.rows, survey.dropped)
     report_uri = write_full_report(target, request, survey)
     refusal = check_rows(survey, spec.dataset.uri, spec.dataset.filters.max_dropped)
@@ -134,6 +137,7 @@ def _dataset_facts(request: InspectionRequest, files: DatasetFiles, layout: str,
         format=layout,
         files=files.inputs,
         rows=survey.rows,
+        documents=survey.used if request.spec.objective is Objective.PRETRAIN else None,
         dropped=survey.dropped,
         dropped_by_reason=dict(survey.dropped_by_reason.most_common()),
         problems=tuple(survey.problems[:EXAMPLES_KEPT]),

@@ -14,11 +14,11 @@ from typing import Any, Final, Literal, NamedTuple
 from tokenizers import Tokenizer
 
 from finetune_operator.api.inspection import RowProblem
-from finetune_trainer.encoding import Encoder
+from finetune_trainer.encoding import Encoder, pieces
 from finetune_trainer.inspect.labels import count_labels
 from finetune_trainer.inspect.seen import SeenDigests
 from finetune_trainer.rendering import RenderedRow, Text
-from finetune_trainer.rows import Conversation, JudgedCompletion, Preference, PromptCompletion, RowValue
+from finetune_trainer.rows import Conversation, JudgedCompletion, Preference, PromptCompletion, RawText, RowValue
 from finetune_trainer.tokenizer_files import TokenizerFiles
 
 BATCH_ROWS: Final = 256
@@ -40,6 +40,7 @@ class Survey:
     sides: dict[str, Counter[int]] = field(default_factory=dict)
     labels: Counter[str] = field(default_factory=Counter)
     problems: list[RowProblem] = field(default_factory=list)
+    used: int = 0
     dropped: int = 0
     dropped_by_reason: Counter[str] = field(default_factory=Counter)
     truncated: int = 0
@@ -47,18 +48,22 @@ class Survey:
 
     @property
     def rows(self) -> int:
-        """Usable rows."""
+        """What training takes its batches from: usable rows, of raw text the pieces of them."""
         return self.lengths.total()
 
-    def note_row(self, value: RowValue, sides: Mapping[str, int]) -> int:
-        """Count a usable row, given the tokens of each of its texts, and return those of the longest."""
+    def note_row(self, value: RowValue, sides: Mapping[str, int], max_length: int) -> None:
+        """Count a usable row, given the tokens of each of its texts."""
+        self.used += 1
         longest = max(sides.values())
+        if isinstance(value, RawText):
+            self.lengths.update(last - first for first, last in pieces(longest, max_length))
+            return
         self.lengths[longest] += 1
+        self.truncated += longest > max_length
         if len(sides) > 1:
             for side, length in sides.items():
                 self.sides.setdefault(side, Counter())[length] += 1
         count_labels(self.labels, value)
-        return longest
 
     def note_problem(self, problem: RowProblem) -> None:
         """Count an unusable row."""
@@ -77,6 +82,7 @@ class Limits:
 
     max_length: int
     loss_on: Literal["completions", "all"]
+    truncation: Literal["right", "left"] = "right"
 
 
 def survey_rows(rows: Iterator[RenderedRow], tokenizer: TokenizerFiles, limits: Limits) -> Survey:
@@ -119,7 +125,7 @@ def _note(
         if problem is not None or row.value is None:
             result.note_problem(RowProblem(file=row.file, line=row.line, reason=problem or "unusable"))
             continue
-        result.truncated += result.note_row(row.value, sides) > lengths.limits.max_length
+        result.note_row(row.value, sides, lengths.limits.max_length)
         result.duplicates += not seen.add(_digest(row.value))
 
 
@@ -132,7 +138,9 @@ class _Lengths:
 
     def __init__(self, files: TokenizerFiles, limits: Limits) -> None:
         self._tokenizer: Tokenizer = files.tokenizer
-        self._encoder = Encoder(files, completions_only=True, max_length=limits.max_length)
+        self._encoder = Encoder(
+            files, completions_only=True, max_length=limits.max_length, truncation=limits.truncation
+        )
         self._encoded = 0
         self.limits = limits
 
@@ -159,6 +167,8 @@ class _Lengths:
         """
         if not all(lengths.values()):
             return "it has no tokens"
+        if isinstance(value, RawText) and min(lengths.values()) < 2:
+            return "it has one token, and none to predict from it"
         if isinstance(value, Conversation | PromptCompletion):
             return self._problem_of_answer(value, texts[0].text, lengths[texts[0].side])
         if isinstance(value, Preference | JudgedCompletion) and any(map(self._is_all_prompt, texts, lengths.values())):
@@ -179,7 +189,7 @@ class _Lengths:
         return None if self._encoder.encode(value, text).is_trainable else self._cut_off
 
     def _is_all_prompt(self, text: Text, length: int) -> bool:
-        if length <= self.limits.max_length:
+        if length <= self.limits.max_length or self.limits.truncation == "left":
             return False
         prompt = self._tokenizer.encode(text.text[: text.prompt], add_special_tokens=not text.by_template)
         return len(prompt) >= self.limits.max_length

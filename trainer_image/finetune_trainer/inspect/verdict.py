@@ -13,10 +13,10 @@ PROBLEMS_NAMED: Final = 5
 
 def check_rows(survey: Survey, uri: str, max_dropped: float) -> TrainerFailure | None:
     """Return why the job cannot go on with these rows, or None."""
-    read = survey.rows + survey.dropped
+    read = survey.used + survey.dropped
     if read == 0:
         return TrainerFailure(ExitCode.BAD_DATA, f"dataset.uri {uri} has no rows; check that it is the right file")
-    if survey.rows == 0:
+    if survey.used == 0:
         return TrainerFailure(
             ExitCode.BAD_DATA,
             f"none of the {read} rows of {uri} can be used: {_named(survey)}; check dataset.format and dataset.columns",

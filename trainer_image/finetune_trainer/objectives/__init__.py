@@ -10,7 +10,9 @@ from typing import Final
 from finetune_operator.api.compatibility import Objective
 from finetune_trainer.objectives.recipe import Recipe
 
-_MODULES: Final[Mapping[Objective, str]] = MappingProxyType({Objective.SFT: "supervised"})
+_MODULES: Final[Mapping[Objective, str]] = MappingProxyType(
+    {Objective.SFT: "supervised", Objective.PRETRAIN: "pretraining"}
+)
 """Objective → module of this package that has its `RECIPE`."""
 
 

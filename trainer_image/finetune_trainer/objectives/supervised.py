@@ -29,15 +29,19 @@ def supervised_arguments(attempt: AttemptFile) -> dict[str, Any]:
     }
 
 
-class _Supervised(Recipe):
+class Supervised(Recipe):
+    """Rows with answers; also what trains whole texts."""
+
     schema = pa.schema([("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32()))])
     measures = {"mean_token_accuracy": "token_accuracy", "entropy": "entropy"}  # noqa: RUF012 - never changed
 
     def encoder(self, attempt: AttemptFile, tokenizer: TokenizerFiles) -> RowEncoder:
+        """Return what makes tokens and labels of a row."""
         encoder = Encoder(
             tokenizer,
             completions_only=attempt.spec.training.loss_on == "completions",
             max_length=attempt.plan.max_length,
+            truncation=attempt.spec.training.truncation,
         )
 
         def encode(value: RowValue, texts: Sequence[Text]) -> Sequence[EncodedRow]:
@@ -47,12 +51,14 @@ class _Supervised(Recipe):
         return encode
 
     def configuration(self, attempt: AttemptFile, staging: Path, *, loads_once: bool) -> Any:
+        """Return TRL's SFTConfig."""
         from trl import SFTConfig
 
         arguments = training_arguments(attempt, staging, loads_once=loads_once)
         return SFTConfig(**arguments, **supervised_arguments(attempt))
 
     def trainer(self, context: JobContext, configuration: Any, parts: Parts) -> Any:
+        """Return the trainer."""
         from finetune_trainer.objectives.supervised_trainer import SupervisedTrainer
 
         return SupervisedTrainer(
@@ -66,4 +72,4 @@ class _Supervised(Recipe):
         )
 
 
-RECIPE: Final = _Supervised()
+RECIPE: Final = Supervised()

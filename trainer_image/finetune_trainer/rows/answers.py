@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from finetune_trainer.rows.kinds import kind_of, text_problem
 from finetune_trainer.rows.layout import RowLayout
 from finetune_trainer.rows.turns import ANSWER, conversation, prompt, tools
 from finetune_trainer.rows.values import JudgedCompletion, Preference, Prompt, Tools, Turns
+
+_TRUTHS: Final[Mapping[str, bool]] = {"true": True, "1": True, "false": False, "0": False}
 
 
 def preference(row: Mapping[str, object], layout: RowLayout) -> Preference | str:
@@ -81,8 +84,8 @@ def judged(row: Mapping[str, object], layout: RowLayout) -> JudgedCompletion | s
     """Return a prompt, its completion and whether that is wanted."""
     column = layout.columns["label"]
     label = row[column]
-    if isinstance(label, int) and label in (0, 1):
-        label = bool(label)
+    if isinstance(label, int | str):  # CSV has only text
+        label = _TRUTHS.get(str(label).strip().lower(), label)
     if not isinstance(label, bool):
         return f"column {column} is {kind_of(label)}, not true or false (or 1 or 0)"
     answers = _answers(row, layout, ("completion",))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping
 from typing import Final
@@ -78,6 +79,9 @@ def scored_pair(row: Mapping[str, object], layout: RowLayout) -> ScoredPair | st
     if isinstance(texts, str):
         return texts
     score = row[columns["score"]]
+    if isinstance(score, str):  # CSV has only text
+        with contextlib.suppress(ValueError):
+            score = float(score)
     if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
         kind = "not finite" if isinstance(score, float) else f"{kind_of(score)}, not a number"
         return f"column {columns['score']} is {kind}"
