@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 from finetune_operator.api.compatibility import Checkpointing, Method, Objective, Offload, Strategy, loads_once
 from finetune_operator.api.spec import FineTuneJobSpec
@@ -27,19 +28,24 @@ GOALS: Final[Mapping[Objective, Goal]] = MappingProxyType({Objective.SFT: Goal.S
 
 def as_trained_here(workload: Workload) -> Workload:
     """Return the workload with the trainer's habits: how it loads, and what it makes of FSDP 2 (arguments.py, modeling.py, job_trainer.py)."""
-    is_quantised = workload.quantization is not Quantization.NONE
-    is_fsdp = workload.strategy is Strategy.FSDP
-    numerics = workload.numerics
-    if is_fsdp and numerics.autocast:
-        numerics = replace(numerics, reduces=numerics.trained)
-    return replace(
-        workload,
-        numerics=numerics,
-        syncs_every_batch=is_fsdp,
-        splits_root=True,
-        loads_whole=is_quantised and workload.strategy in (Strategy.FSDP, Strategy.ZERO3),
-        efficient_loading=loads_once(workload.strategy, quantized=is_quantised),
-    )
+    return replace(workload, **_habits(workload.numerics, workload.strategy, workload.quantization))
+
+
+def _habits(numerics: Numerics, strategy: Strategy, quantization: Quantization) -> dict[str, Any]:
+    is_quantised = quantization is not Quantization.NONE
+    is_fsdp = strategy is Strategy.FSDP
+    return {
+        "numerics": _with_reduction_of_masters(numerics) if is_fsdp and numerics.autocast else numerics,
+        "syncs_every_batch": is_fsdp,
+        "splits_root": True,
+        "loads_whole": is_quantised and strategy in (Strategy.FSDP, Strategy.ZERO3),
+        "efficient_loading": loads_once(strategy, quantized=is_quantised),
+    }
+
+
+@lru_cache(maxsize=64)
+def _with_reduction_of_masters(numerics: Numerics) -> Numerics:
+    return replace(numerics, reduces=numerics.trained)
 
 
 def workload_of(
@@ -54,12 +60,12 @@ def workload_of(
     offload: Offload = Offload.NONE,
     packed: bool = False,
 ) -> Workload:
-    """Return the workload of one process for `spec` and one way to split its global batch."""
+    """Return the workload of one process for `spec` and one way to split its global batch. A search makes a hundred of them."""
     adapter = spec.tuning.adapter
-    workload = Workload(
+    quantization = Quantization.NF4_DOUBLE if spec.tuning.method is Method.QLORA else Quantization.NONE
+    return Workload(
         tuning=Tuning.FULL if spec.tuning.method is Method.FULL else Tuning.LORA,
-        quantization=Quantization.NF4_DOUBLE if spec.tuning.method is Method.QLORA else Quantization.NONE,
-        numerics=numerics_of(spec),
+        quantization=quantization,
         micro_batch=micro_batch,
         sequence_length=sequence_length,
         accumulation=accumulation,
@@ -74,5 +80,5 @@ def workload_of(
         accelerator=spec.resources.accelerator,
         packing=packed,
         separates_rows=packed,
+        **_habits(numerics_of(spec), strategy, quantization),
     )
-    return as_trained_here(workload)

@@ -266,9 +266,14 @@ class Workload:
         return self.shards > 1
 
     @property
+    def has_several_micro_batches(self) -> bool:
+        """Whether a step has more than one."""
+        return self.accumulation > 1
+
+    @property
     def accumulates(self) -> bool:
         """Whether gradients of earlier micro-batches of the step exist."""
-        return self.accumulation > 1 or self.software.steps_in_backward
+        return self.has_several_micro_batches or self.software.steps_in_backward
 
     @property
     def casts_weights(self) -> bool:

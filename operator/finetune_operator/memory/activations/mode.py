@@ -12,6 +12,7 @@ from finetune_operator.memory.workload import AttentionKernel, Quantization, Tun
 
 FLOAT32 = 4
 BITSANDBYTES_4BIT: Final = frozenset({Quantization.NF4, Quantization.NF4_DOUBLE})
+BITSANDBYTES: Final = BITSANDBYTES_4BIT | {Quantization.INT8}
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,24 @@ class LayerMode:
 
 
 def layer_mode(
-    workload: Workload, *, trains_weights: bool, input_differentiable: bool, normed_embedding: bool = False
+    workload: Workload,
+    *,
+    trains_weights: bool,
+    input_differentiable: bool,
+    normed_embedding: bool = False,
+    masked: bool | None = None,
+    quantizable: bool = True,
 ) -> LayerMode:
-    """Return the mode of a layer whose own weights are trained or not. `normed_embedding`: a LayerNorm makes the first layer's input."""
+    """Return the mode of a layer whose own weights are trained or not.
+
+    Args:
+        workload: What the process does.
+        trains_weights: Of this layer.
+        input_differentiable: Whether the gradient goes on to the layer below.
+        normed_embedding: A LayerNorm makes the first layer's input.
+        masked: Whether its attention has a mask; None: where batches bring one.
+        quantizable: Whether bitsandbytes knows any of its modules.
+    """
     numerics = workload.numerics
     adapter_like = not workload.trains_base
     widens = workload.upcasts_rest and workload.quantization is not Quantization.NONE
@@ -72,8 +88,8 @@ def layer_mode(
         rank=workload.rank if adapter_like else 0,
         drops=adapter_like and workload.dropout > 0,
         kernel=workload.attention,
-        masked=workload.has_padding_mask,
-        quantized=workload.quantization in (Quantization.NF4, Quantization.NF4_DOUBLE, Quantization.INT8),
+        masked=workload.has_padding_mask if masked is None else masked,
+        quantized=quantizable and workload.quantization in BITSANDBYTES,
         input_differentiable=input_differentiable,
         accumulates=workload.accumulates,
         keeps_gradients=workload.shards == 1,

@@ -164,10 +164,10 @@ def _segment(
         trains_weights=trains,
         input_differentiable=input_differentiable,
         normed_embedding=has_wide_stream(architecture, workload),
+        masked=has_mask(block.attention, workload),
+        # bitsandbytes leaves subclasses of torch.nn.Linear alone (Falcon's).
+        quantizable=block.quantisable_parameters > 0,
     )
-    # bitsandbytes leaves subclasses of torch.nn.Linear alone (Falcon's).
-    quantized = mode.quantized and block.quantisable_parameters > 0
-    mode = replace(mode, masked=has_mask(block.attention, workload), quantized=quantized)
     profile = layer_profile(architecture.hidden, block, mode)
     if workload.tuning is Tuning.SPECTRUM:
         without = layer_profile(architecture.hidden, block, replace(mode, trains_weights=False))

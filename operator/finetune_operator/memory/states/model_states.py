@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from finetune_operator.api.compatibility import Checkpointing, Strategy
@@ -37,6 +38,14 @@ class _Model(NamedTuple):
 
 def states_of(architecture: Architecture, workload: Workload) -> States:
     """Return the states of one process; sharding.py has the formula of each strategy. Sharded sizes are rounded up."""
+    states = _whatever_the_batch(architecture, workload)
+    retained = _retained_inputs(architecture, workload)
+    return replace(states, retained_inputs=retained) if retained else states
+
+
+@derived(without=("micro_batch", "sequence_length", "accumulation"), but=("has_several_micro_batches",))
+def _whatever_the_batch(architecture: Architecture, workload: Workload) -> States:
+    """Return the states without the inputs that checkpoints retain."""
     model = _model(architecture, workload)
     whole = model.whole
     held = _with_own_embedding(architecture, workload, shard(whole, workload, padding_of(architecture, workload)))
@@ -60,7 +69,7 @@ def states_of(architecture: Architecture, workload: Workload) -> States:
         step_temporaries=held.step + (0 if held.host else model.step_of_largest),
         dequantised_weights=model.dequantised,
         adapter_temporaries=model.norm_of_adapted,
-        retained_inputs=_retained_inputs(architecture, workload),
+        retained_inputs=0,
         host=held.host + share(model.pageable, workload.shards),
     )
 
