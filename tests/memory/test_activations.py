@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from finetune_operator.memory.activations.layer import layer_profile
 from finetune_operator.memory.activations.mode import layer_mode
 from finetune_operator.memory.activations.profile import Profile
-from finetune_operator.memory.activations.size import Size, highest
+from finetune_operator.memory.activations.size import Size, as_sum, from_sum, highest
 from finetune_operator.memory.activations.tape import Tape
 from finetune_operator.memory.architecture import Architecture, architecture_of
 from finetune_operator.memory.workload import (
@@ -85,4 +87,11 @@ def test_nothing_is_kept_where_nothing_is_trained() -> None:
 
 
 def test_points_that_others_exceed_everywhere_are_left_out() -> None:
-    assert set(highest([Size(4, 0, 1), Size(3, 0, 1), Size(1, 0, 9), Size(4, 0, 1)])) == {Size(4, 0, 1), Size(1, 0, 9)}
+    points = [Size(4, 0, 1), Size(3, 0, 1), Size(1, 0, 9), Size(4, 0, 1)]
+    assert set(highest(map(as_sum, points))) == {Size(4, 0, 1), Size(1, 0, 9)}
+
+
+@given(*[st.builds(Size, *[st.integers(0, 2**64)] * 3)] * 2)
+def test_sizes_are_added_and_subtracted_as_whole_numbers(one: Size, other: Size) -> None:
+    assert from_sum(as_sum(one) + as_sum(other)) == one.plus(other)
+    assert from_sum(as_sum(one.plus(other)) - as_sum(other)) == one

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from finetune_operator.memory.activations.size import NOTHING, Size
+from finetune_operator.memory.activations.size import Size, Sum
 
 
 @dataclass(eq=False, slots=True)
@@ -23,16 +23,16 @@ class Gradients:
     """The engine's buffers: one gradient per tensor, added up in place as further ones arrive."""
 
     def __init__(self) -> None:
-        self.alive = NOTHING
-        self._sizes: dict[int, Size] = {}
+        self.alive: Sum = 0
+        self._sizes: dict[int, Sum] = {}
         self._users: dict[int, int] = {}
         self._of: dict[Value, int] = {}
 
-    def make(self, size: Size) -> int:
+    def make(self, size: Sum) -> int:
         """Return the key of a new gradient."""
         key = len(self._sizes)
         self._sizes[key], self._users[key] = size, 0
-        self.alive = self.alive.plus(size)
+        self.alive += size
         return key
 
     def give(self, value: Value, key: int) -> None:
@@ -52,4 +52,4 @@ class Gradients:
         """Let one user of the gradient go; it is freed with the last."""
         self._users[key] -= 1
         if not self._users[key]:
-            self.alive = self.alive.minus(self._sizes[key])
+            self.alive -= self._sizes[key]

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from finetune_operator.memory.activations.gradients import Gradients, Value
 from finetune_operator.memory.activations.profile import Profile
-from finetune_operator.memory.activations.size import NOTHING, Size, highest, total
+from finetune_operator.memory.activations.size import NOTHING, Size, Sum, as_sum, fixed_sum, from_sum, highest, total
 
 
 @dataclass(slots=True)
@@ -30,9 +30,9 @@ class Operation:
     """Those of them that stay as long as the graph does: kept as an attribute of the node, or by the training loop."""
     passes_on: bool
     """The gradient of the output is that of the inputs: views, sums and concatenations."""
-    transient: Size
+    transient: Sum
     """What the backward formula makes and frees again."""
-    weight_gradients: tuple[int, ...]
+    weight_gradients: int
     """Bytes of the gradients of trained weights, which stay."""
 
 
@@ -44,26 +44,26 @@ class _Moment(NamedTuple):
     used: tuple[int, ...]
     saves: bool
     saves_output: bool
-    kept: Size
+    kept: Sum
     """Everything that waits for the backward pass once it has run."""
-    transient: Size
+    transient: Sum
 
 
 @dataclass
 class Tape:
     """Records operations."""
 
-    _sizes: list[Size] = field(default_factory=list)
+    _sizes: list[Sum] = field(default_factory=list)
     _operations: list[Operation] = field(default_factory=list)
     _kept: dict[int, int] = field(default_factory=dict)
     """Storages that wait for the backward pass, each with the moment from which it is kept."""
     _moments: list[_Moment] = field(default_factory=list)
-    _kept_size: Size = NOTHING
+    _kept_size: Sum = 0
     _cached: int = 0
 
     def tensor(self, size: Size, width: int, *, differentiable: bool) -> Value:
         """Return a tensor that no recorded operation makes: the programme's input, or a mask."""
-        self._sizes.append(size)
+        self._sizes.append(as_sum(size))
         return Value(len(self._sizes) - 1, size, width, differentiable)
 
     def apply(
@@ -85,17 +85,17 @@ class Tape:
         `also_saves`: tensors that only this node holds, such as statistics or a dropout mask. `holds`: saved tensors that stay until the
         graph is gone. Without a differentiable input or a trained weight nothing is saved.
         """
-        differentiable = bool(weight_gradients) or any(value.differentiable for value in inputs)
+        differentiable = bool(weight_gradients) or any([value.differentiable for value in inputs])
         output = self.tensor(size, width, differentiable=differentiable)
         own = saves_output or also_saves != NOTHING
         if differentiable:
-            held = tuple(value.storage for value in holds)
-            saved = {*(value.storage for value in saves), *held}
+            held = tuple([value.storage for value in holds])
+            saved = {*[value.storage for value in saves], *held}
             if saves_output:
                 saved.add(output.storage)
             if also_saves != NOTHING:
                 saved.add(self.tensor(also_saves, 1, differentiable=False).storage)
-            weights = tuple(weight_gradients)
+            weights = sum(weight_gradients)
             self._record(inputs, (output,), saved, passes_on=False, transient=transient, weights=weights, held=held)
         saves_some = differentiable and (own or bool(saves) or bool(holds))
         self._pass(inputs, output.storage, saves=saves_some, saves_output=own, transient=forward_transient)
@@ -114,8 +114,8 @@ class Tape:
     def _pass(
         self, inputs: Sequence[Value], made: int | None, *, saves: bool, saves_output: bool, transient: Size
     ) -> None:
-        used = tuple(value.storage for value in inputs)
-        self._moments.append(_Moment(made, used, saves, saves_output, self._kept_size, transient))
+        used = tuple([value.storage for value in inputs])
+        self._moments.append(_Moment(made, used, saves, saves_output, self._kept_size, as_sum(transient)))
 
     def cached_cast(self, size: int, width: int, gradient: int) -> Value:
         """Record autocast's cast of a trained weight to `size` bytes, which it makes once per forward pass."""
@@ -187,9 +187,9 @@ class Tape:
         """Return what the programme needs when the gradient of `output` is given."""
         forward, recomputed = self._forward(output)
         points, earlier, gradients = self._backward(output, output_gradient=output_gradient)
-        added_up = (point.plus(Size(fixed=weights)) for point, weights in zip(points, earlier, strict=True))
+        added_up = (point + fixed_sum(weights) for point, weights in zip(points, earlier, strict=True))
         return Profile(
-            kept=self._kept_size,
+            kept=from_sum(self._kept_size),
             forward=highest(forward),
             recomputed=highest(recomputed),
             backward=highest(added_up),
@@ -197,10 +197,10 @@ class Tape:
             weight_gradients=gradients,
             keeps_input=0 in self._kept,
             cached=self._cached,
-            held=total(self._sizes[storage] for storage in {s for o in self._operations for s in o.held}),
+            held=from_sum(sum(self._sizes[storage] for storage in {s for o in self._operations for s in o.held})),
         )
 
-    def _forward(self, output: Value) -> tuple[list[Size], list[Size]]:
+    def _forward(self, output: Value) -> tuple[list[Sum], list[Sum]]:
         """Return every point of the forward pass: what is kept, and what is alive because something still reads or holds it.
 
         Then those of a checkpoint's second one, without the input and without what follows the last saved tensor.
@@ -209,7 +209,7 @@ class Tape:
         last_use = {output.storage: end}
         for number, moment in enumerate(moments):
             last_use.update(dict.fromkeys(moment.used, number))
-        passing, leaving = NOTHING, [NOTHING] * (end + 1)
+        passing, leaving = 0, [0] * (end + 1)
 
         def last_moment(storage: int, made: int) -> int:
             """Until when it is counted here: its last use, or before it is kept and counted there."""
@@ -218,15 +218,15 @@ class Tape:
         points = []
         for number, moment in enumerate(moments):
             if moment.made is not None and (last := last_moment(moment.made, number)) >= number:
-                passing = passing.plus(self._sizes[moment.made])
-                leaving[last] = leaving[last].plus(self._sizes[moment.made])
-            points.append(moment.kept.plus(passing).plus(moment.transient))
-            passing = passing.minus(leaving[number])
+                passing += self._sizes[moment.made]
+                leaving[last] += self._sizes[moment.made]
+            points.append(moment.kept + passing + moment.transient)
+            passing -= leaving[number]
         with_input = last_moment(0, 0) + 1
-        whole = [point.plus(self._sizes[0]) for point in points[:with_input]] + points[with_input:]
+        whole = [point + self._sizes[0] for point in points[:with_input]] + points[with_input:]
         if saving := [number for number, moment in enumerate(moments) if moment.saves]:
             points = points[: saving[-1] + moments[saving[-1]].saves_output]
-        return whole or [NOTHING], points or [NOTHING]
+        return whole or [0], points or [0]
 
     def _record(
         self,
@@ -236,16 +236,18 @@ class Tape:
         *,
         passes_on: bool,
         transient: Size = NOTHING,
-        weights: tuple[int, ...] = (),
+        weights: int = 0,
         held: tuple[int, ...] = (),
     ) -> None:
         for storage in saved - self._kept.keys():
-            self._kept_size = self._kept_size.plus(self._sizes[storage])
+            self._kept_size += self._sizes[storage]
             self._kept[storage] = len(self._moments)
-        differentiable = tuple(value for value in inputs if value.differentiable)
-        self._operations.append(Operation(differentiable, outputs, tuple(saved), held, passes_on, transient, weights))
+        differentiable = tuple([value for value in inputs if value.differentiable])
+        self._operations.append(
+            Operation(differentiable, outputs, tuple(saved), held, passes_on, as_sum(transient), weights)
+        )
 
-    def _backward(self, output: Value, *, output_gradient: bool) -> tuple[list[Size], list[int], int]:
+    def _backward(self, output: Value, *, output_gradient: bool) -> tuple[list[Sum], list[int], int]:
         """Return every point with the weights' gradients of that operation alone, those of the operations before, and those of all."""
         holders = dict.fromkeys(self._kept, 0)
         for operation in self._operations:
@@ -253,19 +255,19 @@ class Tape:
                 holders[storage] += 1
         gradients = Gradients()
         if output_gradient:
-            gradients.give(output, gradients.make(output.size))
-        alive, weights = total(self._sizes[storage] for storage in self._kept), 0
-        points, earlier = [alive.plus(gradients.alive)], [0]
+            gradients.give(output, gradients.make(as_sum(output.size)))
+        alive, weights = self._kept_size, 0
+        points, earlier = [alive + gradients.alive], [0]
         for operation in reversed(self._operations):
             incoming = [key for output in operation.outputs if (key := gradients.take(output)) is not None]
             if not incoming:
                 continue
             made = []
             for value in operation.inputs:
-                key = incoming[0] if operation.passes_on else gradients.make(value.size)
+                key = incoming[0] if operation.passes_on else gradients.make(as_sum(value.size))
                 made.append((value, key))
-            new = sum(operation.weight_gradients)
-            points.append(alive.plus(gradients.alive).plus(operation.transient).plus(Size(fixed=new)))
+            new = operation.weight_gradients
+            points.append(alive + gradients.alive + operation.transient + fixed_sum(new))
             earlier.append(weights)
             weights += new
             for value, key in made:
@@ -275,6 +277,6 @@ class Tape:
             for storage in operation.saved:
                 holders[storage] -= 1
                 if not holders[storage]:
-                    alive = alive.minus(self._sizes[storage])
-        points.append(alive.plus(gradients.alive))
+                    alive -= self._sizes[storage]
+        points.append(alive + gradients.alive)
         return points, [*earlier, weights], weights
