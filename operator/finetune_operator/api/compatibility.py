@@ -7,19 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
+from finetune_operator.api.words import Word
 
-class Objective(StrEnum):
+
+class Objective(Word):
     """What a job optimises."""
 
     SFT = "sft"
     PRETRAIN = "pretrain"
 
 
-class Method(StrEnum):
+class Method(Word):
     """Which parameters a job trains."""
 
     FULL = "full"
@@ -27,7 +28,7 @@ class Method(StrEnum):
     QLORA = "qlora"
 
 
-class Strategy(StrEnum):
+class Strategy(Word):
     """How states are spread over processes."""
 
     SINGLE = "single"
@@ -38,14 +39,14 @@ class Strategy(StrEnum):
     ZERO3 = "zero3"
 
 
-class Checkpointing(StrEnum):
+class Checkpointing(Word):
     """Whether activations are kept or computed again in the backward pass."""
 
     NONE = "none"
     FULL = "full"
 
 
-class Offload(StrEnum):
+class Offload(Word):
     """What lives in host memory between uses."""
 
     NONE = "none"

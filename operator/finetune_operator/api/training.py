@@ -38,6 +38,9 @@ class Lora(SpecModel):
     )
 
 
+_PLAIN: Final = Lora()
+
+
 class Tuning(SpecModel):
     """Which parameters are trained."""
 
@@ -58,7 +61,7 @@ class Tuning(SpecModel):
     @property
     def adapter(self) -> Lora:
         """The adapters' settings, with defaults where the spec has none."""
-        return self.lora or Lora()
+        return self.lora or _PLAIN
 
 
 class Training(SpecModel):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import cached_property
 from math import prod
 
+from finetune_operator.api.words import Word
 from finetune_operator.memory.traced_layers import TracedActivations
 
 
-class TensorClass(StrEnum):
+class TensorClass(Word):
     """What a tensor belongs to."""
 
     EMBEDDING = "embedding"
@@ -22,7 +22,7 @@ class TensorClass(StrEnum):
     NORM = "norm"
 
 
-class NormKind(StrEnum):
+class NormKind(Word):
     """How a normalisation is computed; they keep different tensors for the backward pass."""
 
     RMS = "rms"
@@ -35,7 +35,7 @@ class NormKind(StrEnum):
     """Cohere's LayerNorm, written out in float32; OLMo 1's, one kernel on a float32 copy and without a weight (`Block.norm_weights`)."""
 
 
-class NormPlacement(StrEnum):
+class NormPlacement(Word):
     """Where a block has its norms of the residual stream's width."""
 
     BEFORE = "before"
@@ -48,7 +48,7 @@ class NormPlacement(StrEnum):
     """Of the sum of stream and output (post-norm); the norm's output is the new stream: BERT."""
 
 
-class Positions(StrEnum):
+class Positions(Word):
     """How attention learns where a token stands."""
 
     ROTARY = "rotary"

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import cached_property
 from typing import Literal
 
 from finetune_operator.api.compatibility import Checkpointing, Offload, Strategy
+from finetune_operator.api.words import Word
 from finetune_operator.memory.architecture import ALL_LINEAR
 from finetune_operator.memory.software import OWN_SOFTWARE, Software
 
 
-class Tuning(StrEnum):
+class Tuning(Word):
     """What is trained. More than the trainer launches today (api.compatibility.Method): published measurements cover more."""
 
     FULL = "full"
@@ -33,7 +33,7 @@ class Tuning(StrEnum):
     """Any other method that adds `trained_parameters` small parameters to a frozen model: predicted by one generic rule."""
 
 
-class Quantization(StrEnum):
+class Quantization(Word):
     """How frozen linear weights are stored."""
 
     NONE = "none"
@@ -49,7 +49,7 @@ class Quantization(StrEnum):
     """GPTQ with 8 bits and groups of 128: 8.19 bits per weight."""
 
 
-class Optimizer(StrEnum):
+class Optimizer(Word):
     """The optimizers whose states and temporaries differ."""
 
     ADAMW = "adamw"
@@ -63,7 +63,7 @@ class Optimizer(StrEnum):
     MUON = "muon"
 
 
-class AttentionKernel(StrEnum):
+class AttentionKernel(Word):
     """How attention is computed."""
 
     SDPA = "sdpa"
@@ -74,7 +74,7 @@ class AttentionKernel(StrEnum):
     """Scores of every head as tensors: heads × length² each."""
 
 
-class Goal(StrEnum):
+class Goal(Word):
     """What the loss compares; the estimator's word for the objective, which decides how many sequences and models are in memory."""
 
     SFT = "sft"
@@ -87,7 +87,7 @@ class Goal(StrEnum):
     CLASSIFICATION = "classification"
 
 
-class LossKind(StrEnum):
+class LossKind(Word):
     """How the loss gets from hidden states to log-probabilities."""
 
     CHUNKED = "chunked"
