@@ -10,6 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finetune_operator.api.exit_codes import ExitCode
+from finetune_trainer.failures import TrainerFailure
+from finetune_trainer.limits import Limits
 from finetune_trainer.watchdog import LEAST_SECONDS, LONGEST_SECONDS, Watchdog, hang_seconds
 
 
@@ -26,6 +29,22 @@ from finetune_trainer.watchdog import LEAST_SECONDS, LONGEST_SECONDS, Watchdog, 
 )
 def test_patience_is_ten_usual_steps_within_bounds(steps: list[float], seconds: float) -> None:
     assert hang_seconds(steps) == seconds
+
+
+def test_the_two_minutes_may_be_set_for_a_job() -> None:
+    assert Limits.of({}).hang([2.0] * 3) == LEAST_SECONDS
+    patient = Limits.of({"FINETUNE_HANG_SECONDS": "600"})
+    assert patient.hang([2.0] * 3) == 600
+    assert patient.hang([200.0] * 3) == LONGEST_SECONDS
+
+
+@pytest.mark.parametrize("text", ["10m", "0", "-5", "nan", "inf", ""])
+def test_a_patience_that_is_no_number_of_seconds_is_refused(text: str) -> None:
+    with pytest.raises(
+        TrainerFailure, match=r"FINETUNE_HANG_SECONDS .* must be a number of seconds above 0"
+    ) as refused:
+        Limits.of({"FINETUNE_HANG_SECONDS": text})
+    assert refused.value.exit_code is ExitCode.BAD_SPEC
 
 
 @given(st.lists(st.floats(0.01, 5000), max_size=50))

@@ -62,7 +62,7 @@ def run_rank(plan_path: Path, *, observers: Sequence[Any] = (), limits: Limits |
         stop.install()
         telemetry = Telemetry(attempt, place, run, started=started)
         telemetry.metrics.serve(attempt.metrics_port + place.local_rank)
-        _Rank(attempt, place, workplace, telemetry, stop, observers, limits or Limits()).run()
+        _Rank(attempt, place, workplace, telemetry, stop, observers, limits or Limits.of(os.environ)).run()
     except BaseException as error:  # every end of a rank must be told, also KeyboardInterrupt and SystemExit
         failure = failure_of(error)
         if run is not None:

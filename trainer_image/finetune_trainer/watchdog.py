@@ -19,15 +19,15 @@ FEWEST_STEPS: Final = 3
 STEPS_REMEMBERED: Final = 50
 
 
-def hang_seconds(recent: Sequence[float]) -> float:
+def hang_seconds(recent: Sequence[float], *, least: float = LEAST_SECONDS) -> float:
     """Return after how long without a finished step a rank hangs, when the last steps took so many seconds: ten usual steps, 2 to 20 minutes.
 
-    Steps of more than ten minutes get twice their time.
+    Steps of more than ten minutes get twice their time. `least` takes the place of the 2 minutes.
     """
     if len(recent) < FEWEST_STEPS:
         return LONGEST_SECONDS
     usual = median(recent)
-    return max(LEAST_SECONDS, min(STEPS_OF_PATIENCE * usual, LONGEST_SECONDS), 2 * usual)
+    return max(least, min(STEPS_OF_PATIENCE * usual, LONGEST_SECONDS), 2 * usual)
 
 
 class Watchdog:

@@ -58,6 +58,8 @@ TERMINATION_LOG: Final = "/dev/termination-log"
 TERMINATION_LOG_VARIABLE: Final = "FINETUNE_TERMINATION_LOG"
 GRACE_PERIOD_VARIABLE: Final = "FINETUNE_GRACE_PERIOD_SECONDS"
 """In every pod: the seconds from SIGTERM to SIGKILL, `pod.terminationGracePeriodSeconds`; absent in local runs."""
+HANG_SECONDS_VARIABLE: Final = "FINETUNE_HANG_SECONDS"
+"""For `pod.env`: how long at least a step may take before its rank counts as one that hangs, instead of 120 s."""
 NODE_VARIABLE: Final = "FINETUNE_NODE"
 """In every pod: the name of its node."""
 TOKEN_AUDIENCE: Final = GROUP

@@ -54,39 +54,44 @@ class FaultProxy:
 
     async def _close(self) -> None:
         self._server.close()
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        # Again and again: a connection that was accepted just now has its task only in the loop's next turn.
+        while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-            head = await reader.readuntil(b"\r\n\r\n")
-            method, path, _ = head.split(b" ", 2)
-            fault = self._choose(method.decode(), path.decode())
-            if fault is None:
-                await self._pass(head, reader, writer)
-            else:
-                self.met += 1
-                await self._fail(fault, _length(head), reader, writer)
-        writer.close()
+        try:
+            with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+                head = await reader.readuntil(b"\r\n\r\n")
+                method, path, _ = head.split(b" ", 2)
+                fault = self._choose(method.decode(), path.decode())
+                if fault is None:
+                    await self._pass(head, reader, writer)
+                else:
+                    self.met += 1
+                    await self._fail(fault, _length(head), reader, writer)
+        finally:
+            await _close(writer)
 
     async def _pass(self, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         answers, requests = await asyncio.open_connection(*self._target)
-        requests.write(_closing(head))
-        left = _length(head)
-        while left:
-            part = await reader.read(min(left, 65536))
-            if not part:
-                break
-            requests.write(part)
-            await requests.drain()
-            left -= len(part)
-        writer.write(_closing(await answers.readuntil(b"\r\n\r\n")))
-        while part := await answers.read(65536):
-            writer.write(part)
-            await writer.drain()
-        requests.close()
+        try:
+            requests.write(_closing(head))
+            left = _length(head)
+            while left:
+                part = await reader.read(min(left, 65536))
+                if not part:
+                    break
+                requests.write(part)
+                await requests.drain()
+                left -= len(part)
+            writer.write(_closing(await answers.readuntil(b"\r\n\r\n")))
+            while part := await answers.read(65536):
+                writer.write(part)
+                await writer.drain()
+        finally:
+            await _close(requests)
 
     async def _fail(
         self, fault: Fault, length: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -106,6 +111,13 @@ class FaultProxy:
         )
         writer.write(b"\r\n\r\n" + body)
         await writer.drain()
+
+
+async def _close(writer: asyncio.StreamWriter) -> None:
+    """Close the connection, and be content when the other side has done so before."""
+    writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
 
 
 def _length(head: bytes) -> int:
