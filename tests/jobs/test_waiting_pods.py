@@ -13,6 +13,7 @@ from finetune_operator.jobs.testing import (
     make_pod,
     reason,
 )
+from finetune_operator.jobs.waiting import why_waiting
 
 WAITS = {
     "scheduler": (
@@ -107,3 +108,12 @@ def test_ranks_that_wait_for_another_pod_are_in_rendezvous() -> None:
     world.pods = [make_pod(), make_pod(index=1, phase="Pending", running=False)]
     world.settle()
     assert reason(world, ConditionType.RUNNING) == ("False", Reason.RENDEZVOUS)
+
+
+def test_a_folder_of_the_node_that_the_namespace_forbids_is_told_with_what_to_do() -> None:
+    volume = '(volume "model-cache" uses restricted volume type "hostPath")'
+    said = f'forbidden: violates PodSecurity "restricted:latest": restricted volume types {volume}'
+    wait = why_waiting((), 2, said)
+    assert wait is not None
+    assert wait.needs_people
+    assert wait.message.startswith(f"2 of 2 pods cannot be created: {said}; model.cache.node needs a namespace")

@@ -47,6 +47,11 @@ def why_waiting(pods: Sequence[PodReport], expected: int, refused: str = "") -> 
     unscheduled = [pod for pod in alive if not pod.scheduled]
     if refused and len(alive) < expected:
         text = f"{_count(expected - len(alive), expected)} cannot be created: {refused}"
+        if 'volume "model-cache"' in refused and "hostPath" in refused:
+            text += (
+                "; model.cache.node needs a namespace of Pod Security level privileged: have it labelled so, or delete the job and name a claim "
+                "in model.cache"
+            )
         return Wait(Reason.CREATING_PODS, text, scheduled=False, needs_people=True)
     if unfit := next((pod for pod in unscheduled if pod.unschedulable), None):
         text = f"{_count(len(unscheduled), expected)} cannot be scheduled: {unfit.unschedulable}"
