@@ -2,49 +2,62 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.plan import AttemptFile
+from finetune_trainer.dataset_files import find_files
 from finetune_trainer.failures import TrainerFailure
+from finetune_trainer.file_formats.lines import Line
 from finetune_trainer.inputs import dataset_files, model_source, only_once
 from finetune_trainer.objectives import recipe_of
 from finetune_trainer.objectives.recipe import EncodedRow
 from finetune_trainer.packing import write_packed
 from finetune_trainer.rendering import read_rendered_rows
+from finetune_trainer.row_selection import is_evaluated
 from finetune_trainer.storage import open_storage
 from finetune_trainer.tokenizer_files import read_tokenizer
 
 ROWS_PER_BATCH: Final = 1000
 
 
-def encode_dataset(attempt: AttemptFile, folder: Path) -> Path:
-    """Return the Arrow file of the encoded rows, or of the sequences they are packed into; the first rank of the pod makes it, the others wait."""
+class EncodedFiles(NamedTuple):
+    """Arrow files on local disk."""
+
+    training: Path
+    """Of the encoded rows, or of the sequences they are packed into."""
+    evaluation: Path | None
+    """Of the rows that are evaluated, never packed."""
+
+
+def encode_dataset(attempt: AttemptFile, folder: Path) -> EncodedFiles:
+    """Return the files of the encoded rows; the first rank of the pod makes them, the others wait."""
     folder = folder / _digest(attempt)
     plan = attempt.plan
-    rows, packed = folder / "rows.arrow", folder / "packed.arrow"
+    rows, packed, evaluation = folder / "rows.arrow", folder / "packed.arrow", folder / "evaluation.arrow"
     with only_once(folder) as needed:
         if needed:
-            _write(rows, recipe_of(attempt.spec.objective).schema, encoded_rows(attempt))
+            _write_rows(attempt, rows, evaluation)
             if plan.packed:
                 count = write_packed(rows, packed, capacity=plan.max_length, seed=attempt.spec.training.seed)
                 print(f"rows are packed into {count} sequences, {plan.sequences} were planned", flush=True)
                 rows.unlink()
-    return packed if plan.packed else rows
+    return EncodedFiles(packed if plan.packed else rows, evaluation if attempt.spec.dataset.evaluates else None)
 
 
 def _digest(attempt: AttemptFile) -> str:
     """Return what the encoded rows depend on: a local run keeps its work directory from one attempt to the next."""
     facts = attempt.inspection
+    evaluated = facts.dataset.evaluation.files if facts.dataset.evaluation else ()
     parts = (
         attempt.spec.objective,
-        *(file.model_dump_json() for file in (*facts.model.files, *facts.dataset.files)),
+        *(file.model_dump_json() for file in (*facts.model.files, *facts.dataset.files, *evaluated)),
         attempt.spec.dataset.model_dump_json(),
         attempt.spec.model.chat_template or "",
         attempt.spec.training.loss_on,
@@ -62,13 +75,65 @@ def load_dataset(path: Path) -> Any:
     return Dataset.from_file(str(path))
 
 
-def _write(path: Path, schema: pa.Schema, rows: Iterator[EncodedRow]) -> None:
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
-        while batch := list(islice(rows, ROWS_PER_BATCH)):
-            writer.write_batch(pa.RecordBatch.from_pylist(batch, schema))
+class _ArrowFile:
+    """Encoded rows on their way into a file."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._schema = schema
+        self._sink = pa.OSFile(str(path), "wb")
+        self._writer = pa.ipc.new_stream(self._sink, schema)
+        self._held: list[EncodedRow] = []
+        self.rows = 0
+
+    def add(self, row: EncodedRow) -> None:
+        self.rows += 1
+        self._held.append(row)
+        if len(self._held) == ROWS_PER_BATCH:
+            self._flush()
+
+    def close(self) -> None:
+        if self._held:
+            self._flush()
+        self._writer.close()
+        self._sink.close()
+
+    def _flush(self) -> None:
+        self._writer.write_batch(pa.RecordBatch.from_pylist(self._held, self._schema))
+        self._held = []
 
 
-def encoded_rows(attempt: AttemptFile) -> Iterator[EncodedRow]:
+def _write_rows(attempt: AttemptFile, training: Path, evaluation: Path) -> None:
+    """Write the rows that are trained and those that are evaluated."""
+    dataset, schema = attempt.spec.dataset, recipe_of(attempt.spec.objective).schema
+    with contextlib.ExitStack() as stack:
+        files = [_ArrowFile(training, schema)]
+        if dataset.evaluates:
+            files.append(_ArrowFile(evaluation, schema))
+        for file in files:
+            stack.callback(file.close)
+        for encoded in encoded_rows(attempt, dataset_files(attempt).lines()):
+            files[encoded.is_evaluated].add(encoded.row)
+        if dataset.evaluation is not None:
+            for encoded in encoded_rows(attempt, find_files(dataset.evaluation.uri).lines()):
+                files[1].add(encoded.row)
+        for file, uri in zip(
+            files, (dataset.uri, dataset.evaluation.uri if dataset.evaluation else dataset.uri), strict=False
+        ):
+            if file.rows == 0:
+                raise TrainerFailure(
+                    ExitCode.BAD_DATA,
+                    f"no row of {uri} has anything to learn within training.maxLength {attempt.plan.max_length}; raise maxLength",
+                )
+
+
+class EncodedOfRow(NamedTuple):
+    """What a row became."""
+
+    row: EncodedRow
+    is_evaluated: bool
+
+
+def encoded_rows(attempt: AttemptFile, lines: Iterator[Line]) -> Iterator[EncodedOfRow]:
     """Yield the rows that have something to learn, in order.
 
     Rows without a counted token after the cut are left out. More unusable rows than `filters.maxDropped` allows are a TrainerFailure.
@@ -76,8 +141,8 @@ def encoded_rows(attempt: AttemptFile) -> Iterator[EncodedRow]:
     dataset, source = attempt.spec.dataset, model_source(attempt)
     tokenizer = read_tokenizer(open_storage(source.uri, revision=source.revision), source.chat_template)
     encode = recipe_of(attempt.spec.objective).encoder(attempt, tokenizer)
-    _, rows = read_rendered_rows(dataset_files(attempt).lines(), dataset, attempt.spec.layouts, tokenizer)
-    read = dropped = kept = 0
+    _, rows = read_rendered_rows(lines, dataset, attempt.spec.layouts, tokenizer)
+    read = dropped = 0
     first = ""
     for row, texts in rows:
         read += 1
@@ -85,17 +150,12 @@ def encoded_rows(attempt: AttemptFile) -> Iterator[EncodedRow]:
             dropped += 1
             first = first or f"{row.file} line {row.line}: {row.problem}"
             continue
+        evaluated = is_evaluated(row.value, dataset.split)
         for encoded in encode(row.value, texts):
-            kept += 1
-            yield encoded
+            yield EncodedOfRow(encoded, evaluated)
     allowed = dataset.filters.max_dropped
     if dropped > allowed * read:
         raise TrainerFailure(
             ExitCode.BAD_DATA,
             f"{dropped} of {read} rows are unusable, more than dataset.filters.maxDropped {allowed} allows; the first is {first}",
-        )
-    if kept == 0:
-        raise TrainerFailure(
-            ExitCode.BAD_DATA,
-            f"no row of {dataset.uri} has anything to learn within training.maxLength {attempt.plan.max_length}; raise maxLength",
         )

@@ -36,7 +36,11 @@ def check_inputs(attempt: AttemptFile) -> None:
     source = model_source(attempt)
     model = open_storage(source.uri, revision=source.revision)
     check_unchanged("the model", attempt.inspection.model.files, _look(model, attempt.inspection.model.files))
-    check_unchanged("the data set", attempt.inspection.dataset.files, dataset_files(attempt).inputs)
+    facts = attempt.inspection.dataset
+    check_unchanged("the data set", facts.files, dataset_files(attempt).inputs)
+    evaluation = attempt.spec.dataset.evaluation
+    if evaluation is not None and facts.evaluation is not None:
+        check_unchanged("the evaluation rows", facts.evaluation.files, find_files(evaluation.uri).inputs)
 
 
 def dataset_files(attempt: AttemptFile) -> DatasetFiles:

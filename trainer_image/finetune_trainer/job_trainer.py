@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import shutil
 import time
@@ -24,6 +25,7 @@ from finetune_trainer.checkpoint_writer import CheckpointWriter
 from finetune_trainer.collective import Collective
 from finetune_trainer.divergence import LossGuard
 from finetune_trainer.epoch_order import EpochBeginnings, EpochOrder
+from finetune_trainer.evaluation import EvaluationDue, Evaluator
 from finetune_trainer.export import EXPORT_FOLDER, export_sharded
 from finetune_trainer.failures import TrainerFailure
 from finetune_trainer.full_disk import disk_failure
@@ -65,6 +67,8 @@ class JobContext:
     own_time: OwnTime
     probes: bool
     """Try the longest batch before the first step: no attempt has trained by this plan yet."""
+    evaluation_rows: Any = None
+    """Encoded rows that are not trained, a `datasets.Dataset`; None: there is no evaluation."""
 
 
 class JobTraining(transformers.Trainer):
@@ -81,6 +85,21 @@ class JobTraining(transformers.Trainer):
         self._step_started = time.monotonic()
         self._data_wait = 0.0
         self._tokens_before = 0.0
+        self._evaluator: Evaluator | None = None
+        if (rows := context.evaluation_rows) is not None:
+            lengths = context.recipe.lengths(rows.data.table).to_pylist()
+            # A copy, for packing changes the collator and these rows are never packed.
+            self._evaluator = Evaluator(self, rows, lengths, copy.copy(self.data_collator))
+            self.add_callback(EvaluationDue(self._evaluator))
+
+    def evaluate(self, *arguments: Any, **others: Any) -> dict[str, float]:
+        """Measure the loss on the evaluation rows, which takes no time of a step."""
+        if self._evaluator is None:
+            raise AssertionError("only EvaluationDue asks for an evaluation")
+        started = time.monotonic()
+        logs = self._evaluator.report()
+        self._step_started += time.monotonic() - started
+        return logs
 
     def _prepare_for_training(self, *arguments: Any, **others: Any) -> Any:
         prepared = super()._prepare_for_training(*arguments, **others)

@@ -28,6 +28,7 @@ GAUGES: Final = (
     Described("step", "Optimizer steps finished."),
     Described("total_steps", "Optimizer steps of the whole job."),
     Described("loss", "Loss of the last step: mean over the counted tokens of all ranks."),
+    Described("eval_loss", "Loss of the last evaluation: mean over the counted tokens of the evaluation rows."),
     Described("learning_rate", "Learning rate of the last step."),
     Described("gradient_norm", "Norm of the gradients of the last step, before clipping."),
     Described("step_seconds", "Duration of the last step."),

@@ -13,7 +13,7 @@ from typing import Final
 
 from finetune_operator.api.constants import NODE_VARIABLE
 from finetune_operator.api.plan import AttemptFile, Phase
-from finetune_operator.api.run_events import CheckpointEvent, MemoryEvent, ResumeEvent, StepEvent
+from finetune_operator.api.run_events import CheckpointEvent, EvaluationEvent, MemoryEvent, ResumeEvent, StepEvent
 from finetune_operator.api.time_spent import LostCause, TimeSpent
 from finetune_trainer.attempt import Place
 from finetune_trainer.events import EventLog
@@ -84,6 +84,7 @@ class Telemetry:
         self._pace: float | None = None
         self._trained = Trained()
         self._rejected = 0
+        self._evaluation_loss: float | None = None
         self._productive = 0.0
         self._first_step_time: float | None = None
         self._straggler: Straggler | None = None
@@ -156,6 +157,17 @@ class Telemetry:
             self._write_state()
         self._report(urgent=self._first_step)
         self._first_step = False
+
+    def on_evaluation(self, step: int, loss: float, seconds: float) -> None:
+        """Tell the loss on the evaluation rows."""
+        self.metrics.set("eval_loss", loss)
+        self.metrics.badput(LostCause.EVALUATION, seconds)
+        self._evaluation_loss = loss
+        event = EvaluationEvent(attempt=self._attempt.attempt, step=step, loss=loss, seconds=seconds)
+        self._events.write(event)
+        if self._place.is_first:
+            print(f"evaluation after step {step}: loss {loss:.6g}, {seconds:.2f} s", flush=True)
+        self._report(urgent=True)
 
     def on_commit(self, event: CheckpointEvent) -> None:
         """Tell that a checkpoint was committed; called from the upload thread."""
@@ -243,6 +255,7 @@ class Telemetry:
                 step=step,
                 total_steps=plan.total_steps,
                 loss=last.loss if last else None,
+                evaluation_loss=self._evaluation_loss,
                 tokens_per_second=self._trained.tokens_per_second
                 or (Trained().after(last).tokens_per_second if last else None),
                 remaining_seconds=None if self._pace is None else self._pace * (plan.total_steps - step),

@@ -21,6 +21,7 @@ from finetune_operator.api.run_events import ResumeEvent
 from finetune_trainer.arguments import needs_cpu_backend
 from finetune_trainer.attempt import Place, Workplace, read_attempt
 from finetune_trainer.collective import Collective
+from finetune_trainer.dataset import EncodedFiles, encode_dataset, load_dataset
 from finetune_trainer.failures import TrainerFailure, calls_of, failure_of
 from finetune_trainer.hang_notice import Promise, leave_hung
 from finetune_trainer.inputs import check_inputs, fetch_model, go_offline
@@ -130,13 +131,11 @@ class _Rank:
             count=lambda outcome: self._telemetry.metrics.count(f"model_cache_{outcome}"),
         )
 
-    def _encode(self, model: Future[Path]) -> Path:
-        from finetune_trainer.dataset import encode_dataset
-
+    def _encode(self, model: Future[Path]) -> EncodedFiles:
         model.result()  # without a model there is nothing to encode for
         return encode_dataset(self._attempt, self._workplace.data)
 
-    def _import(self, *inputs: Future[Path]) -> None:
+    def _import(self, *inputs: Future[Any]) -> None:
         plan = self._attempt.plan
         if plan.accelerator == "cpu":
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -156,8 +155,7 @@ class _Rank:
         for done in (each for each in inputs if each.done()):
             done.result()  # a bad input ends the run before ranks meet
 
-    def _load(self, model_folder: Path, rows: Path) -> tuple[Any, Any, Any]:
-        from finetune_trainer.dataset import load_dataset
+    def _load(self, model_folder: Path, rows: EncodedFiles) -> tuple[Any, Any, Any]:
         from finetune_trainer.modeling import empty_base_model, gather_by_layer, load_base_model, load_tokenizer
 
         attempt = self._attempt
@@ -167,7 +165,7 @@ class _Rank:
         model = load_base_model(attempt, model_folder) if empty is None or self._place.is_first else empty
         if attempt.plan.strategy is Strategy.ZERO3:
             gather_by_layer(config.hf_deepspeed_config.config, model)
-        return config, (model, tokenizer), load_dataset(rows)
+        return config, (model, tokenizer), tuple(path and load_dataset(path) for path in rows)
 
     def _train(self, config: Any, loaded: tuple[Any, Any], rows: Any) -> None:
         from finetune_trainer.checkpoint_reader import find_checkpoint
@@ -221,6 +219,7 @@ class _Rank:
             peers=PeerWatch(place.rank, place.world_size, telemetry.on_peers),
         )
         model, tokenizer = loaded
+        training_rows, evaluation_rows = rows
         promise = Promise(workplace.run, place.rank)
         watchdog = Watchdog(
             lambda seconds: leave_hung(workplace.run, place.rank, telemetry.step, seconds),
@@ -240,9 +239,16 @@ class _Rank:
                 guard,
                 own_time,
                 self._probes(found.manifest),
+                evaluation_rows,
             ),
             config,
-            Parts(model, tokenizer, rows, lora_config(attempt), [boundary, PhaseOfStep(telemetry), *self._observers]),
+            Parts(
+                model,
+                tokenizer,
+                training_rows,
+                lora_config(attempt),
+                [boundary, PhaseOfStep(telemetry), *self._observers],
+            ),
         )
         if attempt.spec.tuning.method is not Method.FULL:
             restore_float_masters(trainer.model, attempt.spec.training.precision)

@@ -110,10 +110,11 @@ def _root_rules() -> list[dict[str, str]]:
                 "in a cluster use a bucket: s3://, gs:// or az://",
             }
         )
-    for field in ("checkpoint.uri", "checkpoint.resumeFrom"):
+    for field in ("checkpoint.uri", "checkpoint.resumeFrom", "dataset.evaluation.uri"):
+        above = field.rpartition(".")[0]
         rules.append(
             {
-                "rule": f"!has(self.spec.{field}) || !self.spec.{field}.startsWith('file://')",
+                "rule": f"!has(self.spec.{above}) || !has(self.spec.{field}) || !self.spec.{field}.startsWith('file://')",
                 "message": f"spec.{field}: file:// is for local runs (finetune run); in a cluster use a bucket: s3://, gs:// or az://",
             }
         )

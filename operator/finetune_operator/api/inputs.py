@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, get_args
 from pydantic import Field, StringConstraints
 
 from finetune_operator.api.chat_templates import TEMPLATE_LIMIT, TEMPLATE_TOKENS
+from finetune_operator.api.evaluation import EvaluationSource, Split
 from finetune_operator.api.layouts import Layout, layouts_with, listed
 from finetune_operator.api.locations import OBJECT_NAME_PATTERN, Location, ObjectName, readable
 from finetune_operator.api.model import Rule, SpecModel, text_rule
@@ -148,9 +149,21 @@ class Dataset(SpecModel):
     columns: Columns = Field(
         default_factory=Columns, description="Names of the columns, where they differ from the format's own."
     )
+    split: Split | None = Field(None, description="Keep some of the rows to evaluate on. Not with evaluation.")
+    evaluation: EvaluationSource | None = Field(None, description="Rows of their own to evaluate on. Not with split.")
     filters: Filters = Field(default_factory=Filters, description="Which rows are used, and how many may be unusable.")
 
     rules: ClassVar[tuple[Rule, ...]] = (
         readable("dataset.uri", "s3://bucket/rows.jsonl or hf://datasets/org/name/rows.jsonl"),
         *map(_belongs, Columns.model_fields),
+        Rule(
+            cel="!(has(self.split) && has(self.evaluation))",
+            message="dataset: split and evaluation exclude each other; remove one",
+            holds=lambda d: d.split is None or d.evaluation is None,
+        ),
     )
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether there are rows to evaluate on."""
+        return self.split is not None or self.evaluation is not None

@@ -94,6 +94,18 @@ class PackedRows(ReadModel):
     longest: int = Field(description="Tokens of the longest of them.")
 
 
+class EvaluationFacts(ReadModel):
+    """What was learned about the rows to evaluate on."""
+
+    rows: int = Field(description="Usable rows.")
+    dropped: int = Field(
+        0,
+        description="Unusable rows of a data set of their own; of rows that were split off they are among dataset.dropped.",
+    )
+    longest: int = Field(description="Tokens of the longest row.")
+    files: tuple[InputFile, ...] = Field((), description="Files of their own; none where the rows were split off.")
+
+
 class DatasetFacts(ReadModel):
     """What was learned about the data set by reading every row."""
 
@@ -101,9 +113,10 @@ class DatasetFacts(ReadModel):
     format: str = Field(description="The layout of the rows: one of those of dataset.format.")
     files: tuple[InputFile, ...]
     rows: int = Field(
-        description="Usable rows; of objective pretrain the pieces of at most training.maxLength tokens that documents are cut into."
+        description="Usable rows that are trained on; of objective pretrain the pieces of at most training.maxLength tokens that documents are cut into."
     )
     documents: int | None = Field(None, description="Usable documents, of objective pretrain alone.")
+    evaluation: EvaluationFacts | None = Field(None, description="Of the rows to evaluate on, where there are some.")
     dropped: int = Field(0, description="Unusable rows.")
     dropped_by_reason: dict[str, int] = Field(default_factory=dict)
     problems: tuple[RowProblem, ...] = Field((), description="The first 50 unusable rows.")

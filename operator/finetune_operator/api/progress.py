@@ -14,6 +14,8 @@ from finetune_operator.api.time_spent import TimeSpent
 METRIC_STEP: Final = "step"
 METRIC_TOTAL_STEPS: Final = "total_steps"
 METRIC_LOSS: Final = "loss"
+METRIC_EVAL_LOSS: Final = "eval_loss"
+"""Of the last evaluation."""
 METRIC_TOKENS_PER_SECOND: Final = "tokens_per_second"
 """Of all ranks, padding not counted: the mean of the attempt's steps without the first."""
 METRIC_PEAK_MEMORY_BYTES: Final = "peak_memory_bytes"

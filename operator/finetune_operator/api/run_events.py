@@ -32,6 +32,18 @@ class StepEvent(ReadModel):
     )
 
 
+class EvaluationEvent(ReadModel):
+    """The evaluation rows were looked at."""
+
+    event: Literal["evaluation"] = "evaluation"
+    attempt: int
+    step: int
+    loss: float = Field(
+        description="Mean over all counted tokens (objectives that count none: over all rows) of all ranks."
+    )
+    seconds: float = 0.0
+
+
 class CheckpointEvent(ReadModel):
     """A checkpoint was committed (its manifest is written and its files verified), or an existing one was examined on start."""
 
@@ -73,10 +85,10 @@ class PublishEvent(ReadModel):
 
 
 RunEvent = Annotated[
-    StepEvent | CheckpointEvent | ResumeEvent | MemoryEvent | PublishEvent,
+    StepEvent | EvaluationEvent | CheckpointEvent | ResumeEvent | MemoryEvent | PublishEvent,
     Field(discriminator="event"),
 ]
-RUN_EVENT: Final[TypeAdapter[StepEvent | CheckpointEvent | ResumeEvent | MemoryEvent | PublishEvent]] = TypeAdapter(
-    RunEvent
-)
+RUN_EVENT: Final[
+    TypeAdapter[StepEvent | EvaluationEvent | CheckpointEvent | ResumeEvent | MemoryEvent | PublishEvent]
+] = TypeAdapter(RunEvent)
 """Reads one line: `RUN_EVENT.validate_json(line)`."""

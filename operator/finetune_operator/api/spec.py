@@ -10,6 +10,7 @@ from typing import ClassVar, Final
 from pydantic import Field
 
 from finetune_operator.api.compatibility import Method, Objective, Strategy
+from finetune_operator.api.evaluation import Evaluation, EvaluationSource, Split
 from finetune_operator.api.inputs import FORMATS, Cache, Columns, Dataset, Filters, ModelSource
 from finetune_operator.api.layouts import OBJECTIVE_LAYOUTS, Layout, listed
 from finetune_operator.api.model import Rule, SpecModel
@@ -28,6 +29,8 @@ __all__ = [
     "Credentials",
     "Dataset",
     "EnvironmentVariable",
+    "Evaluation",
+    "EvaluationSource",
     "Filters",
     "FineTuneJobSpec",
     "Lora",
@@ -38,6 +41,7 @@ __all__ = [
     "Run",
     "Scheduling",
     "SecretReference",
+    "Split",
     "Toleration",
     "Training",
     "Tuning",
@@ -71,6 +75,7 @@ class FineTuneJobSpec(SpecModel):
     resources: Resources = Field(
         default_factory=Resources, description="What the job may use; what is left out is planned."
     )
+    evaluation: Evaluation = Field(default_factory=Evaluation, description="How the model is judged.")
     checkpoint: Checkpoint = Field(
         default_factory=Checkpoint, description="When and where the state of the training is saved."
     )
@@ -98,6 +103,11 @@ class FineTuneJobSpec(SpecModel):
             message="training.precision: tuning.method: qlora computes in bf16; set precision: bf16 or use method: lora",
             holds=lambda s: s.tuning.method is not Method.QLORA or s.training.precision == "bf16",
         ),
+        Rule(
+            cel="!has(self.evaluation.every) || has(self.dataset.split) || has(self.dataset.evaluation)",
+            message="evaluation.every: there are no rows to evaluate on; set dataset.split or dataset.evaluation, or remove it",
+            holds=lambda s: s.evaluation.every is None or s.dataset.evaluates,
+        ),
         *filter(None, map(_learns_from, Objective)),
         Rule(
             cel="self.objective != 'pretrain' || self.training.truncation == 'right'",
@@ -124,6 +134,7 @@ IMMUTABLE_AFTER_START: Final = (
     "tuning",
     "training",
     "resources",
+    "evaluation",
     "checkpoint",
     "output",
     "credentials",

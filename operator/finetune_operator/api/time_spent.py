@@ -22,6 +22,7 @@ class LostCause(StrEnum):
     LOAD = "load"
     RESUME = "resume"
     PROBE = "probe"
+    EVALUATION = "evaluation"
     DATA = "data"
     CHECKPOINT = "checkpoint"
     REPLAY = "replay"
@@ -46,6 +47,7 @@ CAUSE_MEANINGS: Final = MappingProxyType(
         LostCause.LOAD: "Loading of the model.",
         LostCause.RESUME: "Finding and downloading the checkpoint to go on from.",
         LostCause.PROBE: "Trial of the longest batch.",
+        LostCause.EVALUATION: "Measuring the loss on the evaluation rows.",
         LostCause.DATA: "Waiting for batches.",
         LostCause.CHECKPOINT: "Steps held up by a checkpoint.",
         LostCause.REPLAY: "Steps that an earlier attempt had made already.",

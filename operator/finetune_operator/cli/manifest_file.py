@@ -76,10 +76,14 @@ def with_absolute_locations(spec: FineTuneJobSpec, base: Path) -> FineTuneJobSpe
     checkpoint = spec.checkpoint
     places = {"uri": checkpoint.uri, "resume_from": checkpoint.resume_from}
     checkpoint = checkpoint.model_copy(update={name: uri and absolute(uri) for name, uri in places.items()})
+    dataset = spec.dataset.model_copy(update={"uri": absolute(spec.dataset.uri)})
+    if dataset.evaluation is not None:
+        rows = dataset.evaluation.model_copy(update={"uri": absolute(dataset.evaluation.uri)})
+        dataset = dataset.model_copy(update={"evaluation": rows})
     return spec.model_copy(
         update={
             "model": spec.model.model_copy(update={"uri": absolute(spec.model.uri)}),
-            "dataset": spec.dataset.model_copy(update={"uri": absolute(spec.dataset.uri)}),
+            "dataset": dataset,
             "output": spec.output.model_copy(update={"uri": absolute(spec.output.uri)}),
             "checkpoint": checkpoint,
         }

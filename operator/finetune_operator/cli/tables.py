@@ -136,6 +136,7 @@ def inspection_table(inspection: InspectionReport) -> RenderableType:
     """Return what was learned about model and data; never the content of a row."""
     model, dataset = inspection.model, inspection.dataset
     tokens = dataset.tokens
+    kept = f" and {dataset.evaluation.rows:,} to evaluate on" if dataset.evaluation else ""
     rows = [
         ("Model", f"{model.uri}{f' @ {model.revision[:12]}' if model.revision else ''}"),
         (
@@ -145,7 +146,7 @@ def inspection_table(inspection: InspectionReport) -> RenderableType:
         ("Data", f"{dataset.uri} ({dataset.format})"),
         (
             "Rows",
-            f"{dataset.rows:,} usable, {dataset.dropped:,} dropped, {dataset.duplicates:,} equal to an earlier one",
+            f"{dataset.rows:,} usable{kept}, {dataset.dropped:,} dropped, {dataset.duplicates:,} equal to an earlier one",
         ),
         (
             "Tokens",

@@ -85,6 +85,7 @@ def _refused(
         for field, uri in (
             ("model.uri", job.spec.model.uri),
             ("dataset.uri", job.spec.dataset.uri),
+            ("dataset.evaluation.uri", job.spec.dataset.evaluation.uri if job.spec.dataset.evaluation else ""),
             ("output.uri", job.spec.output.uri),
             ("checkpoint.uri", job.spec.checkpoint.uri or ""),
             ("checkpoint.resumeFrom", job.spec.checkpoint.resume_from or ""),

@@ -80,5 +80,6 @@ def workload_of(
         accelerator=spec.resources.accelerator,
         packing=packed,
         separates_rows=packed,
+        evaluation_batch=micro_batch if spec.dataset.evaluates else 0,
         **_habits(numerics_of(spec), strategy, quantization),
     )

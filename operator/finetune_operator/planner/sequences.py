@@ -57,11 +57,13 @@ def sequences_of(
         known = "training.packing: how many sequences the rows make is known after the inspection"
         return SequencesOfEpoch(rows, 0, cut, packed=True, assumptions=(known,))
     facts = inspection.dataset
-    alone = SequencesOfEpoch(facts.rows, facts.rows, min(cut, facts.tokens.maximum) if facts.tokens.maximum else cut)
+    evaluated = min(cut, facts.evaluation.longest) if facts.evaluation else 0
+    longest = max(min(cut, facts.tokens.maximum), evaluated) if facts.tokens.maximum else cut
+    alone = SequencesOfEpoch(facts.rows, facts.rows, longest)
     if wanted == "none" or facts.rows == 0:
         return alone
     made = facts.packed or _at_most(facts.tokens, cut)
-    packed = SequencesOfEpoch(facts.rows, made.sequences, made.longest, packed=True)
+    packed = SequencesOfEpoch(facts.rows, made.sequences, max(made.longest, evaluated), packed=True)
     if spec.objective is Objective.PRETRAIN and wanted == "auto":
         wanted = "best-fit" if model_type in PACKING_ISOLATED else "auto"
     saved = _saved(spec, facts, made)

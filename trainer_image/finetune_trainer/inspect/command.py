@@ -35,6 +35,7 @@ from finetune_operator.api.spec import ModelSource
 from finetune_trainer.dataset_files import DatasetFiles, find_files
 from finetune_trainer.failures import TrainerFailure, calls_of, failure_of
 from finetune_trainer.inspect.delivery import post_report, to_json
+from finetune_trainer.inspect.evaluation_rows import evaluation_facts
 from finetune_trainer.inspect.full_report import write_full_report
 from finetune_trainer.inspect.histogram import histogram
 from finetune_trainer.inspect.labels import in_order
@@ -99,15 +100,17 @@ def inspect(request: InspectionRequest, output: Path | None = None, *, trace: bo
     resume = resume_point(spec, model)
     files = find_files(spec.dataset.uri)
     layout, rows = read_rendered_rows(files.lines(), spec.dataset, spec.layouts, tokenizer)
-    survey = survey_rows(
-        rows, tokenizer, Limits(spec.training.max_length, spec.training.loss_on, spec.training.truncation)
-    )
+    training = spec.training
+    limits = Limits(training.max_length, training.loss_on, training.truncation, spec.dataset.split)
+    survey = survey_rows(rows, tokenizer, limits)
     logger.info("data set %s: %s, %d rows, %d dropped", spec.dataset.uri, layout.layout, survey.rows, survey.dropped)
     report_uri = write_full_report(target, request, survey)
     refusal = check_rows(survey, spec.dataset.uri, spec.dataset.filters.max_dropped)
     if refusal is not None:
         raise TrainerFailure(refusal.exit_code, f"{refusal}. All of them: {report_uri}")
     facts = _dataset_facts(request, files, layout.layout, survey)
+    if spec.dataset.evaluates:
+        facts = facts.model_copy(update={"evaluation": evaluation_facts(spec, survey, tokenizer)})
     report = _report(request, model, facts, report_uri, started).model_copy(update={"resume": resume})
     body = to_json(report)
     if request.progress is not None:

@@ -7,17 +7,18 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from itertools import islice
 from typing import Any, Final, Literal, NamedTuple
 
 from tokenizers import Tokenizer
 
+from finetune_operator.api.evaluation import Split
 from finetune_operator.api.inspection import RowProblem
 from finetune_trainer.encoding import Encoder, pieces
 from finetune_trainer.inspect.labels import count_labels
 from finetune_trainer.inspect.seen import SeenDigests
 from finetune_trainer.rendering import RenderedRow, Text
+from finetune_trainer.row_selection import digest_of, is_evaluated
 from finetune_trainer.rows import Conversation, JudgedCompletion, Preference, PromptCompletion, RawText, RowValue
 from finetune_trainer.tokenizer_files import TokenizerFiles
 
@@ -45,6 +46,8 @@ class Survey:
     dropped_by_reason: Counter[str] = field(default_factory=Counter)
     truncated: int = 0
     duplicates: int = 0
+    evaluated: Counter[int] = field(default_factory=Counter)
+    """Lengths of the rows that are kept from training."""
 
     @property
     def rows(self) -> int:
@@ -83,6 +86,7 @@ class Limits:
     max_length: int
     loss_on: Literal["completions", "all"]
     truncation: Literal["right", "left"] = "right"
+    split: Split | None = None
 
 
 def survey_rows(rows: Iterator[RenderedRow], tokenizer: TokenizerFiles, limits: Limits) -> Survey:
@@ -125,12 +129,11 @@ def _note(
         if problem is not None or row.value is None:
             result.note_problem(RowProblem(file=row.file, line=row.line, reason=problem or "unusable"))
             continue
+        if is_evaluated(row.value, lengths.limits.split):
+            result.evaluated[max(sides.values())] += 1
+            continue
         result.note_row(row.value, sides, lengths.limits.max_length)
-        result.duplicates += not seen.add(_digest(row.value))
-
-
-def _digest(value: RowValue) -> int:
-    return int.from_bytes(blake2b(repr(value).encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+        result.duplicates += not seen.add(digest_of(row.value))
 
 
 class _Lengths:

@@ -13,9 +13,13 @@ PROBLEMS_NAMED: Final = 5
 
 def check_rows(survey: Survey, uri: str, max_dropped: float) -> TrainerFailure | None:
     """Return why the job cannot go on with these rows, or None."""
-    read = survey.used + survey.dropped
+    read = survey.used + survey.evaluated.total() + survey.dropped
     if read == 0:
         return TrainerFailure(ExitCode.BAD_DATA, f"dataset.uri {uri} has no rows; check that it is the right file")
+    if survey.used == 0 and survey.evaluated:
+        return TrainerFailure(
+            ExitCode.BAD_DATA, f"all usable rows of {uri} are evaluation rows; lower dataset.split.evaluation"
+        )
     if survey.used == 0:
         return TrainerFailure(
             ExitCode.BAD_DATA,

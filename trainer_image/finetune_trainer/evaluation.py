@@ -1,0 +1,117 @@
+"""The loss on rows that are not trained, measured between steps without touching what training depends on.
+
+Not transformers' evaluation loop: it averages the means of batches, so that its loss depends on how rows meet in batches and on the number of
+processes, and its data loader draws random numbers. Here every counted token weighs the same, rows come in one fixed order, and nothing is drawn
+(tests/trainer/test_evaluation.py compares the losses of a run with those of one that does not evaluate, bit for bit).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from transformers import TrainerCallback
+
+from finetune_operator.api.evaluation import EvaluationTimes
+from finetune_operator.api.plan import Phase
+
+
+class Batch(NamedTuple):
+    """Rows that one process looks at together."""
+
+    rows: tuple[int, ...]
+    counts: bool
+    """False where there is nothing left for this process: sharded models need it to take part all the same."""
+
+
+def batches_of(lengths: Sequence[int], size: int, rank: int, world_size: int) -> list[Batch]:
+    """Return a rank's batches of up to `size` rows, equally many on all ranks; rows of a batch have about the same length."""
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    batches = [tuple(order[start : start + size]) for start in range(0, len(order), size)]
+    rounds = -(-len(batches) // world_size)
+    return [
+        Batch(batches[index], True) if index < len(batches) else Batch(batches[0], False)
+        for index in range(rank, rounds * world_size, world_size)
+    ]
+
+
+def counted(batch: dict[str, Any]) -> int:
+    """Return how much a batch's mean loss weighs: its counted tokens, of objectives without labels of tokens its rows."""
+    labels = batch.get("labels")
+    if labels is None or labels.dim() < 2:
+        return len(next(value for value in batch.values() if isinstance(value, torch.Tensor)))
+    return int((labels[:, 1:] != -100).sum())
+
+
+class Evaluator:
+    """Measures the loss of a trainer's model. Collective."""
+
+    def __init__(self, trainer: Any, rows: Any, lengths: Sequence[int], collate: Callable[[list[Any]], Any]) -> None:
+        context = trainer.context
+        self._trainer, self._rows, self._collate = trainer, rows, collate
+        size = trainer.args.per_device_train_batch_size
+        self._batches = batches_of(lengths, size, context.place.rank, context.place.world_size)
+        self.times = EvaluationTimes(context.attempt.spec.evaluation.every, context.attempt.plan.total_steps)
+
+    def report(self) -> dict[str, float]:
+        """Measure the loss and tell it."""
+        trainer, started = self._trainer, time.monotonic()
+        logs = {"eval_loss": self.loss()}
+        trainer.model.eval()  # TRL logs what it has measured of the mode that the model is in
+        trainer.log(dict(logs))
+        trainer.model.train()
+        context = trainer.context
+        for _ in range(2):  # what layers took here is not the next step's; a GPU's events are told one call later
+            context.own_time.take()
+        context.telemetry.on_evaluation(trainer.state.global_step, logs["eval_loss"], time.monotonic() - started)
+        return logs
+
+    def loss(self) -> float:
+        """Return the mean over all counted tokens of all ranks, the same number on each."""
+        trainer, telemetry = self._trainer, self._trainer.context.telemetry
+        was_training, phase = trainer.model.training, telemetry.phase
+        trainer.model_wrapped.eval()
+        telemetry.phase = Phase.EVALUATION
+        sums = torch.zeros(2, dtype=torch.float64)
+        with torch.no_grad():
+            for loss, weight in self._losses():
+                sums += torch.tensor([loss * weight, weight], dtype=torch.float64)
+        trainer.model_wrapped.train(was_training)
+        telemetry.phase = phase
+        # float32 would round the sums; not every backend gathers float64, and the ranks' objects are small.
+        totals = [sum(parts) for parts in zip(*trainer.context.collective.gather(sums.tolist()), strict=True)]
+        return float(totals[0] / totals[1])
+
+    def _losses(self) -> Iterator[tuple[float, int]]:
+        trainer = self._trainer
+        for batch in self._batches:
+            inputs = dict(self._collate([self._rows[row] for row in batch.rows]))
+            weight = counted(inputs) if batch.counts else 0
+            with trainer.compute_loss_context_manager():
+                loss = float(trainer.compute_loss(trainer.model_wrapped, trainer._prepare_inputs(inputs)))
+            trainer.context.watchdog.beat()
+            if weight:
+                yield loss, weight
+
+
+class EvaluationDue(TrainerCallback):
+    """Asks transformers to evaluate when it is time. A pod that is stopped has no time: what it leaves out is made up for after the resume."""
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        self._evaluator = evaluator
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        """Evaluate what the checkpoint's attempt was stopped before."""
+        step = state.global_step
+        has_been = any("eval_loss" in entry and entry.get("step") == step for entry in state.log_history)
+        if self._evaluator.times.is_due(step) and not has_been:
+            self._evaluator.report()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> Any:
+        """Set transformers' own flag: it logs, evaluates and saves after this."""
+        times = self._evaluator.times
+        is_stopped = control.should_training_stop and state.global_step < times.total_steps
+        control.should_evaluate = times.is_due(state.global_step) and not is_stopped
+        return control

@@ -1,0 +1,39 @@
+"""What is learned about the rows to evaluate on: split off from the data set, or a data set of their own, read by the same rules."""
+
+from __future__ import annotations
+
+from finetune_operator.api.exit_codes import ExitCode
+from finetune_operator.api.inspection import EvaluationFacts
+from finetune_operator.api.spec import FineTuneJobSpec
+from finetune_trainer.dataset_files import find_files
+from finetune_trainer.failures import TrainerFailure
+from finetune_trainer.inspect.survey import Limits, Survey, survey_rows
+from finetune_trainer.inspect.verdict import check_rows
+from finetune_trainer.rendering import read_rendered_rows
+from finetune_trainer.tokenizer_files import TokenizerFiles
+
+
+def evaluation_facts(spec: FineTuneJobSpec, survey: Survey, tokenizer: TokenizerFiles) -> EvaluationFacts:
+    """Return the facts, given the survey of the data set.
+
+    Raises:
+        TrainerFailure: There are no rows to evaluate on, or too many of their own cannot be used.
+    """
+    source = spec.dataset.evaluation
+    if source is None:
+        rows = survey.evaluated.total()
+        if rows == 0:
+            raise TrainerFailure(
+                ExitCode.BAD_DATA,
+                f"dataset.split.evaluation takes none of the {survey.used} usable rows of {spec.dataset.uri}; raise it, or name rows of "
+                "their own in dataset.evaluation",
+            )
+        return EvaluationFacts(rows=rows, longest=max(survey.evaluated))
+    files = find_files(source.uri)
+    _, rendered = read_rendered_rows(files.lines(), spec.dataset, spec.layouts, tokenizer)
+    training = spec.training
+    own = survey_rows(rendered, tokenizer, Limits(training.max_length, training.loss_on, training.truncation))
+    refusal = check_rows(own, source.uri, spec.dataset.filters.max_dropped)
+    if refusal is not None:
+        raise refusal
+    return EvaluationFacts(rows=own.used, dropped=own.dropped, longest=max(own.lengths), files=files.inputs)
