@@ -97,7 +97,7 @@ class PackedRows(ReadModel):
 class EvaluationFacts(ReadModel):
     """What was learned about the rows to evaluate on."""
 
-    rows: int = Field(description="Usable rows.")
+    rows: int = Field(description="Usable rows; of objective pretrain documents.")
     dropped: int = Field(
         0,
         description="Unusable rows of a data set of their own; of rows that were split off they are among dataset.dropped.",
@@ -113,7 +113,8 @@ class DatasetFacts(ReadModel):
     format: str = Field(description="The layout of the rows: one of those of dataset.format.")
     files: tuple[InputFile, ...]
     rows: int = Field(
-        description="Usable rows that are trained on; of objective pretrain the pieces of at most training.maxLength tokens that documents are cut into."
+        description="Usable rows that are trained on; of objective pretrain the pieces of at most training.maxLength tokens that documents are "
+        "cut into."
     )
     documents: int | None = Field(None, description="Usable documents, of objective pretrain alone.")
     evaluation: EvaluationFacts | None = Field(None, description="Of the rows to evaluate on, where there are some.")
