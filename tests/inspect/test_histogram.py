@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from finetune_operator.api.inspection import HISTOGRAM_BUCKETS
 from finetune_trainer.inspect.histogram import histogram
-from finetune_trainer.inspect.seen import SeenDigests
+from finetune_trainer.seen import SeenDigests
 
 
 @given(st.lists(st.integers(min_value=1, max_value=200_000), min_size=1, max_size=300))

@@ -119,7 +119,8 @@ def test_a_run_that_was_ended_goes_on_with_the_same_losses_and_evaluations(
     }
     plan = tiny_plan(micro_batch_size=2, gradient_accumulation=2, total_steps=STEPS)
     whole = ranks.run(make_attempt(plan, output="whole", **spec), tmp_path / "whole")
-    ended = ranks.run(make_attempt(plan, **spec), tmp_path / "ended", probes=(probe,))
+    output = {"FINETUNE_TEST_OUTPUT": str(tmp_path / "out")}
+    ended = ranks.run(make_attempt(plan, **spec), tmp_path / "ended", probes=(probe,), environment=output)
     resumed = ranks.run(make_attempt(plan, attempt=2, **spec), tmp_path / "resumed")
 
     assert ended.statuses == (status,), ended.log()

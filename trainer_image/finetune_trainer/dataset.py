@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from finetune_trainer.objectives import recipe_of
 from finetune_trainer.objectives.recipe import EncodedRow
 from finetune_trainer.packing import write_packed
 from finetune_trainer.rendering import read_rendered_rows
+from finetune_trainer.row_filters import RowFilter, longest
 from finetune_trainer.row_selection import is_evaluated
 from finetune_trainer.storage import open_storage
 from finetune_trainer.tokenizer_files import read_tokenizer
@@ -142,6 +144,7 @@ def encoded_rows(attempt: AttemptFile, lines: Iterator[Line]) -> Iterator[Encode
     tokenizer = read_tokenizer(open_storage(source.uri, revision=source.revision), source.chat_template)
     encode = recipe_of(attempt.spec.objective).encoder(attempt, tokenizer)
     _, rows = read_rendered_rows(lines, dataset, attempt.spec.layouts, tokenizer)
+    wanted = RowFilter(dataset.filters)
     read = dropped = 0
     first = ""
     for row, texts in rows:
@@ -150,8 +153,12 @@ def encoded_rows(attempt: AttemptFile, lines: Iterator[Line]) -> Iterator[Encode
             dropped += 1
             first = first or f"{row.file} line {row.line}: {row.problem}"
             continue
+        made = encode(row.value, texts)
+        # In this order, as the inspection does it: a row of which nothing is learned is no earlier row to be equal to.
+        if not made or wanted.reason(row.value, functools.partial(longest, tokenizer.tokenizer, texts)):
+            continue
         evaluated = is_evaluated(row.value, dataset.split)
-        for encoded in encode(row.value, texts):
+        for encoded in made:
             yield EncodedOfRow(encoded, evaluated)
     allowed = dataset.filters.max_dropped
     if dropped > allowed * read:

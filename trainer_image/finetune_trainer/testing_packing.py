@@ -28,7 +28,7 @@ def largest_difference_of_packed_logits(attempt: str, model: str, folder: str) -
     from finetune_trainer.packed_batches import PackedCollator
 
     file = AttemptFile.model_validate_json(attempt)
-    sequences = load_dataset(encode_dataset(file, Path(folder)))
+    sequences = load_dataset(encode_dataset(file, Path(folder)).training)
     batch = PackedCollator(DataCollatorForLanguageModeling(pad_token_id=0))([sequences[i] for i in range(8)])
     network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
     differences = []

@@ -124,14 +124,50 @@ def _belongs(column: str) -> Rule:
     )
 
 
+Keyword = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+
+
+class Keywords(SpecModel):
+    """Words that rows must not have, or must have; searched in what users and assistants say, whatever the case."""
+
+    deny: list[Keyword] = Field(
+        default_factory=list, max_length=1000, description="A row with any of these is left out."
+    )
+    allow: list[Keyword] = Field(
+        default_factory=list,
+        max_length=1000,
+        description="Where there are some, a row without any of them is left out.",
+    )
+
+
 class Filters(SpecModel):
     """Which rows are used, and how many may be unusable."""
+
+    min_tokens: int | None = Field(None, ge=1, description="Shorter rows are left out. Default: none.")
+    max_tokens: int | None = Field(
+        None, ge=1, description="Longer rows are left out, instead of cut at training.maxLength. Default: none."
+    )
+    keywords: Keywords = Field(default_factory=Keywords, description="Rows by words in them.")
+    deduplicate: Literal["exact", "minhash"] | None = Field(
+        None,
+        description="Rows that are equal to an earlier one (exact), or nearly the same (minhash), are left out. Default: all stay, and equal ones "
+        "are counted.",
+    )
 
     max_dropped: float = Field(
         0.05,
         ge=0,
         le=1,
-        description="The share of rows (0 to 1) that may be unusable before the job fails. Default 0.05; 0 allows none.",
+        description="The share of rows (0 to 1) that may be unusable before the job fails; those that filters leave out are not among them. "
+        "Default 0.05; 0 allows none.",
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.minTokens) || !has(self.maxTokens) || self.minTokens <= self.maxTokens",
+            message="dataset.filters: minTokens is more than maxTokens, which leaves no row; lower minTokens or raise maxTokens",
+            holds=lambda f: f.min_tokens is None or f.max_tokens is None or f.min_tokens <= f.max_tokens,
+        ),
     )
 
 

@@ -120,6 +120,8 @@ class DatasetFacts(ReadModel):
     evaluation: EvaluationFacts | None = Field(None, description="Of the rows to evaluate on, where there are some.")
     dropped: int = Field(0, description="Unusable rows.")
     dropped_by_reason: dict[str, int] = Field(default_factory=dict)
+    filtered: int = Field(0, description="Rows that dataset.filters leave out; not among dropped.")
+    filtered_by_reason: dict[str, int] = Field(default_factory=dict)
     problems: tuple[RowProblem, ...] = Field((), description="The first 50 unusable rows.")
     truncated: int = Field(0, description="Rows longer than training.maxLength, which training cuts.")
     duplicates: int = Field(0, description="Rows that are equal to an earlier one.")

@@ -146,7 +146,8 @@ def inspection_table(inspection: InspectionReport) -> RenderableType:
         ("Data", f"{dataset.uri} ({dataset.format})"),
         (
             "Rows",
-            f"{dataset.rows:,} usable{kept}, {dataset.dropped:,} dropped, {dataset.duplicates:,} equal to an earlier one",
+            f"{dataset.rows:,} usable{kept}, {dataset.dropped:,} dropped, {dataset.filtered:,} filtered out, {dataset.duplicates:,} equal to an "
+            "earlier one",
         ),
         (
             "Tokens",

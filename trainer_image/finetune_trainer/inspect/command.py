@@ -101,7 +101,9 @@ def inspect(request: InspectionRequest, output: Path | None = None, *, trace: bo
     files = find_files(spec.dataset.uri)
     layout, rows = read_rendered_rows(files.lines(), spec.dataset, spec.layouts, tokenizer)
     training = spec.training
-    limits = Limits(training.max_length, training.loss_on, training.truncation, spec.dataset.split)
+    limits = Limits(
+        training.max_length, training.loss_on, training.truncation, spec.dataset.split, spec.dataset.filters
+    )
     survey = survey_rows(rows, tokenizer, limits)
     logger.info("data set %s: %s, %d rows, %d dropped", spec.dataset.uri, layout.layout, survey.rows, survey.dropped)
     report_uri = write_full_report(target, request, survey)
@@ -143,6 +145,8 @@ def _dataset_facts(request: InspectionRequest, files: DatasetFiles, layout: str,
         documents=survey.used if request.spec.objective is Objective.PRETRAIN else None,
         dropped=survey.dropped,
         dropped_by_reason=dict(survey.dropped_by_reason.most_common()),
+        filtered=survey.filtered,
+        filtered_by_reason=dict(survey.filtered_by_reason.most_common()),
         problems=tuple(survey.problems[:EXAMPLES_KEPT]),
         truncated=survey.truncated,
         duplicates=survey.duplicates,

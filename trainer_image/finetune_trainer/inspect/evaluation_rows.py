@@ -32,7 +32,11 @@ def evaluation_facts(spec: FineTuneJobSpec, survey: Survey, tokenizer: Tokenizer
     files = find_files(source.uri)
     _, rendered = read_rendered_rows(files.lines(), spec.dataset, spec.layouts, tokenizer)
     training = spec.training
-    own = survey_rows(rendered, tokenizer, Limits(training.max_length, training.loss_on, training.truncation))
+    own = survey_rows(
+        rendered,
+        tokenizer,
+        Limits(training.max_length, training.loss_on, training.truncation, None, spec.dataset.filters),
+    )
     refusal = check_rows(own, source.uri, spec.dataset.filters.max_dropped)
     if refusal is not None:
         raise refusal

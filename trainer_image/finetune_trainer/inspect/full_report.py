@@ -21,9 +21,12 @@ def write_full_report(target: ObjectStorage, request: InspectionRequest, survey:
         "rows": survey.rows,
         "dropped": survey.dropped,
         "droppedByReason": dict(survey.dropped_by_reason.most_common()),
+        "filtered": survey.filtered,
+        "filteredByReason": dict(survey.filtered_by_reason.most_common()),
         "truncated": survey.truncated,
         "duplicates": survey.duplicates,
         "problemsLeftOut": survey.dropped - len(survey.problems),
+        "leftOut": [item.to_json_dict() for item in survey.left_out],
         "problems": [item.to_json_dict() for item in survey.problems],
     }
     with tempfile.TemporaryDirectory() as folder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,13 +14,15 @@ from typing import Any, Final, Literal, NamedTuple
 from tokenizers import Tokenizer
 
 from finetune_operator.api.evaluation import Split
+from finetune_operator.api.inputs import Filters
 from finetune_operator.api.inspection import RowProblem
 from finetune_trainer.encoding import Encoder, pieces
 from finetune_trainer.inspect.labels import count_labels
-from finetune_trainer.inspect.seen import SeenDigests
 from finetune_trainer.rendering import RenderedRow, Text
+from finetune_trainer.row_filters import RowFilter
 from finetune_trainer.row_selection import digest_of, is_evaluated
 from finetune_trainer.rows import Conversation, JudgedCompletion, Preference, PromptCompletion, RawText, RowValue
+from finetune_trainer.seen import SeenDigests
 from finetune_trainer.tokenizer_files import TokenizerFiles
 
 BATCH_ROWS: Final = 256
@@ -46,6 +49,9 @@ class Survey:
     dropped_by_reason: Counter[str] = field(default_factory=Counter)
     truncated: int = 0
     duplicates: int = 0
+    left_out: list[RowProblem] = field(default_factory=list)
+    filtered: int = 0
+    filtered_by_reason: Counter[str] = field(default_factory=Counter)
     evaluated: Counter[int] = field(default_factory=Counter)
     """Lengths of the rows that are kept from training."""
 
@@ -68,6 +74,13 @@ class Survey:
                 self.sides.setdefault(side, Counter())[length] += 1
         count_labels(self.labels, value)
 
+    def note_filtered(self, row: RowProblem) -> None:
+        """Count a usable row that is not wanted."""
+        self.filtered += 1
+        self.filtered_by_reason[row.reason] += 1
+        if len(self.left_out) < PROBLEMS_KEPT:
+            self.left_out.append(row)
+
     def note_problem(self, problem: RowProblem) -> None:
         """Count an unusable row."""
         self.dropped += 1
@@ -87,21 +100,23 @@ class Limits:
     loss_on: Literal["completions", "all"]
     truncation: Literal["right", "left"] = "right"
     split: Split | None = None
+    filters: Filters = field(default_factory=Filters)
 
 
 def survey_rows(rows: Iterator[RenderedRow], tokenizer: TokenizerFiles, limits: Limits) -> Survey:
     """Read all rows; while one batch is tokenized (outside the interpreter's lock) the next ones are read and rendered."""
     result = Survey()
     seen = SeenDigests()
+    wanted = RowFilter(limits.filters)
     lengths = _Lengths(tokenizer, limits)
     with ThreadPoolExecutor(1, thread_name_prefix="tokenize") as pool:
         pending: deque[tuple[list[RenderedRow], Future[Iterator[int]]]] = deque()
         for batch in _batches(rows):
             pending.append((batch, pool.submit(lengths.of_batch, batch)))
             if len(pending) > BATCHES_AHEAD:
-                _note(*pending.popleft(), result, seen, lengths)
+                _note(*pending.popleft(), result, seen, wanted, lengths)
         while pending:
-            _note(*pending.popleft(), result, seen, lengths)
+            _note(*pending.popleft(), result, seen, wanted, lengths)
     return result
 
 
@@ -117,7 +132,12 @@ def _batches(rows: Iterator[RenderedRow]) -> Iterator[list[RenderedRow]]:
 
 
 def _note(
-    batch: list[RenderedRow], counted: Future[Iterator[int]], result: Survey, seen: SeenDigests, lengths: _Lengths
+    batch: list[RenderedRow],
+    counted: Future[Iterator[int]],
+    result: Survey,
+    seen: SeenDigests,
+    wanted: RowFilter,
+    lengths: _Lengths,
 ) -> None:
     """Add one batch, in the order of its rows."""
     remaining = counted.result()
@@ -128,6 +148,10 @@ def _note(
             problem = lengths.problem(row.value, texts, sides)
         if problem is not None or row.value is None:
             result.note_problem(RowProblem(file=row.file, line=row.line, reason=problem or "unusable"))
+            continue
+        reason = wanted.reason(row.value, functools.partial(max, sides.values()))
+        if reason is not None:
+            result.note_filtered(RowProblem(file=row.file, line=row.line, reason=reason))
             continue
         if is_evaluated(row.value, lengths.limits.split):
             result.evaluated[max(sides.values())] += 1

@@ -13,9 +13,14 @@ PROBLEMS_NAMED: Final = 5
 
 def check_rows(survey: Survey, uri: str, max_dropped: float) -> TrainerFailure | None:
     """Return why the job cannot go on with these rows, or None."""
-    read = survey.used + survey.evaluated.total() + survey.dropped
+    read = survey.used + survey.evaluated.total() + survey.filtered + survey.dropped
     if read == 0:
         return TrainerFailure(ExitCode.BAD_DATA, f"dataset.uri {uri} has no rows; check that it is the right file")
+    if survey.used == 0 and survey.filtered:
+        reasons = ", ".join(f"{reason} ({count})" for reason, count in survey.filtered_by_reason.most_common(3))
+        return TrainerFailure(
+            ExitCode.BAD_DATA, f"dataset.filters leave out every usable row of {uri}: {reasons}; make them less strict"
+        )
     if survey.used == 0 and survey.evaluated:
         return TrainerFailure(
             ExitCode.BAD_DATA, f"all usable rows of {uri} are evaluation rows; lower dataset.split.evaluation"
