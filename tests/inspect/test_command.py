@@ -11,6 +11,7 @@ from finetune_operator.api.inspection import InspectionReport, InspectionRequest
 from finetune_operator.api.manifest import Manifest
 from finetune_operator.api.reasons import Reason
 from finetune_trainer.inspect.command import run
+from finetune_trainer.turn_end import end_generation_with_turns
 
 Build = Callable[..., InspectionRequest]
 
@@ -57,6 +58,20 @@ def test_a_chat_template_by_name_is_used_where_the_tokenizer_has_its_tokens(
     code, _ = inspect(request_for(model={"chatTemplate": "chatml"}))
     assert code == 0
     assert report(tmp_path).model.has_chat_template
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [({"eos_token_id": 0, "top_k": 5}, [0, 2]), ({"eos_token_id": [0, 2]}, [0, 2]), ({}, [2])]
+)
+def test_a_published_model_stops_where_its_templates_turns_end(
+    model: Path, before: dict[str, Any], after: list[int]
+) -> None:
+    path = model / "generation_config.json"
+    path.write_text(json.dumps(before))
+    end_generation_with_turns(model, None)
+    assert json.loads(path.read_text()) == before
+    end_generation_with_turns(model, "chatml")
+    assert json.loads(path.read_text()) == {**before, "eos_token_id": after}
 
 
 def test_the_probe_leaves_nothing_and_the_full_report_is_beside_the_model(

@@ -155,6 +155,16 @@ def test_a_row_without_turns_becomes_its_value(layout: Layout, row: dict[str, ob
         ),
         (
             Layout.MESSAGES,
+            {
+                "messages": [
+                    *said(ASKED),
+                    {"role": "assistant", "tool_calls": [{"name": "f", "arguments": '{"a": "\\ud800"}'}]},
+                ]
+            },
+            "tool_calls of message 2 has arguments that are no object",
+        ),
+        (
+            Layout.MESSAGES,
             {"messages": [*said(ASKED), {"role": "assistant", "tool_calls": [CALL]}, *said(ASKED)]},
             "message 3 is user, expected tool",
         ),

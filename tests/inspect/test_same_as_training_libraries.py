@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from finetune_operator.api.layouts import OBJECTIVE_LAYOUTS
+from finetune_operator.api.layouts import OBJECTIVE_LAYOUTS, Layout
 from finetune_operator.api.spec import Dataset
 from finetune_trainer.chat_template import ChatTemplate, TemplateRefused
 from finetune_trainer.file_formats.lines import read_lines
 from finetune_trainer.inspect.survey import Limits, survey_rows
 from finetune_trainer.rendering import read_rendered_rows
-from finetune_trainer.rows import Conversation, Message, PromptCompletion, RowValue
+from finetune_trainer.rows import Conversation, Message, Preference, PromptCompletion, RowLayout, RowValue, convert
 from finetune_trainer.storage import open_storage
 from finetune_trainer.tokenizer_files import read_tokenizer
 
@@ -45,6 +45,9 @@ HEADERS = (
     "{% set ns = namespace(turns=0) %}{% for m in messages %}{% set ns.turns = ns.turns + 1 %}"
     "{{ '<|start|>' + m.role + '<|end|>\n\n' + m.content | trim }}{{ {'n': ns.turns, 'é': m.role} | tojson }}"
     "{% if loop.first %}{% continue %}{% endif %}{% endfor %}"
+)
+ASKED, ANSWERED, OTHERWISE = (
+    {"role": role, "content": text} for role, text in (("user", "Sky?"), ("assistant", "Blue."), ("assistant", "Red."))
 )
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
 CHATS = (
@@ -98,8 +101,30 @@ def test_a_template_cannot_leave_the_sandbox() -> None:
         ChatTemplate("{{ ''.__class__.__mro__[1].__subclasses__()[0]() }}", {}).render(CHATS[0])
 
 
+@pytest.mark.parametrize(
+    ("chosen", "rejected"),
+    [
+        ("The sky is blue.", "The sky is green."),
+        ("Yes", "No"),
+        ("one two three", "one two four"),
+        ([ASKED, ANSWERED], [ASKED, OTHERWISE]),
+        ([ASKED, ANSWERED, ASKED, ANSWERED], [ASKED, ANSWERED, ASKED, OTHERWISE]),
+    ],
+)
+def test_the_common_prompt_of_two_answers_is_the_one_that_trl_extracts(chosen: Any, rejected: Any) -> None:
+    from trl.data_utils import extract_prompt
+
+    value = convert({"chosen": chosen, "rejected": rejected}, RowLayout.of(Layout.PREFERENCE), has_chat_template=True)
+    assert isinstance(value, Preference)
+    ours = {
+        name: part if isinstance(part, str) else [turn.to_dict() for turn in part]
+        for name, part in zip(("prompt", "chosen", "rejected"), value[:3], strict=True)
+    }
+    assert ours == extract_prompt({"chosen": chosen, "rejected": rejected})
+
+
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")  # TRL sets it itself
-@pytest.mark.parametrize("layout", ["messages", "prompt-completion", "alpaca"])
+@pytest.mark.parametrize("layout", ["messages", "prompt-completion", "alpaca", "sharegpt"])
 def test_lengths_and_kept_rows_are_those_of_trl(model: Path, tmp_path: Path, layout: str) -> None:
     rows: list[dict[str, Any]] = []
     for n in range(30):
@@ -110,6 +135,10 @@ def test_lengths_and_kept_rows_are_those_of_trl(model: Path, tmp_path: Path, lay
                     "messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
                 },
                 "prompt-completion": {"prompt": question, "completion": answer + ("<|im_end|>" if n % 2 else "")},
+                "sharegpt": {
+                    "conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": answer * 3}],
+                    "system": "Think." if n % 2 else None,
+                },
                 "alpaca": {"instruction": question, "input": "n" if n % 2 else "", "output": answer},
             }[layout]
         )

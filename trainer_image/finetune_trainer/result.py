@@ -15,6 +15,7 @@ from finetune_trainer.export import check_exported, exported
 from finetune_trainer.failures import TrainerFailure
 from finetune_trainer.model_card import Trial, model_card, read_history
 from finetune_trainer.modeling import load_base_model
+from finetune_trainer.turn_end import end_generation_with_turns
 
 ADAPTER_FOLDER: Final = "adapter"
 SHARD_SIZE: Final = "5GB"
@@ -50,6 +51,7 @@ def build_result(attempt: AttemptFile, base: Path | None, checkpoint: Path, targ
         found = next((folder / name for folder in (source, base) if folder and (folder / name).is_file()), None)
         if found is not None and not (target / name).exists():
             shutil.copyfile(found, target / name)
+    end_generation_with_turns(target, attempt.spec.model.chat_template)
     card = model_card(attempt, manifest, read_history(checkpoint), trial)
     (target / "README.md").write_text(card)
 

@@ -158,7 +158,11 @@ def tools(value: object, column: str) -> Tools | str | None:
 
 
 def _parsed(text: str) -> object:
+    """Return what JSON text says; the text itself where it says nothing that could be tokenized."""
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no character
     except (ValueError, RecursionError):
         return text
+    return value
