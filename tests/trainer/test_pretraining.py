@@ -50,14 +50,14 @@ def test_the_example_learns_packed_pieces_of_whole_documents(
     plan = tiny_plan(micro_batch_size=8, total_steps=20, max_length=length, packed=True)
     attempt = tiny_attempt(tiny_model, data, tmp_path / "out", plan=plan, metrics_port=0, dataset=columns, **parts)
     tokenizer = read_tokenizer(open_storage(f"file://{tiny_model}"))
-    lines = find_files(f"file://{data}").lines()
+    files = find_files(f"file://{data}")
     survey = survey_rows(
-        read_rendered_rows(lines, attempt.spec.dataset, attempt.spec.layouts, tokenizer)[1],
+        read_rendered_rows(files.lines(), attempt.spec.dataset, attempt.spec.layouts, tokenizer)[1],
         tokenizer,
         Limits(length, "completions"),
     )
 
-    trained = [row["input_ids"] for row in encoded_rows(attempt)]
+    trained = [made.row["input_ids"] for made in encoded_rows(attempt, files.lines())]
     assert Counter(map(len, trained)) == survey.lengths
     assert survey.used == len(stories()) < survey.rows == len(trained)
     assert survey.truncated == 0
