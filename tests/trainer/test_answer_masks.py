@@ -146,7 +146,7 @@ def test_a_named_template_renders_and_marks_as_in_transformers(name: str, messag
     tools = TOOLS if messages is CALLING else None
     source = template_source(name)
     if name == "gemma" and tools:
-        with pytest.raises(TemplateRefused, match="Gemma's template has no tools"):
+        with pytest.raises(TemplateRefused, match="does not write tool calls"):
             counted(source, messages, tools)
         return
     text, answers = by_transformers(source, messages, tools)
@@ -191,6 +191,12 @@ def test_mistrals_template_writes_system_and_tools_at_the_first_question() -> No
         text
         == f"{start}[INST] Be brief.\n\n2+2?[/INST]{MISTRAL_CALL}{results} It is 4.</s>[INST] Thanks[/INST] Bye</s>"
     )
+
+
+def test_tools_that_a_template_would_leave_out_are_refused() -> None:
+    for messages, tools, words in ((CALLING, None, "tool calls"), (SHORT, TOOLS, "the row's tools")):
+        with pytest.raises(TemplateRefused, match=f"does not write {words}; set model.chatTemplate"):
+            counted(shipped("llama3"), messages, tools)
 
 
 def test_a_named_template_needs_its_tokens() -> None:

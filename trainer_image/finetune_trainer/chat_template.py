@@ -108,6 +108,13 @@ class ChatTemplate:
             return "".join(blocks), list(spans)
 
     def _blocks(self, messages: Sequence[Message], tools: Tools | None, add_generation_prompt: bool) -> Iterator[str]:
+        if tools and "tools" not in self._source:
+            raise TemplateRefused("the chat template does not write the row's tools; set model.chatTemplate")
+        if "tool_calls" not in self._source and any(
+            message.more and "tool_calls" in message.more for message in messages
+        ):
+            # transformers renders such a turn without its call, and a model would learn to say nothing.
+            raise TemplateRefused("the chat template does not write tool calls; set model.chatTemplate")
         try:
             yield from self._template.generate(
                 messages=[message.to_dict() for message in messages],
