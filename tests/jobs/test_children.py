@@ -178,18 +178,27 @@ def test_one_secret_for_model_and_storage_is_named_once() -> None:
     assert trainer(inspect_job(job, SETTINGS))["envFrom"] == [{"secretRef": {"name": "both"}}]
 
 
+def test_only_pods_that_check_and_publish_the_result_get_the_registrys_login() -> None:
+    job = make_job(
+        credentials={"registry": {"secret": "registry-login"}}, output={"uri": "s3://m/t", "oci": "r.io/a/b:c"}
+    )
+    file = make_file(job, make_plan())
+    train = next(body for body in attempt_objects(job, file, SETTINGS) if body["kind"] == "Job")
+    assert "registry-login" not in str(train["spec"])
+    for made in (inspect_job(job, SETTINGS), publish_job(job, file, SETTINGS)):
+        volumes = {volume["name"]: volume for volume in made["spec"]["template"]["spec"]["volumes"]}
+        sources = volumes["registry"]["projected"]["sources"]
+        assert [source["secret"]["items"][0]["path"] for source in sources] == ["config.json", "ca.crt"]
+        mounts = {mount["name"]: mount["mountPath"] for mount in trainer(made)["volumeMounts"]}
+        named = {variable["name"]: variable.get("value") for variable in trainer(made)["env"]}
+        assert named["DOCKER_CONFIG"] == mounts["registry"]
+
+
 def test_host_names_of_the_longest_job_name_fit() -> None:
     job = make_job("a" * MAXIMUM_NAME_LENGTH)
     _, service, body = attempt(job, make_plan(pods=2))
     assert len(f"{body['metadata']['name']}-1023") <= 63
     assert len(service["metadata"]["name"]) <= 63
-
-
-@pytest.mark.parametrize(("method", "merge"), [("lora", True), ("lora", False), ("full", False)])
-def test_a_publication_gets_memory_for_three_copies_of_the_model_it_tries(method: str, merge: bool) -> None:
-    job = make_job(output={"uri": "s3://models/tune", "merge": merge}, tuning={"method": method})
-    published = publish_job(job, make_file(job, make_plan()), SETTINGS)
-    assert trainer(published)["resources"]["limits"]["memory"] == "2054Mi"
 
 
 def test_no_local_disk_is_asked_for_where_the_nodes_offer_none() -> None:

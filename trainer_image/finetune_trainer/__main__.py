@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from finetune_trainer.train import train
 
         return train(options.plan)
-    from finetune_trainer.publish import publish
+    from finetune_trainer.publish.command import publish
 
     return publish(options.plan)
 

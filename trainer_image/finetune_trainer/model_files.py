@@ -18,6 +18,7 @@ from finetune_operator.api.spec import ModelSource
 from finetune_trainer.cached_model import ModelVersion
 from finetune_trainer.failures import TrainerFailure
 from finetune_trainer.model_cache import ModelCache
+from finetune_trainer.model_license import read_license
 from finetune_trainer.model_types import BUILT_IN_MODEL_TYPES
 from finetune_trainer.safetensors_headers import read_header
 from finetune_trainer.storage import Storage, StoredFile, open_storage
@@ -82,6 +83,7 @@ def describe_model(folder: ModelFolder, source: ModelSource, tokenizer: Tokenize
             InputFile(uri=file.uri, size=file.size, etag=file.etag)
             for file in (*folder.others, *folder.weights, *tokenizer.files)
         ),
+        license=read_license(folder.storage),
         has_chat_template=tokenizer.template is not None,
     )
 

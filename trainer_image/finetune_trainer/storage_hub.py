@@ -102,7 +102,7 @@ class HubStorage:
             )
             hf_raise_for_status(response)
         except (httpx.HTTPError, OSError) as error:
-            raise _translated(error, uri) from None
+            raise translated(error, uri) from None
         # A server that ignores Range answers 200 with everything.
         content = response.content[start:end] if response.status_code == 200 else response.content
         if len(content) != end - start:
@@ -145,7 +145,7 @@ def open_hub(location: Location, revision: str | None = None, endpoint: str | No
         ask = api.dataset_info if kind == "dataset" else api.model_info
         info = ask(repository, revision=wanted, files_metadata=True, timeout=REQUEST_TIMEOUT_SECONDS)
     except (httpx.HTTPError, OSError, ValueError) as error:
-        raise _translated(error, f"{location.uri} (revision {wanted})") from None
+        raise translated(error, f"{location.uri} (revision {wanted})") from None
     files = {
         file.rfilename: HubFile(
             file.size or 0, file.lfs.sha256 if file.lfs else file.blob_id or "", is_sha256=file.lfs is not None
@@ -155,7 +155,7 @@ def open_hub(location: Location, revision: str | None = None, endpoint: str | No
     return HubStorage(location, info.sha or wanted, files, endpoint)
 
 
-def _translated(error: Exception, uri: str) -> StorageError:
+def translated(error: Exception, uri: str) -> StorageError:
     """Return the error of ours for one of the hub's library; its own text is not passed on."""
     if isinstance(error, GatedRepoError):
         return StorageRefused(

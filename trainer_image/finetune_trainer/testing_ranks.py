@@ -249,7 +249,7 @@ def _call(request: dict[str, Any]) -> dict[str, Any]:
 
 def publish_case(folder: Path) -> dict[str, Any]:
     """Publish the model of a case that has run in `folder`; for `RankServer.call`."""
-    from finetune_trainer.publish import publish
+    from finetune_trainer.publish.command import publish
 
     termination = folder / "termination.json"
     os.environ.update(

@@ -63,6 +63,12 @@ HANG_SECONDS_VARIABLE: Final = "FINETUNE_HANG_SECONDS"
 NODE_VARIABLE: Final = "FINETUNE_NODE"
 """In every pod: the name of its node."""
 TOKEN_AUDIENCE: Final = GROUP
+REGISTRY_DIRECTORY: Final = "/var/run/finetune-operator/registry"
+REGISTRY_VARIABLE: Final = "DOCKER_CONFIG"
+"""Names the folder with the logins for OCI registries, for us as for every other client of them."""
+REGISTRY_SECRET_KEY: Final = ".dockerconfigjson"  # noqa: S105 - the key that Kubernetes keeps logins under
+REGISTRY_CONFIG_FILE: Final = "config.json"
+REGISTRY_CA_FILE: Final = "ca.crt"
 TOKEN_DIRECTORY: Final = "/var/run/secrets/finetune-operator.dev"  # noqa: S105 - a path
 TOKEN_PATH: Final = f"{TOKEN_DIRECTORY}/token"
 

@@ -44,6 +44,14 @@ class InputFile(ReadModel):
     )
 
 
+class ModelLicense(ReadModel):
+    """The licence as the model's card names it."""
+
+    id: str = Field(description="Such as apache-2.0, or other.")
+    name: str | None = Field(None, description="license_name, of other.")
+    link: str | None = Field(None, description="license_link, of other.")
+
+
 class ModelFacts(ReadModel):
     """What was learned about the model without reading its weights."""
 
@@ -58,6 +66,7 @@ class ModelFacts(ReadModel):
     dtypes: dict[str, int] = Field(description="Elements by stored dtype, such as {BF16: 8030261248}.")
     files: tuple[InputFile, ...]
     has_chat_template: bool = False
+    license: ModelLicense | None = Field(None, description="Of the model's card (README.md), where it names one.")
     trace: ArchitectureTrace | None = Field(
         None, description="What the oracle measured, where the estimator has no table for the architecture."
     )

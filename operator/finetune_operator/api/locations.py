@@ -11,6 +11,8 @@ from finetune_operator.api.model import Rule, text_rule
 
 LOCATION_PATTERN: Final = "^(hf|s3|gs|az|file)://[!-~]+$"
 WRITABLE_PATTERN: Final = "^(s3|gs|az|file)://[!-~]+$"
+HUB_PATTERN: Final = "^[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}$"
+OCI_PATTERN: Final = "^[a-z0-9.-]+(:[0-9]+)?/[a-z0-9]+([._/-]+[a-z0-9]+)*:[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$"
 OBJECT_NAME_PATTERN: Final = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
 
 Location = Annotated[str, StringConstraints(max_length=1024)]

@@ -39,6 +39,10 @@ class Manifest(ReadModel):
     created_at: str = Field(description="RFC 3339, UTC.")
     versions: dict[str, str] = Field(description="Library versions, such as {torch: 2.13.0}.")
     files: tuple[FileEntry, ...]
+    destinations: tuple[str, ...] = Field(
+        (),
+        description="Where else the model is (output.oci, output.hub), each with the digest or commit of what was sent.",
+    )
 
     @property
     def total_bytes(self) -> int:

@@ -7,7 +7,16 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from finetune_operator.api.durations import INTERVAL_PATTERN
-from finetune_operator.api.locations import WRITABLE_PATTERN, Duration, Location, duration, writable
+from finetune_operator.api.gguf import GgufType
+from finetune_operator.api.locations import (
+    HUB_PATTERN,
+    OCI_PATTERN,
+    WRITABLE_PATTERN,
+    Duration,
+    Location,
+    duration,
+    writable,
+)
 from finetune_operator.api.model import Rule, SpecModel, text_rule
 
 
@@ -60,7 +69,49 @@ class Output(SpecModel):
         description="Also publish the base model with the adapter merged in (lora, qlora), loadable on its own. Default true.",
     )
 
-    rules: ClassVar[tuple[Rule, ...]] = (writable("output.uri"),)
+    gguf: tuple[GgufType, ...] = Field(
+        (),
+        max_length=2,
+        description="Also publish the whole model as GGUF files for llama.cpp, in each of these types: f16, q8_0. Default: none.",
+    )
+
+    oci: str | None = Field(
+        None,
+        max_length=512,
+        description=(
+            "Also push the result to this OCI registry, as registry/repository:tag, with the login of credentials.registry. Default: nowhere."
+        ),
+    )
+
+    hub: str | None = Field(
+        None,
+        max_length=193,
+        description=(
+            "Also commit the result to this repository of the model hub, as org/name, with HF_TOKEN of credentials.model; a repository that is "
+            "missing is created private. Default: nowhere."
+        ),
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        writable("output.uri"),
+        text_rule("hub", "hub", HUB_PATTERN, "output.hub: write org/name, such as my-team/support-bot, without hf://"),
+        text_rule(
+            "oci",
+            "oci",
+            OCI_PATTERN,
+            "output.oci: write registry/repository:tag, such as registry.example.com/team/model:v1, without https:// and in lower case",
+        ),
+        Rule(
+            cel="!has(self.gguf) || self.gguf.size() == 0 || self.merge",
+            message="output.gguf: a GGUF file holds the merged model; set merge: true, or remove output.gguf",
+            holds=lambda output: not output.gguf or output.merge,
+        ),
+        Rule(
+            cel="!has(self.gguf) || self.gguf.all(kind, self.gguf.exists_one(other, other == kind))",
+            message="output.gguf: a type is named twice; remove one",
+            holds=lambda output: len(set(output.gguf)) == len(output.gguf),
+        ),
+    )
 
 
 class Run(SpecModel):

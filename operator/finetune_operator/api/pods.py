@@ -45,6 +45,13 @@ class Credentials(SpecModel):
             "or AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY."
         ),
     )
+    registry: SecretReference | None = Field(
+        None,
+        description=(
+            "Secret of type kubernetes.io/dockerconfigjson with the login for output.oci; a key ca.crt beside it has the authority of the "
+            "registry's certificate. Mounted where the result is checked and published alone."
+        ),
+    )
     service_account: ObjectName | None = Field(
         None,
         description="ServiceAccount of the job's pods (workload identity for buckets). Default: the namespace's default.",

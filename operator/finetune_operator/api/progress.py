@@ -90,6 +90,7 @@ class TerminationMessage(ReadModel):
     time: TimeSpent | None = Field(None, description="What this pod's first rank did with its time.")
     log_uri: str | None = Field(None, description="Where the last 200 log lines of each rank are.")
     result_uri: str | None = Field(None, description="publish: the folder of the finished model.")
+    destinations: tuple[str, ...] = Field((), description="publish: where else it is.")
 
     def to_line(self) -> str:
         """Return the line as it is written, its message shortened so that the whole stays below the kubelet's limit."""

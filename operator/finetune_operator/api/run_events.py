@@ -82,6 +82,7 @@ class PublishEvent(ReadModel):
     event: Literal["publish"] = "publish"
     uri: str
     files: tuple[FileEntry, ...] = Field(description="What the model's manifest lists.")
+    destinations: tuple[str, ...] = Field((), description="Where else the model is.")
 
 
 RunEvent = Annotated[

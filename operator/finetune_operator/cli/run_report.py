@@ -99,7 +99,11 @@ class RunRecord:
     def _artifact(self) -> dict[str, Any]:
         if self.published is None:
             return {}
-        return {"uri": self.published.uri, "files": [entry.to_json_dict() for entry in self.published.files]}
+        return {
+            "uri": self.published.uri,
+            "destinations": list(self.published.destinations),
+            "files": [entry.to_json_dict() for entry in self.published.files],
+        }
 
     def _metrics(self, plan: Plan) -> dict[str, float]:
         metrics = {f"seconds_{name}": round(value, 2) for name, value in self.seconds.items()}

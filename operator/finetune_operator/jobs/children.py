@@ -40,6 +40,7 @@ from finetune_operator.jobs.names import (
 from finetune_operator.jobs.pods import CONTAINER_NAME, PodShape, disk_request, mebibytes, millicores, pod_template
 from finetune_operator.planner.gpu_labels import gpu_node_labels
 from finetune_operator.planner.nodes import GPU_TOLERATION
+from finetune_operator.planner.publication import publication_needs
 
 Body = dict[str, Any]
 
@@ -53,10 +54,6 @@ _INSPECT_MEMORY: Final = 2 * GIB
 _TRACE_MEMORY: Final = 4 * GIB
 """torch, transformers and a model on fake tensors took 0.9 GiB with 61 layers of 256 experts (DeepSeek V3.2), beside what reading rows takes."""
 _INSPECT_WORK: Final = 2 * GIB
-_PUBLISH_BASE: Final = 2 * GIB
-"""Imports of the trainer (about 1 GiB) and buffers of the upload."""
-_PUBLISH_COPIES: Final = 3
-"""Of the model, in memory and on disk: the weights (on disk not where a cache holds them), the merged tensors, and the file being written."""
 
 
 def inspect_job(job: FineTuneJob, settings: RenderSettings, *, trace: bool = False) -> Body:
@@ -95,6 +92,7 @@ def inspect_job(job: FineTuneJob, settings: RenderSettings, *, trace: bool = Fal
             },
         ),
         mounts=({"name": "request", "mountPath": PLAN_DIRECTORY, "readOnly": True},),
+        logs_in=True,
     )
     content = {
         "completions": 1,
@@ -195,13 +193,10 @@ def attempt_job(job: FineTuneJob, file: AttemptFile, settings: RenderSettings) -
 
 def publish_job(job: FineTuneJob, file: AttemptFile, settings: RenderSettings) -> Body:
     """Return the Job that verifies the final checkpoint of `file`'s attempt, merges and uploads; repeatable."""
-    # Also without a merge: an adapter is tried on its base model before anybody gets it.
-    weights = file.inspection.model.weight_bytes
-    size = _PUBLISH_BASE + _PUBLISH_COPIES * weights
     cache = cache_volume(file.spec, file.namespace, settings)
-    on_disk = _PUBLISH_BASE + (_PUBLISH_COPIES - (cache is not None)) * weights
-    disk = on_disk if file.plan.resources.ephemeral_storage_bytes else 0
-    memory = {"memory": mebibytes(size)}
+    needs = publication_needs(file.spec, file.inspection.model, file.plan, cached=cache is not None)
+    disk = needs.disk_bytes if file.plan.resources.ephemeral_storage_bytes else 0
+    memory = {"memory": mebibytes(needs.memory_bytes)}
     marks = labels(file.name, COMPONENT_PUBLISH, file.attempt)
     shape = PodShape(
         image=settings.trainer_image,
@@ -216,6 +211,7 @@ def publish_job(job: FineTuneJob, file: AttemptFile, settings: RenderSettings) -
         volumes=(_plan_volume(attempt_name(file.name, file.attempt)),),
         mounts=(_PLAN_MOUNT,),
         model_cache=cache,
+        logs_in=True,
     )
     content = {
         "completions": 1,

@@ -14,6 +14,11 @@ from finetune_operator.api.constants import (
     MODEL_CACHE_DIRECTORY,
     MODEL_CACHE_VARIABLE,
     NODE_VARIABLE,
+    REGISTRY_CA_FILE,
+    REGISTRY_CONFIG_FILE,
+    REGISTRY_DIRECTORY,
+    REGISTRY_SECRET_KEY,
+    REGISTRY_VARIABLE,
     TERMINATION_LOG,
     TERMINATION_LOG_VARIABLE,
     TOKEN_AUDIENCE,
@@ -66,6 +71,8 @@ class PodShape:
     node_selector: Mapping[str, str] = field(default_factory=dict)
     tolerations: tuple[Body, ...] = ()
     model_cache: CacheVolume | None = None
+    logs_in: bool = False
+    """Whether the pod gets the login for the registry of output.oci."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Further fields of the pod's spec, such as `subdomain`."""
 
@@ -93,6 +100,7 @@ def pod_template(spec: FineTuneJobSpec, settings: RenderSettings, shape: PodShap
             {"name": "temporary", "emptyDir": {}},
             _token_volume(),
             *shape.volumes,
+            *_registry_volumes(spec, shape),
             *((shape.model_cache.volume,) if shape.model_cache else ()),
         ],
         **shape.extra,
@@ -129,6 +137,10 @@ def _container(spec: FineTuneJobSpec, settings: RenderSettings, shape: PodShape)
             {"name": "temporary", "mountPath": "/tmp"},  # noqa: S108 - a mount of the pod's own
             {"name": "token", "mountPath": TOKEN_DIRECTORY, "readOnly": True},
             *shape.mounts,
+            *(
+                {"name": "registry", "mountPath": REGISTRY_DIRECTORY, "readOnly": True}
+                for _ in _registry_volumes(spec, shape)
+            ),
             *((shape.model_cache.mount,) if shape.model_cache else ()),
         ],
     }
@@ -157,9 +169,25 @@ def _environment(spec: FineTuneJobSpec, shape: PodShape) -> list[Body]:
         TERMINATION_LOG_VARIABLE: TERMINATION_LOG,
         GRACE_PERIOD_VARIABLE: str(spec.pod.termination_grace_period_seconds),
         **({MODEL_CACHE_VARIABLE: MODEL_CACHE_DIRECTORY} if shape.model_cache else {}),
+        **({REGISTRY_VARIABLE: REGISTRY_DIRECTORY} if _registry_volumes(spec, shape) else {}),
     }
     node = {"name": NODE_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}
     return [node, *({"name": name, "value": value} for name, value in merged.items() if name != NODE_VARIABLE)]
+
+
+def _registry_volumes(spec: FineTuneJobSpec, shape: PodShape) -> tuple[Body, ...]:
+    """Return the volume with the registry's login, for pods that talk to it."""
+    if not shape.logs_in or spec.credentials.registry is None:
+        return ()
+    items = [
+        {"key": REGISTRY_SECRET_KEY, "path": REGISTRY_CONFIG_FILE},
+        {"key": REGISTRY_CA_FILE, "path": REGISTRY_CA_FILE},
+    ]
+    # Each part of a projected volume may lack its keys, so that a Secret needs no ca.crt.
+    parts = [
+        {"secret": {"name": spec.credentials.registry.secret, "items": [item], "optional": True}} for item in items
+    ]
+    return ({"name": "registry", "projected": {"sources": parts}},)
 
 
 def _token_volume() -> Body:

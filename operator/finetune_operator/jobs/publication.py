@@ -68,20 +68,23 @@ def publish(
 
 
 def _complete(job: FineTuneJob, pods: tuple[PodReport, ...]) -> Stage:
-    told = (pod.termination.result_uri for pod in pods if pod.termination and pod.termination.result_uri)
-    uri = next(told, job.spec.output.uri)
+    told = next((pod.termination for pod in pods if pod.termination and pod.termination.result_uri), None)
+    uri = (told.result_uri if told else None) or job.spec.output.uri
+    destinations = told.destinations if told else ()
+    where = ", ".join((uri, *destinations))
     return Stage(
         state=JobState.COMPLETE,
-        message=f"the model is at {uri}",
+        message=f"the model is at {where}",
         findings=(
             *_TRAINED,
-            Finding(ConditionType.PUBLISHED, "True", Reason.PUBLISHED, f"the model is at {uri}"),
+            Finding(ConditionType.PUBLISHED, "True", Reason.PUBLISHED, f"the model is at {where}"),
             Finding(ConditionType.COMPLETE, "True", Reason.SUCCEEDED),
             Finding(ConditionType.FAILED, "False", Reason.SUCCEEDED),
             MOVING,
         ),
         ended=True,
         result_uri=uri,
+        destinations=destinations,
     )
 
 

@@ -30,6 +30,8 @@ class Stage:
     ended: bool = False
     """The job is Complete or Failed: `status.completionTime`."""
     result_uri: str | None = None
+    destinations: tuple[str, ...] = ()
+    """Where else the result is."""
     creates: int | None = None
     """The number of the attempt whose objects are applied."""
 

@@ -64,7 +64,9 @@ def status_after(job: FineTuneJob, observed: Observed, attempts: Attempts, stage
         plan=_measured(plan, before.plan, observed) if plan else None,
         attempts=account.attempts.shown,
         time=account.total,
-        result=ResultStatus(uri=stage.result_uri) if stage.result_uri else before.result,
+        result=ResultStatus(uri=stage.result_uri, destinations=stage.destinations)
+        if stage.result_uri
+        else before.result,
     )
 
 

@@ -38,6 +38,7 @@ from finetune_operator.planner.inventory import Inventory
 from finetune_operator.planner.limits import NO_LIMITS, Limits
 from finetune_operator.planner.pools import Pool, cpu_pools, gpu_pools
 from finetune_operator.planner.price_list import PriceList
+from finetune_operator.planner.publication import check_formats
 from finetune_operator.planner.search import Outcome, search
 from finetune_operator.planner.sequences import SequencesOfEpoch, sequences_of, total_steps
 from finetune_operator.planner.speed import throughput_of
@@ -177,7 +178,7 @@ def question_of(
         return counts
     resume = None if inspection is None else inspection.resume
     refusal = forbidden_strategy(spec) or check_micro_batch(spec, counts) or check_targets(spec, architecture)
-    refusal = refusal or check_resume(spec, counts, resume)
+    refusal = refusal or check_resume(spec, counts, resume) or check_formats(spec, config)
     if refusal is not None:
         return refusal
     weight_bytes = architecture.parameters * STORED_BYTES_PER_PARAMETER

@@ -79,6 +79,7 @@ TOOLS = {
         ),
         Tool("coredns", "1.12.1", "github.com/coredns/coredns", minutes=2),
         Tool("versitygw", "1.8.0", "github.com/versity/versitygw/cmd/versitygw", minutes=1),
+        Tool("registry", "3.1.2", "github.com/distribution/distribution/v3/cmd/registry", minutes=2),
         Tool("helm", "4.3.1", "helm.sh/helm/v4/cmd/helm", minutes=2),
         Tool(
             "prometheus",
@@ -94,7 +95,7 @@ TOOLS = {
 }
 CONTROL_PLANE = ("kubernetes",)
 NODE = (*CONTROL_PLANE, "coredns")
-TEST_CLUSTER = (*NODE, "versitygw", "helm", "prometheus")
+TEST_CLUSTER = (*NODE, "versitygw", "registry", "helm", "prometheus")
 
 
 def ensure(*names: str) -> None:

@@ -36,6 +36,7 @@ from finetune_trainer.dataset_files import DatasetFiles, find_files
 from finetune_trainer.failures import TrainerFailure, calls_of, failure_of
 from finetune_trainer.inspect.delivery import post_report, to_json
 from finetune_trainer.inspect.evaluation_rows import evaluation_facts
+from finetune_trainer.inspect.formats import check_formats
 from finetune_trainer.inspect.full_report import write_full_report
 from finetune_trainer.inspect.histogram import histogram
 from finetune_trainer.inspect.labels import in_order
@@ -93,6 +94,7 @@ def inspect(request: InspectionRequest, output: Path | None = None, *, trace: bo
     logger.info("output %s is free and writable", spec.output.uri)
     folder = open_model(spec.model)
     tokenizer = read_tokenizer(folder.storage, spec.model.chat_template)
+    check_formats(spec, folder)
     model = describe_model(folder, spec.model, tokenizer)
     logger.info("model %s: %s, %d parameters", spec.model.uri, model.architecture, model.parameters)
     if trace:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from finetune_operator.api.inspection import InspectionRequest
+from finetune_trainer.publish.destinations import check_destinations
 from finetune_trainer.result_target import model_at
 from finetune_trainer.storage import ObjectStorage, open_writable
 
@@ -17,6 +18,7 @@ def check_output(request: InspectionRequest) -> ObjectStorage:
     storage = open_writable(output.uri)
     model_at(storage, output, request.uid)
     probe(storage)
+    check_destinations(output, request.uid)
     if request.spec.checkpoint.uri is not None:
         probe(open_writable(request.spec.checkpoint.uri))
     return storage

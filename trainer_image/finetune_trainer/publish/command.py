@@ -31,6 +31,7 @@ from finetune_trainer.failures import TrainerFailure, calls_of, failure_of
 from finetune_trainer.inputs import fetch_model, go_offline
 from finetune_trainer.launch import write_termination
 from finetune_trainer.measure import resident_memory
+from finetune_trainer.publish.destinations import send
 from finetune_trainer.result_target import claim, model_at, output_exists, release
 from finetune_trainer.storage import ObjectStorage, open_writable
 from finetune_trainer.storage_errors import AlreadyExists
@@ -59,6 +60,7 @@ def publish(plan_path: Path) -> int:
             checkpoint_step=manifest.step,
             peak_memory_bytes=resident_memory().peak,
             result_uri=attempt.spec.output.uri.rstrip("/"),
+            destinations=manifest.destinations,
         )
     )
     return int(ExitCode.OK)
@@ -77,7 +79,9 @@ def publish_attempt(attempt: AttemptFile) -> Manifest:
     needs_base = attempt.spec.tuning.method is not Method.FULL
     base = fetch_model(attempt, workplace) if needs_base else None
     go_offline()
-    from finetune_trainer.result import build_result  # imports torch and transformers: 10 s that a failure above saves
+    from finetune_trainer.publish.result import (
+        build_result,
+    )  # imports torch and transformers: 10 s that a failure above saves
 
     folder = workplace.work / "result"
     shutil.rmtree(folder, ignore_errors=True)
@@ -89,6 +93,7 @@ def publish_attempt(attempt: AttemptFile) -> Manifest:
         # From here on there is no other model at that place: its manifest goes first.
         output.delete(MANIFEST_FILE)
     files = tuple(_upload(output, folder, name) for name in _names(folder))
+    destinations = send(attempt, folder, files, checkpoint)
     manifest = Manifest(
         kind="model",
         namespace=attempt.namespace,
@@ -101,6 +106,7 @@ def publish_attempt(attempt: AttemptFile) -> Manifest:
         created_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         versions=installed_versions(),
         files=files,
+        destinations=destinations,
     )
     _commit(output, attempt, manifest)
     release(output)
@@ -157,5 +163,5 @@ def _commit(output: ObjectStorage, attempt: AttemptFile, manifest: Manifest) -> 
 
 
 def _tell(output: ObjectStorage, manifest: Manifest) -> None:
-    EventLog().write(PublishEvent(uri=output.uri, files=manifest.files))
+    EventLog().write(PublishEvent(uri=output.uri, files=manifest.files, destinations=manifest.destinations))
     sys.stdout.flush()

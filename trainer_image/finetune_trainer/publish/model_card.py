@@ -5,10 +5,18 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
+
+from huggingface_hub import ModelCardData
 
 from finetune_operator.api.compatibility import Method
+from finetune_operator.api.gguf import gguf_name
 from finetune_operator.api.manifest import Manifest
 from finetune_operator.api.plan import AttemptFile
+from finetune_trainer.publish.hub import CARD_KEY
+
+VLLM_RANKS: Final = (8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM's --max-lora-rank takes; an adapter of a smaller rank fits."""
 
 
 @dataclass(frozen=True)
@@ -16,7 +24,10 @@ class Trial:
     """What the finished model did when it was tried."""
 
     generated_tokens: int
-    merge_difference: float | None
+    merge_difference: float | None = None
+    """Largest difference of a logit between the merged model and base with adapter, as a share of the largest logit."""
+    equal_tokens: int = 0
+    """How many of the generated tokens the merged model and base with adapter have in common."""
 
 
 @dataclass(frozen=True)
@@ -40,22 +51,14 @@ def model_card(attempt: AttemptFile, checkpoint: Manifest, history: History, tri
     spec, plan, facts = attempt.spec, attempt.plan, attempt.inspection
     base = spec.model.uri.removeprefix("hf://")
     revision = f" at `{facts.model.revision}`" if facts.model.revision else ""
-    front = {
-        "base_model": base,
-        "library_name": "transformers",
-        "pipeline_tag": "text-generation",
-        "tags": ["finetune-operator", spec.objective.value, spec.tuning.method.value],
-    }
-    lines = [
-        "---",
-        *(f"{key}: {json.dumps(value)}" for key, value in front.items()),
-        "---",
-        "",
-        f"# {attempt.name}",
-        "",
-    ]
+    lines = ["---", front_matter(attempt, checkpoint).to_yaml(), "---", "", f"# {attempt.name}", ""]
     lines += [f"`{base}`{revision} fine-tuned by {spec.objective.value}, method {spec.tuning.method.value}.", ""]
+    if facts.model.license is not None:
+        known = facts.model.license
+        named = ", ".join(part for part in (known.id, known.name, known.link) if part)
+        lines += [f"The base model's card names its licence: {named}. It may bind this model too.", ""]
     lines += ["## Use", "", "```python", *_usage(attempt), "```", ""]
+    lines += serving(attempt)
     lines += ["## Training", "", "| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in _settings(attempt))]
     if history.losses:
         first, last = history.losses[0], history.losses[-1]
@@ -74,6 +77,54 @@ def model_card(attempt: AttemptFile, checkpoint: Manifest, history: History, tri
     lines += [f"| {name} | {version} |" for name, version in sorted(checkpoint.versions.items())]
     lines += ["", f"Planned and trained by finetune-operator: {plan.strategy.value}, {plan.processes} processes.", ""]
     return "\n".join(lines)
+
+
+def front_matter(attempt: AttemptFile, checkpoint: Manifest) -> ModelCardData:
+    """Return what hubs read of a card; the job stands there too, so that its own repository is known again."""
+    spec, known = attempt.spec, attempt.inspection.model.license
+    merged = spec.tuning.method is Method.FULL or spec.output.merge
+    job: dict[str, Any] = {"job": f"{attempt.namespace}/{attempt.name}", "uid": attempt.uid, "step": checkpoint.step}
+    ours: dict[str, Any] = {CARD_KEY: job}
+    return ModelCardData(
+        base_model=spec.model.uri.removeprefix("hf://"),
+        base_model_relation="finetune" if merged else "adapter",
+        library_name="transformers" if merged else "peft",
+        pipeline_tag="text-generation",
+        tags=["finetune-operator", spec.objective.value, spec.tuning.method.value],
+        license=known.id if known else None,
+        license_name=known.name if known else None,
+        license_link=known.link if known else None,
+        **ours,
+    )
+
+
+def serving(attempt: AttemptFile) -> list[str]:
+    """Return how servers load what is published; adapters beside one base model, since that is what they are small for."""
+    spec, name = attempt.spec, attempt.name
+    lines = ["## Serve", "", "```sh"]
+    adapted = spec.tuning.method is not Method.FULL
+    if not adapted or spec.output.merge:
+        lines += ["vllm serve <this folder>"]
+    lines += [f"llama-server --model <this folder>/{gguf_name(name, kind)}" for kind in spec.output.gguf]
+    lines += ["```", ""]
+    if not adapted:
+        return lines
+    base = spec.model.uri.removeprefix("hf://")
+    rank = next((size for size in VLLM_RANKS if size >= spec.tuning.adapter.rank), VLLM_RANKS[-1])
+    return [
+        *(lines if len(lines) > 5 else lines[:2]),
+        "Several adapters on one base model, each request naming the one it is for:",
+        "",
+        "```sh",
+        '# vLLM: in requests, "model" is the adapter\'s name',
+        f"vllm serve {base} --enable-lora --max-lora-rank {rank} --lora-modules {name}=<this folder>/adapter other=<another adapter>",
+        '# Text Generation Inference: in requests, "adapter_id" is the adapter\'s name',
+        f"text-generation-launcher --model-id {base} --lora-adapters {name}=<this folder>/adapter,other=<another adapter>",
+        '# LoRAX loads adapters when a request names them: "parameters": {"adapter_id": "<this folder>/adapter", "adapter_source": "local"}',
+        f"lorax-launcher --model-id {base}",
+        "```",
+        "",
+    ]
 
 
 def _usage(attempt: AttemptFile) -> list[str]:
@@ -124,6 +175,10 @@ def _lineage(attempt: AttemptFile, checkpoint: Manifest, trial: Trial) -> list[t
     ]
     if trial.merge_difference is not None:
         lineage.append(
-            ("merged against adapter", f"largest difference {trial.merge_difference:.2g} of the largest logit")
+            (
+                "merged against adapter",
+                f"largest difference {trial.merge_difference:.2g} of the largest logit; "
+                f"{trial.equal_tokens} of {trial.generated_tokens} greedily generated tokens equal",
+            )
         )
     return lineage
