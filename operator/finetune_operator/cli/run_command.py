@@ -267,7 +267,9 @@ class LocalRun:
             ending = self._trainer.run("publish", "publish", "--plan", str(plan_path), on_event=self._record.add)
         if ending.exit_code != 0:
             raise _failure("publication", ending)
-        self._console.print(f"[green]Published[/green] {escape(self._job.spec.output.uri)}", soft_wrap=True)
+        published = self._record.published
+        for place in (self._job.spec.output.uri, *(published.destinations if published else ())):
+            self._console.print(f"[green]Published[/green] {escape(place)}", soft_wrap=True)
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:
