@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ import pytest
 
 from finetune_operator.api.layouts import OBJECTIVE_LAYOUTS
 from finetune_operator.api.spec import Dataset
+from finetune_trainer.chat_template import ChatTemplate
 from finetune_trainer.encoding import Encoder
 from finetune_trainer.failures import TrainerFailure
 from finetune_trainer.file_formats.lines import read_lines
@@ -75,6 +77,18 @@ def test_rows_that_are_cut_on_either_side_are_counted_as_training_encodes_them(
     encoder = Encoder(tokenizer, completions_only=True, max_length=20, truncation=truncation)
     encoded = [encoder.encode(row.value, texts[0].text) for row, texts in found if row.value is not None]
     assert survey.rows == survey.truncated == kept == sum(row.is_trainable for row in encoded)
+
+
+def test_a_template_that_hides_answers_of_later_turns_is_known_though_the_first_rows_have_one(
+    tokenizer: TokenizerFiles,
+) -> None:
+    source = "{% for m in messages %}<|im_start|>{{ m.role }} {{ m.content }}{% endfor %}{{ '' if add_generation_prompt else eos_token }}"
+    ends_once = replace(tokenizer, template=ChatTemplate(source, tokenizer.special_tokens))
+    talk = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]
+    single = [{"messages": talk}] * 40
+    assert surveyed(single, "sft", ends_once).rows == 40
+    with pytest.raises(TrainerFailure, match="renders earlier turns differently"):
+        surveyed([*single, {"messages": talk * 2}], "sft", ends_once)
 
 
 def test_labels_are_counted_in_the_order_of_their_numbers(tokenizer: TokenizerFiles) -> None:

@@ -33,6 +33,8 @@ PROBLEMS_KEPT: Final = 100_000
 """The full report holds at most this many unusable rows (about 10 MB); all are counted."""
 REASONS_KEPT: Final = 50
 CONVERSATIONS_ENCODED: Final = 20
+SHAPES_ENCODED: Final = 256
+"""Of conversations: the roles of their turns, in order."""
 _NUMBER: Final = re.compile(r"\d+")
 
 
@@ -169,6 +171,7 @@ class _Lengths:
             files, completions_only=True, max_length=limits.max_length, truncation=limits.truncation
         )
         self._encoded = 0
+        self._shapes: set[tuple[tuple[str, bool], ...]] = set()
         self.limits = limits
 
     def of_batch(self, batch: Iterable[RenderedRow]) -> Iterator[int]:
@@ -189,8 +192,8 @@ class _Lengths:
     def problem(self, value: RowValue, texts: Sequence[Text], lengths: Mapping[str, int]) -> str | None:
         """Return why a row of these lengths cannot be used: it has no token, or training cuts off all of an answer.
 
-        The first conversations are encoded with their labels whatever their length: a template that does not let training find the answers
-        must be known before the GPUs are taken.
+        The first conversations, and the first of each order of roles, are encoded with their labels whatever their length: a template that does not
+        let training find the answers must be known before the GPUs are taken.
         """
         if not all(lengths.values()):
             return "it has no tokens"
@@ -209,11 +212,18 @@ class _Lengths:
     def _problem_of_answer(self, value: Conversation | PromptCompletion, text: str, length: int) -> str | None:
         if self.limits.loss_on == "all":
             return None
-        is_early = isinstance(value, Conversation) and self._encoded < CONVERSATIONS_ENCODED
+        is_early = isinstance(value, Conversation) and self._is_early(value)
         if length <= self.limits.max_length and not is_early:
             return None
         self._encoded += 1
         return None if self._encoder.encode(value, text).is_trainable else self._cut_off
+
+    def _is_early(self, value: Conversation) -> bool:
+        shape = tuple((message.role, message.more is not None) for message in value.messages)
+        if shape not in self._shapes and len(self._shapes) < SHAPES_ENCODED:
+            self._shapes.add(shape)
+            return True
+        return self._encoded < CONVERSATIONS_ENCODED
 
     def _is_all_prompt(self, text: Text, length: int) -> bool:
         if length <= self.limits.max_length or self.limits.truncation == "left":
