@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_operator.api.compatibility import Strategy
-from finetune_operator.api.evaluation import EvaluationTimes
+from finetune_operator.api.evaluation import EarlyStopping, EvaluationTimes
 from finetune_operator.api.exit_codes import ExitCode
+from finetune_operator.api.manifest import Manifest
 from finetune_operator.api.run_events import EvaluationEvent
 from finetune_trainer.evaluation import batches_of
 from finetune_trainer.testing import arithmetic_rows, tiny_plan, write_rows
@@ -105,6 +106,39 @@ def test_the_loss_of_an_evaluation_does_not_depend_on_batches_and_processes(
     )
     assert evaluated(one) == pytest.approx(evaluated(two), abs=1e-4)
     assert evaluated(one)[2] < evaluated(one)[1]
+
+
+@pytest.mark.parametrize("strategy", [Strategy.SINGLE, Strategy.FSDP])
+def test_a_training_that_no_longer_gets_better_ends_with_a_checkpoint_that_can_be_published(
+    strategy: Strategy, evaluation: dict[str, Any], ranks: RankServer, make_attempt: Any, tmp_path: Path
+) -> None:
+    processes = 1 if strategy is Strategy.SINGLE else 2
+    plan = tiny_plan(strategy=strategy, processes=processes, micro_batch_size=2, total_steps=9)
+    spec = {
+        "dataset": {"evaluation": evaluation},
+        "evaluation": {"every": 2},
+        # A rate at which nothing changes: the first evaluation stays the best one.
+        "training": {"earlyStopping": {"patience": 2}, "learningRate": 1e-12},
+        **FULL,
+    }
+    result = ranks.run(make_attempt(plan, **spec), tmp_path / "run")
+    again = ranks.run(make_attempt(plan, attempt=2, **spec), tmp_path / "again")
+
+    assert result.statuses == again.statuses == (0,) * processes, result.log()
+    assert list(evaluated(result)) == [2, 4, 6]
+    assert "the training ends after step 6 of 9: no evaluation was better than that of step 2" in result.log()
+    (path,) = (tmp_path / "out").glob("checkpoints/*/step-*/*/manifest.json")
+    manifest = Manifest.model_validate_json(path.read_bytes())
+    assert (manifest.step, manifest.is_final) == (6, True)
+    exported = [file.name for file in manifest.files if file.name.endswith(".safetensors")]
+    assert exported, "the weights that publish takes"
+    assert again.losses == {}
+    assert "all 6 steps are done and saved already" in again.log()
+
+
+def test_patience_counts_evaluations_since_the_best_one() -> None:
+    rule = EarlyStopping(patience=3)
+    assert next(step for step in range(100, 1000, 100) if rule.is_over(step, 200, 100)) == 500
 
 
 @pytest.mark.parametrize(("probe", "status"), [("KILL-STEP:0:4", -9), ("TERM:0:3", ExitCode.TERMINATED)])

@@ -84,6 +84,8 @@ class CheckpointWriter:
         self._retries: UploadRetries | None = None
         self.proven_before = 0
         """Checkpoints of earlier steps have made a usual loss since: only for such a one may an older one go."""
+        self.is_final = False
+        """The training ends with the next checkpoint, before the plan's last step."""
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._files = ThreadPoolExecutor(PARALLEL_FILES, thread_name_prefix="upload")
         self._pending: _Pending | None = None
@@ -230,6 +232,7 @@ class CheckpointWriter:
             uid=self._attempt.uid,
             attempt=self._attempt.attempt,
             step=pending.folder.step,
+            is_final=self.is_final,
             world_size=self._attempt.plan.processes,
             strategy=self._attempt.plan.strategy,
             plan=self._attempt.plan.memory_key,

@@ -98,8 +98,27 @@ class JobTraining(transformers.Trainer):
             raise AssertionError("only EvaluationDue asks for an evaluation")
         started = time.monotonic()
         logs = self._evaluator.report()
+        self._stop_early(logs["eval_loss"])
         self._step_started += time.monotonic() - started
         return logs
+
+    def _stop_early(self, loss: float) -> None:
+        """End the training where the spec says so. What is remembered for it is in transformers' own state, which checkpoints have."""
+        rule, step = self.context.attempt.spec.training.early_stopping, self.state.global_step
+        if rule is None or self._evaluator is None:
+            return
+        if self.state.best_metric is None or loss < self.state.best_metric:
+            self.state.best_metric, self.state.best_global_step = loss, step
+        best, times = self.state.best_global_step or step, self._evaluator.times
+        if step < times.total_steps and rule.is_over(step, best, times.interval):
+            self.control.should_training_stop = self.control.should_save = True
+            self.context.writer.is_final = True
+            if self.context.place.is_first:
+                print(
+                    f"the training ends after step {step} of {times.total_steps}: no evaluation was better than that of step {best} "
+                    f"({self.state.best_metric:.6g}) for {rule.patience} evaluations (training.earlyStopping)",
+                    flush=True,
+                )
 
     def _prepare_for_training(self, *arguments: Any, **others: Any) -> Any:
         prepared = super()._prepare_for_training(*arguments, **others)
@@ -279,9 +298,8 @@ class JobTraining(transformers.Trainer):
             # Not those of TRL's trainers, which write a model card of TRL's into each checkpoint.
             transformers.Trainer._save_checkpoint(self, model, trial)
             if (
-                self.state.global_step >= context.attempt.plan.total_steps
-                and context.attempt.plan.strategy in SHARDED_STRATEGIES
-            ):
+                self.state.global_step >= context.attempt.plan.total_steps or context.writer.is_final
+            ) and context.attempt.plan.strategy in SHARDED_STRATEGIES:
                 capture.training_is_over = True
                 export_sharded(
                     self.model,

@@ -203,7 +203,9 @@ class _Rank:
             on_retry=lambda problem: self._told("checkpoint_retries", problem),
             patience=self._limits.upload,
         )
-        if step >= attempt.plan.total_steps:
+        if step >= attempt.plan.total_steps or (
+            found.folder is not None and found.manifest and found.manifest.is_final
+        ):
             print(f"all {step} steps are done and saved already", flush=True)
             return
         guard, own_time = LossGuard(), OwnTime()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Literal
 
 from pydantic import Field
 
@@ -33,6 +33,21 @@ class EvaluationSource(SpecModel):
     rules: ClassVar[tuple[Rule, ...]] = (
         readable("dataset.evaluation.uri", "s3://bucket/rows.jsonl or hf://datasets/org/name/rows.jsonl"),
     )
+
+
+class EarlyStopping(SpecModel):
+    """When a training that no longer gets better ends before its last step."""
+
+    metric: Literal["eval_loss"] = Field(
+        "eval_loss", description="What has to get better: eval_loss, lower. Default eval_loss."
+    )
+    patience: int = Field(
+        ge=1, le=1000, description="After how many evaluations in a row without a better one the training ends."
+    )
+
+    def is_over(self, step: int, best_step: int, interval: int) -> bool:
+        """Whether the training ends after the evaluation of `step`, when the best one was that of `best_step`."""
+        return (step - best_step) // interval >= self.patience
 
 
 class Evaluation(SpecModel):

@@ -28,6 +28,9 @@ class Manifest(ReadModel):
     uid: str
     attempt: int
     step: int = Field(description="Optimizer steps that were finished.")
+    is_final: bool = Field(
+        False, description="The training ended with it before the plan's last step (training.earlyStopping)."
+    )
     world_size: int = Field(description="Processes that wrote it.")
     strategy: str
     plan: str = Field(

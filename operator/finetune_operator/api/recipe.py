@@ -19,7 +19,7 @@ from finetune_operator.api.model import ReadModel, SpecModel
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.training import Training, Tuning
 
-MAY_DIFFER: Final = frozenset({"epochs", "max_steps", "stop_on_divergence"})
+MAY_DIFFER: Final = frozenset({"epochs", "max_steps", "stop_on_divergence", "early_stopping"})
 """Of spec.training: how long it goes, and when it is given up. The schedule then runs to the new end."""
 
 

@@ -108,6 +108,11 @@ class FineTuneJobSpec(SpecModel):
             message="evaluation.every: there are no rows to evaluate on; set dataset.split or dataset.evaluation, or remove it",
             holds=lambda s: s.evaluation.every is None or s.dataset.evaluates,
         ),
+        Rule(
+            cel="!has(self.training.earlyStopping) || has(self.dataset.split) || has(self.dataset.evaluation)",
+            message="training.earlyStopping: there are no rows to evaluate on; set dataset.split or dataset.evaluation, or remove it",
+            holds=lambda s: s.training.early_stopping is None or s.dataset.evaluates,
+        ),
         *filter(None, map(_learns_from, Objective)),
         Rule(
             cel="self.objective != 'pretrain' || self.training.truncation == 'right'",

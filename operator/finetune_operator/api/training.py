@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Final, Literal
 from pydantic import Field, StringConstraints
 
 from finetune_operator.api.compatibility import Method
+from finetune_operator.api.evaluation import EarlyStopping
 from finetune_operator.api.model import Rule, SpecModel
 
 DEFAULT_EPOCHS: Final = 3.0
@@ -121,6 +122,12 @@ class Training(SpecModel):
         True,
         description="End the job (reason Diverged) when the loss stays far above what it was: for 10 steps above three times the median of the "
         "last 100, at least 2 and at most 5 above it. A loss that is not a number ends it in any case. Default true.",
+    )
+
+    early_stopping: EarlyStopping | None = Field(
+        None,
+        description="End the training when the evaluation rows (dataset.split or dataset.evaluation) no longer get better; its last model is the "
+        "result. Default: all steps are made.",
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (

@@ -135,7 +135,7 @@ def _final_checkpoint(attempt: AttemptFile, workplace: Workplace) -> Manifest:
             ExitCode.NOT_FOUND,
             f"there is no checkpoint that verifies at {attempt.checkpoint_uri}; the training must be run again",
         )
-    if found.manifest.step < attempt.plan.total_steps:
+    if found.manifest.step < attempt.plan.total_steps and not found.manifest.is_final:
         raise TrainerFailure(
             ExitCode.NOT_FOUND,
             f"the newest checkpoint that verifies is of step {found.manifest.step} of {attempt.plan.total_steps}; the training must go on first",

@@ -59,7 +59,13 @@ def model_card(attempt: AttemptFile, checkpoint: Manifest, history: History, tri
         lines += [f"The base model's card names its licence: {named}. It may bind this model too.", ""]
     lines += ["## Use", "", "```python", *_usage(attempt), "```", ""]
     lines += serving(attempt)
-    lines += ["## Training", "", "| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in _settings(attempt))]
+    lines += [
+        "## Training",
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| {name} | {value} |" for name, value in _settings(attempt, checkpoint)),
+    ]
     if history.losses:
         first, last = history.losses[0], history.losses[-1]
         lines += [f"| loss | {first[1]:.4f} (step {first[0]}) → {last[1]:.4f} (step {last[0]}) |"]
@@ -142,11 +148,11 @@ def _usage(attempt: AttemptFile) -> list[str]:
     ]
 
 
-def _settings(attempt: AttemptFile) -> list[tuple[str, object]]:
+def _settings(attempt: AttemptFile, checkpoint: Manifest) -> list[tuple[str, object]]:
     spec, plan = attempt.spec, attempt.plan
     training = spec.training
     settings: list[tuple[str, object]] = [
-        ("steps", plan.total_steps),
+        ("steps", f"{checkpoint.step} of {plan.total_steps}, ended early" if checkpoint.is_final else plan.total_steps),
         (
             "global batch",
             f"{plan.global_batch_size} ({plan.micro_batch_size} × {plan.gradient_accumulation} × {plan.processes} processes)",
