@@ -40,3 +40,25 @@ def test_the_order_is_that_of_a_plain_trl_script(sequences: int, batch: int, see
     ours = EpochOrder(sequences, batch, seed)
     ours.begin(epoch * -(-sequences // batch))
     assert list(ours)[:sequences] == list(theirs)
+
+
+@given(lengths=st.lists(st.integers(1, 50), min_size=1, max_size=300), batch=st.integers(1, 6), seed=seeds, step=steps)
+def test_rows_of_about_one_length_share_batches_and_every_row_comes_once(
+    lengths: list[int], batch: int, seed: int, step: int
+) -> None:
+    def padding(order: EpochOrder) -> int:
+        order.begin(step)
+        rows = list(order)
+        batches = [[lengths[row] for row in rows[start : start + batch]] for start in range(0, len(rows), batch)]
+        return sum(max(each) * len(each) - sum(each) for each in batches[: len(lengths) // batch])
+
+    grouped = EpochOrder(len(lengths), batch, seed, lengths)
+    grouped.begin(step)
+    found = list(grouped)
+    assert sorted(found[: len(lengths)]) == list(range(len(lengths)))
+    assert len(found) == len(grouped)
+    again = EpochOrder(len(lengths), batch, seed, lengths)
+    again.begin(step)
+    assert list(again) == found
+    if len(lengths) % batch == 0 and len(lengths) <= 50 * batch:  # one window: no order pads less
+        assert padding(grouped) <= padding(EpochOrder(len(lengths), batch, seed))

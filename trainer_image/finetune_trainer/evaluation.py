@@ -55,8 +55,13 @@ class Evaluator:
         self._batches = batches_of(lengths, size, context.place.rank, context.place.world_size)
         self.times = EvaluationTimes(context.attempt.spec.evaluation.every, context.attempt.plan.total_steps)
 
+    @property
+    def has_ended(self) -> bool:
+        """The training is over before the plan's last step."""
+        return bool(self._trainer.context.writer.is_final)
+
     def report(self) -> dict[str, float]:
-        """Measure the loss and tell it."""
+        """Measure the loss and tell it; end the training where training.earlyStopping says so."""
         trainer, started = self._trainer, time.monotonic()
         logs = {"eval_loss": self.loss()}
         trainer.model.eval()  # TRL logs what it has measured of the mode that the model is in
@@ -66,7 +71,28 @@ class Evaluator:
         for _ in range(2):  # what layers took here is not the next step's; a GPU's events are told one call later
             context.own_time.take()
         context.telemetry.on_evaluation(trainer.state.global_step, logs["eval_loss"], time.monotonic() - started)
+        self._stop_early(logs["eval_loss"])
         return logs
+
+    def _stop_early(self, loss: float) -> None:
+        """Decide by what is remembered in transformers' own state, which checkpoints have: a resumed run ends at the same step."""
+        trainer, context = self._trainer, self._trainer.context
+        rule, state = context.attempt.spec.training.early_stopping, trainer.state
+        if rule is None:
+            return
+        step = state.global_step
+        if state.best_metric is None or loss < state.best_metric:
+            state.best_metric, state.best_global_step = loss, step
+        best = state.best_global_step
+        if step < self.times.total_steps and rule.is_over(step, best, self.times.interval):
+            trainer.control.should_training_stop = trainer.control.should_save = True
+            context.writer.is_final = True
+            if context.place.is_first:
+                print(
+                    f"the training ends after step {step} of {self.times.total_steps}: no evaluation was better than that of step {best} "
+                    f"({state.best_metric:.6g}) for {rule.patience} evaluations (training.earlyStopping)",
+                    flush=True,
+                )
 
     def loss(self) -> float:
         """Return the mean over all counted tokens of all ranks, the same number on each."""
@@ -114,4 +140,6 @@ class EvaluationDue(TrainerCallback):
         times = self._evaluator.times
         is_stopped = control.should_training_stop and state.global_step < times.total_steps
         control.should_evaluate = times.is_due(state.global_step) and not is_stopped
+        if self._evaluator.has_ended:  # by an evaluation that was made up for: the step after it is the last one
+            control.should_evaluate, control.should_save, control.should_training_stop = False, True, True
         return control

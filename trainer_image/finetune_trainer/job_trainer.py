@@ -70,6 +70,11 @@ class JobContext:
     evaluation_rows: Any = None
     """Encoded rows that are not trained, a `datasets.Dataset`; None: there is no evaluation."""
 
+    def lengths(self, rows: Any) -> list[int]:
+        """Return the tokens of each encoded row."""
+        found: list[int] = self.recipe.lengths(rows.data.table).to_pylist()
+        return found
+
 
 class JobTraining(transformers.Trainer):
     """One rank's trainer, to be mixed in before the class of a library: `class SupervisedTrainer(JobTraining, SFTTrainer)`."""
@@ -78,7 +83,9 @@ class JobTraining(transformers.Trainer):
         super().__init__(**arguments)
         _keep_float_losses(self.accelerator)
         plan, seed = context.attempt.plan, context.attempt.spec.training.seed
-        self._order = EpochOrder(len(self.train_dataset), plan.global_batch_size, seed)
+        groups = context.attempt.spec.training.group_by_length and not plan.packed
+        lengths = context.lengths(self.train_dataset) if groups else None
+        self._order = EpochOrder(len(self.train_dataset), plan.global_batch_size, seed, lengths)
         self.add_callback(EpochBeginnings(self._order))
         self.context = context
         self._copies = HostCopies()
@@ -87,9 +94,8 @@ class JobTraining(transformers.Trainer):
         self._tokens_before = 0.0
         self._evaluator: Evaluator | None = None
         if (rows := context.evaluation_rows) is not None:
-            lengths = context.recipe.lengths(rows.data.table).to_pylist()
             # A copy, for packing changes the collator and these rows are never packed.
-            self._evaluator = Evaluator(self, rows, lengths, copy.copy(self.data_collator))
+            self._evaluator = Evaluator(self, rows, context.lengths(rows), copy.copy(self.data_collator))
             self.add_callback(EvaluationDue(self._evaluator))
 
     def evaluate(self, *arguments: Any, **others: Any) -> dict[str, float]:
@@ -98,27 +104,8 @@ class JobTraining(transformers.Trainer):
             raise AssertionError("only EvaluationDue asks for an evaluation")
         started = time.monotonic()
         logs = self._evaluator.report()
-        self._stop_early(logs["eval_loss"])
         self._step_started += time.monotonic() - started
         return logs
-
-    def _stop_early(self, loss: float) -> None:
-        """End the training where the spec says so. What is remembered for it is in transformers' own state, which checkpoints have."""
-        rule, step = self.context.attempt.spec.training.early_stopping, self.state.global_step
-        if rule is None or self._evaluator is None:
-            return
-        if self.state.best_metric is None or loss < self.state.best_metric:
-            self.state.best_metric, self.state.best_global_step = loss, step
-        best, times = self.state.best_global_step or step, self._evaluator.times
-        if step < times.total_steps and rule.is_over(step, best, times.interval):
-            self.control.should_training_stop = self.control.should_save = True
-            self.context.writer.is_final = True
-            if self.context.place.is_first:
-                print(
-                    f"the training ends after step {step} of {times.total_steps}: no evaluation was better than that of step {best} "
-                    f"({self.state.best_metric:.6g}) for {rule.patience} evaluations (training.earlyStopping)",
-                    flush=True,
-                )
 
     def _prepare_for_training(self, *arguments: Any, **others: Any) -> Any:
         prepared = super()._prepare_for_training(*arguments, **others)

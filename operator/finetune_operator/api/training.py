@@ -97,6 +97,10 @@ class Training(SpecModel):
         description="best-fit joins short rows to sequences of up to maxLength tokens that do not see each other; globalBatchSize then counts "
         "sequences. auto does so where it saves much and leaves enough steps; the plan says why. Default auto.",
     )
+    group_by_length: bool = Field(
+        False,
+        description="Rows of about the same length share batches, so that fewer tokens are padding; packing: auto then does not pack. Default false.",
+    )
     learning_rate: float | None = Field(
         None, gt=0, le=1, description="Peak learning rate. Default by method: 2e-4 for lora and qlora, 1e-5 for full."
     )
@@ -131,6 +135,11 @@ class Training(SpecModel):
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!self.groupByLength || self.packing != 'best-fit'",
+            message="training.groupByLength: packed sequences have about one length; remove it, or set packing: auto or none",
+            holds=lambda t: not t.group_by_length or t.packing != "best-fit",
+        ),
         Rule(
             cel="!(has(self.epochs) && has(self.maxSteps))",
             message="training: epochs and maxSteps exclude each other; remove one",

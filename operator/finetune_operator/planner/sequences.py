@@ -60,7 +60,7 @@ def sequences_of(
     evaluated = min(cut, facts.evaluation.longest) if facts.evaluation else 0
     longest = max(min(cut, facts.tokens.maximum), evaluated) if facts.tokens.maximum else cut
     alone = SequencesOfEpoch(facts.rows, facts.rows, longest)
-    if wanted == "none" or facts.rows == 0:
+    if wanted == "none" or spec.training.group_by_length or facts.rows == 0:
         return alone
     made = facts.packed or _at_most(facts.tokens, cut)
     packed = SequencesOfEpoch(facts.rows, made.sequences, max(made.longest, evaluated), packed=True)
