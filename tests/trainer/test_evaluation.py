@@ -24,7 +24,9 @@ DROPOUT: dict[str, Any] = {"tuning": {"method": "lora", "lora": {"rank": 8, "dro
 
 
 def evaluated(result: CaseResult) -> dict[int, float]:
-    return {event.step: event.loss for event in result.events if isinstance(event, EvaluationEvent)}
+    found = [(event.step, event.loss) for event in result.events if isinstance(event, EvaluationEvent)]
+    assert len(dict(found)) == len(found), "every evaluation is made once"
+    return dict(found)
 
 
 @given(

@@ -104,6 +104,7 @@ class JobTraining(transformers.Trainer):
             raise AssertionError("only EvaluationDue asks for an evaluation")
         started = time.monotonic()
         logs = self._evaluator.report()
+        self.control.should_evaluate = False  # transformers asks once more at the end of an epoch
         self._step_started += time.monotonic() - started
         return logs
 
