@@ -82,6 +82,15 @@ def test_a_model_that_no_job_has_put_there_is_told_apart_from_nothing(hub: Uploa
     assert repository(hub).owner() == ""
 
 
+def test_weights_of_the_model_before_it_go_and_other_files_stay(hub: UploadHub, result: Path) -> None:
+    before = {"model-00002-of-00002.safetensors": b"x", "model.safetensors.index.json": b"{}", "LICENSE": b"l"}
+    hub.repositories["team/bot"] = {".gitattributes": b"", **before}
+    hub.private["team/bot"] = False
+    push(hub, result)
+    assert sorted(hub.files("team/bot")) == sorted([".gitattributes", "LICENSE", *NAMES])
+    assert hub.private["team/bot"] is False
+
+
 FINE = {"role": "fineGrained", "fineGrained": {"scoped": [{"entity": {"name": "team"}, "permissions": ["repo.write"]}]}}
 OTHER = {"role": "fineGrained", "fineGrained": {"scoped": [{"entity": {"name": "team"}, "permissions": ["repo.read"]}]}}
 

@@ -66,9 +66,18 @@ def test_a_finished_run_is_published_whole_and_tried(
     assert "all logits finite" in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_publishing_again_changes_nothing(ranks: RankServer, make_attempt: Any, tmp_path: Path) -> None:
+def test_publishing_again_changes_nothing_with_a_gguf_file_too(
+    ranks: RankServer, make_attempt: Any, tmp_path: Path
+) -> None:
     result = ranks.run(make_attempt(tiny_plan(total_steps=1)), tmp_path / "run")
-    assert publish(ranks, result)["code"] == 0
+    plan_file = tmp_path / "run" / "plan.json"
+    plan = json.loads(plan_file.read_text())
+    plan["spec"]["output"]["gguf"] = ["q8_0"]
+    plan_file.write_text(json.dumps(plan))
+    answer = publish(ranks, result)
+    assert answer["code"] == 0, answer
+    assert (tmp_path / "out" / "tiny-Q8_0.gguf").read_bytes()[:4] == b"GGUF"
+    assert "llama-server --model <this folder>/tiny-Q8_0.gguf" in (tmp_path / "out" / "README.md").read_text()
     before = (tmp_path / "out" / "manifest.json").read_text()
 
     assert publish(ranks, result)["code"] == 0

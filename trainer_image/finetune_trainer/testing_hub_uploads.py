@@ -97,6 +97,8 @@ def serve_uploads() -> Iterator[UploadHub]:
                     hub.commits.append(value)
                 elif line["key"] == "file":
                     files[value["path"]] = base64.b64decode(value["content"])
+                elif line["key"] == "deletedFile":
+                    del files[value["path"]]
                 elif line["key"] == "lfsFile":
                     files[value["path"]] = hub.blobs[value["oid"]]
             sha = _sha(hub)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
-from huggingface_hub import CommitOperationAdd, HfApi, constants
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
 from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined] # public by its docs, not re-exported
 
@@ -20,6 +20,8 @@ CARD_KEY: Final = "finetune_operator"
 """Where the model card's front matter says which job the model is of."""
 _TOKEN: Final = "put a token that may write there as HF_TOKEN into the Secret of credentials.model"  # noqa: S105 - a remedy
 _GIT_FILES: Final = frozenset({".gitattributes", ".gitignore"})
+_WEIGHTS: Final = (".safetensors", ".safetensors.index.json", ".gguf", ".bin", ".bin.index.json")
+"""Of a model that was there before these must go: loaders would mix them with ours. Other files stay."""
 _TRUE: Final = frozenset({"1", "on", "yes", "true"})
 
 
@@ -65,10 +67,18 @@ class HubRepository:
         disable_progress_bars()
         with _online(), self._told():
             self._api.create_repo(self.name, private=True, exist_ok=True)
+            stale = [
+                file.rfilename
+                for file in self._api.model_info(self.name).siblings or ()
+                if file.rfilename.endswith(_WEIGHTS) and file.rfilename not in names
+            ]
             # Not upload_folder: since huggingface_hub 1.33 it makes several commits of a large folder, and half a model would be there.
             commit = self._api.create_commit(
                 self.name,
-                [CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in names],
+                [
+                    *(CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in names),
+                    *(CommitOperationDelete(path_in_repo=name) for name in stale),
+                ],
                 commit_message=message,
                 commit_description=description,
             )
