@@ -33,7 +33,7 @@ from typing import Any, Final, Self
 from finetune_operator.api.constants import TERMINATION_LOG_VARIABLE, WORK_DIRECTORY_VARIABLE
 from finetune_operator.api.plan import AttemptFile
 from finetune_operator.api.run_events import RUN_EVENTS_VARIABLE
-from finetune_trainer.arguments import lora_settings, training_arguments, weights_dtype
+from finetune_trainer.arguments import adapter_settings, training_arguments, weights_dtype
 from finetune_trainer.objectives.recipe import CAUSAL
 from finetune_trainer.objectives.supervised import supervised_arguments
 from finetune_trainer.testing import arithmetic_rows, tiny_attempt, tiny_plan, write_rows, write_tiny_model
@@ -168,7 +168,7 @@ def plain_settings(attempt: AttemptFile, folder: Path) -> dict[str, Any]:
         "model": attempt.spec.model.uri.removeprefix("file://"),
         "data": attempt.spec.dataset.uri.removeprefix("file://"),
         "dtype": weights_dtype(attempt),
-        "lora": lora_settings(attempt, CAUSAL.task_type),
+        "lora": (adapter_settings(attempt, CAUSAL.task_type) or (None, None))[1],
         "arguments": {**arguments, "output_dir": str(folder / "output"), "assistant_only_loss": True, "use_cpu": True},
     }
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from datasets import load_dataset
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 
@@ -29,11 +29,14 @@ class Told(TrainerCallback):
                 file.write(json.dumps({"event": "step", "step": state.global_step, "loss": logs["loss"]}) + "\n")
 
 
-def main():
-    """Train."""
-    settings = json.loads(Path(sys.argv[1]).read_text())
+def train(settings):
+    """Train, and save the model or adapter where the settings name a `result`."""
+    more = (
+        {"quantization_config": BitsAndBytesConfig(**settings["quantization"])} if settings.get("quantization") else {}
+    )
+    dtype = getattr(torch, settings["dtype"])
     trainer = SFTTrainer(
-        model=AutoModelForCausalLM.from_pretrained(settings["model"], dtype=getattr(torch, settings["dtype"])),
+        model=AutoModelForCausalLM.from_pretrained(settings["model"], dtype=dtype, **more),
         args=SFTConfig(**settings["arguments"]),
         train_dataset=load_dataset("json", data_files=settings["data"], split="train"),
         processing_class=AutoTokenizer.from_pretrained(settings["model"]),
@@ -41,6 +44,13 @@ def main():
         callbacks=[Told(settings["events"])],
     )
     trainer.train()
+    if settings.get("result"):
+        trainer.save_model(settings["result"])
+
+
+def main():
+    """Train by the file that is named."""
+    train(json.loads(Path(sys.argv[1]).read_text()))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from finetune_operator.jobs.reference import (
     conditions_page,
     exit_codes_page,
     main,
+    methods_page,
     strategies_page,
 )
 
@@ -20,7 +21,12 @@ PAGES = Path(__file__).parents[2] / "docs" / "reference"
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("conditions.md", conditions_page()), ("exit-codes.md", exit_codes_page()), ("strategies.md", strategies_page())],
+    [
+        ("conditions.md", conditions_page()),
+        ("exit-codes.md", exit_codes_page()),
+        ("methods.md", methods_page()),
+        ("strategies.md", strategies_page()),
+    ],
 )
 def test_the_page_in_docs_is_what_the_tables_say(name: str, text: str) -> None:
     assert (PAGES / name).read_text() == text, "run: python -m finetune_operator.jobs.reference docs/reference"
@@ -41,6 +47,7 @@ def test_the_pages_are_written_into_the_folder_that_is_named(tmp_path: Path) -> 
     assert sorted(path.name for path in (tmp_path / "reference").iterdir()) == [
         "conditions.md",
         "exit-codes.md",
+        "methods.md",
         "strategies.md",
     ]
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune_operator.api.compatibility import Checkpointing, Method, Strategy
+from finetune_operator.api.compatibility import Checkpointing, Strategy
+from finetune_operator.api.methods import Method
 from finetune_operator.api.plan import GIB, Component, MemoryEstimate, Phase
 from finetune_operator.memory.architecture import Architecture, architecture_of
 from finetune_operator.memory.estimate import estimate
@@ -138,7 +139,7 @@ def test_the_cpu_estimate_starts_from_the_interpreter_and_its_libraries() -> Non
 @st.composite
 def workloads(draw: st.DrawFn) -> Workload:
     strategy = draw(st.sampled_from(list(Strategy)))
-    method = draw(st.sampled_from(list(Method)))
+    method = draw(st.sampled_from(list(METHODS)))
     numerics = PURE_BF16 if method is Method.QLORA else draw(st.sampled_from([FLOAT32_MASTER, FLOAT32]))
     return Workload(
         **METHODS[method],

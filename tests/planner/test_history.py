@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune_operator.api.compatibility import Checkpointing, Method, Strategy
+from finetune_operator.api.compatibility import Checkpointing, Strategy
 from finetune_operator.api.history import EMPTY_HISTORY, History, KindRecord, MeasuredRun, Prediction, RunKind
+from finetune_operator.api.methods import Method
 from finetune_operator.api.plan import GIB, Plan
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.planner.catalogue import catalogue_inventory

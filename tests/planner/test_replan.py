@@ -7,7 +7,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune_operator.api.compatibility import Checkpointing, Method, Strategy
+from finetune_operator.api.compatibility import Checkpointing, Strategy
+from finetune_operator.api.methods import Method
 from finetune_operator.api.plan import GIB, Phase, Plan, PlanError
 from finetune_operator.api.progress import MemoryShortage
 from finetune_operator.api.reasons import Reason

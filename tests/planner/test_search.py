@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_operator.api.compatibility import Method
+from finetune_operator.api.methods import VIRTUAL_TOKEN_METHODS, Method
 from finetune_operator.api.plan import Plan, PlanError
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import FineTuneJobSpec
@@ -71,8 +71,9 @@ def jobs(draw: st.DrawFn) -> FineTuneJobSpec:
             st.lists(st.sampled_from([H100, A10G, T4, "NVIDIA-L40S"]), min_size=1, unique=True)
         )
     if draw(st.booleans()):
-        resources["strategy"] = draw(st.sampled_from(["ddp", "fsdp"]))
-    resources["gradientCheckpointing"] = draw(st.sampled_from(["auto", "none", "full"]))
+        resources["strategy"] = "ddp" if method in VIRTUAL_TOKEN_METHODS else draw(st.sampled_from(["ddp", "fsdp"]))
+    kinds = ["auto", "none"] if method is Method.PREFIX else ["auto", "none", "full"]
+    resources["gradientCheckpointing"] = draw(st.sampled_from(kinds))
     resources["objectiveOfPlan"] = draw(st.sampled_from(["cheapest", "fastest"]))
     training = {
         "globalBatchSize": draw(st.sampled_from([1, 6, 16, 64, 96])),

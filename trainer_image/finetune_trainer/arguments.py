@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
-from finetune_operator.api.compatibility import ZERO_STAGES, Checkpointing, Method, Offload, Strategy
+from finetune_operator.api.compatibility import ZERO_STAGES, Checkpointing, Offload, Strategy
+from finetune_operator.api.methods import IA3_TARGETS, Method, Optimizer
 from finetune_operator.api.plan import AttemptFile, Plan
+from finetune_operator.api.tuning import Lora, LoraVariant
 from finetune_trainer.network import COLLECTIVE_SECONDS
+
+OPTIMIZERS: Final[Mapping[Optimizer, str]] = MappingProxyType(
+    {
+        Optimizer.ADAMW: "adamw_torch_fused",
+        Optimizer.ADAMW_8BIT: "adamw_bnb_8bit",
+        Optimizer.PAGED_ADAMW: "paged_adamw_32bit",
+        Optimizer.PAGED_ADAMW_8BIT: "paged_adamw_8bit",
+        Optimizer.ADAFACTOR: "adafactor",
+        Optimizer.SGD: "sgd",
+        Optimizer.MUON: "adamw_torch_fused",  # muon.py takes its place
+    }
+)
+"""transformers' names (5.23, OptimizerNames)."""
 
 
 def needs_cpu_backend(plan: Plan) -> bool:
@@ -29,8 +46,9 @@ def training_arguments(attempt: AttemptFile, staging: Path, *, loads_once: bool 
         "lr_scheduler_type": training.schedule,
         "warmup_steps": training.warmup,  # transformers 5: below 1 a fraction of all steps, like ours
         "weight_decay": training.weight_decay,
+        "neftune_noise_alpha": training.neftune_alpha,
         "max_grad_norm": training.max_gradient_norm,
-        "optim": "adamw_torch_fused",
+        "optim": OPTIMIZERS[training.optimizer],
         "adam_beta1": 0.9,
         "adam_beta2": 0.999,
         "bf16": training.precision == "bf16",
@@ -112,17 +130,41 @@ def _deepspeed_settings(attempt: AttemptFile) -> dict[str, Any]:
     }
 
 
-def lora_settings(attempt: AttemptFile, task_type: str) -> dict[str, Any] | None:
-    """Return the arguments of PEFT's LoraConfig; None where every weight is trained."""
-    if attempt.spec.tuning.method is Method.FULL:
-        return None
-    adapter = attempt.spec.tuning.adapter
+def adapter_settings(attempt: AttemptFile, task_type: str) -> tuple[str, dict[str, Any]] | None:
+    """Return the name of PEFT's configuration and its arguments; None where the model's own weights are trained."""
+    tuning = attempt.spec.tuning
+    match tuning.method:
+        case Method.LORA | Method.QLORA:
+            return "LoraConfig", {**_lora_settings(tuning.adapter), "task_type": task_type}
+        case Method.IA3:
+            scaled = IA3_TARGETS[str(attempt.inspection.model.config["model_type"])]
+            names = {"target_modules": [*scaled.outputs, *scaled.inputs], "feedforward_modules": [*scaled.inputs]}
+            return "IA3Config", {**names, "task_type": task_type}
+        case Method.PROMPT:
+            # Words of the vocabulary: random vectors of PEFT's own are some fifty times as large as a model's embeddings.
+            start = {"prompt_tuning_init": "SAMPLE_VOCAB"}
+            return "PromptTuningConfig", {
+                "num_virtual_tokens": tuning.virtual_tokens_or_default,
+                **start,
+                "task_type": task_type,
+            }
+        case Method.PREFIX:
+            return "PrefixTuningConfig", {
+                "num_virtual_tokens": tuning.virtual_tokens_or_default,
+                "task_type": task_type,
+            }
+        case _:
+            return None
+
+
+def _lora_settings(adapter: Lora) -> dict[str, Any]:
     return {
         "r": adapter.rank,
         "lora_alpha": adapter.alpha,
         "lora_dropout": adapter.dropout,
         "target_modules": "all-linear" if adapter.targets == ["all-linear"] else list(adapter.targets),
-        "task_type": task_type,
+        "use_rslora": adapter.variant is LoraVariant.RSLORA,
+        "use_dora": adapter.variant is LoraVariant.DORA,
     }
 
 
@@ -142,8 +184,8 @@ def quantization_settings(attempt: AttemptFile) -> dict[str, Any] | None:
         return None
     settings: dict[str, Any] = {
         "load_in_4bit": True,
-        "bnb_4bit_quant_type": "nf4",
-        "bnb_4bit_use_double_quant": True,
+        "bnb_4bit_quant_type": attempt.spec.tuning.storage.type.value,
+        "bnb_4bit_use_double_quant": attempt.spec.tuning.storage.double_quantization,
         "bnb_4bit_compute_dtype": "bfloat16",
     }
     if attempt.plan.strategy in (Strategy.FSDP, Strategy.ZERO3):

@@ -30,6 +30,7 @@ from finetune_trainer.export import EXPORT_FOLDER, export_sharded
 from finetune_trainer.failures import TrainerFailure
 from finetune_trainer.full_disk import disk_failure
 from finetune_trainer.measure import device_memory
+from finetune_trainer.modeling import optimizer_class
 from finetune_trainer.objectives.recipe import Recipe
 from finetune_trainer.other_layout import (
     is_sharded,
@@ -81,6 +82,9 @@ class JobTraining(transformers.Trainer):
 
     def __init__(self, context: JobContext, **arguments: Any) -> None:
         super().__init__(**arguments)
+        own_optimizer = optimizer_class(context.attempt, self.model)
+        if own_optimizer is not None:
+            self.optimizer_cls_and_kwargs: Any = own_optimizer
         _keep_float_losses(self.accelerator)
         plan, seed = context.attempt.plan, context.attempt.spec.training.seed
         groups = context.attempt.spec.training.group_by_length and not plan.packed

@@ -9,8 +9,9 @@ from typing import Any
 
 from finetune_operator.api.compatibility import Strategy
 from finetune_operator.api.exit_codes import ExitCode
+from finetune_operator.api.methods import Optimizer
 from finetune_operator.api.plan import AttemptFile
-from finetune_trainer.arguments import lora_settings, quantization_settings, weights_dtype
+from finetune_trainer.arguments import adapter_settings, quantization_settings, weights_dtype
 from finetune_trainer.failures import TrainerFailure
 from finetune_trainer.named_templates import template_source
 from finetune_trainer.objectives import recipe_of
@@ -47,21 +48,42 @@ def _told_as_bad_model(attempt: AttemptFile) -> Iterator[None]:
 def load_base_model(attempt: AttemptFile, folder: Path, *, dtype: str | None = None, quantized: bool = True) -> Any:
     """Return the base model; publish asks for another dtype and never for 4 bits."""
     import torch
+
+    settings = quantization_settings(attempt) if quantized else None
+    device = None
+    # With ZeRO-3 transformers takes no device_map, and loads quantised weights to the current GPU by itself.
+    if settings and attempt.plan.accelerator == "gpu" and attempt.plan.strategy is not Strategy.ZERO3:
+        device = torch.cuda.current_device()
+    return _load(attempt, folder, dtype or weights_dtype(attempt), settings, device)
+
+
+def load_adapted_base(attempt: AttemptFile, folder: Path, *, dtype: str) -> Any:
+    """Return the base model with the weights that the adapters were trained beside, unquantised, on the CPU.
+
+    After qlora they are the 4-bit ones widened to 16 bit: a merge into 4-bit weights would stay 4-bit, and beside the original weights an adapter
+    meets other inputs than it was trained with.
+    """
+    import torch
+
+    settings = quantization_settings(attempt)
+    model = _load(attempt, folder, dtype, settings, None)
+    return model if settings is None else model.dequantize(dtype=getattr(torch, dtype))
+
+
+def _load(attempt: AttemptFile, folder: Path, dtype: str, quantization: dict[str, Any] | None, device: Any) -> Any:
+    import torch
     import transformers
-    from transformers import BitsAndBytesConfig
 
     head = recipe_of(attempt.spec.objective).head(attempt)
-    settings = quantization_settings(attempt) if quantized else None
     arguments: dict[str, Any] = {}
-    if settings is not None:
-        arguments["quantization_config"] = BitsAndBytesConfig(**settings)
-        # With ZeRO-3 transformers takes no device_map, and loads quantised weights to the current GPU by itself.
-        if attempt.plan.accelerator == "gpu" and attempt.plan.strategy is not Strategy.ZERO3:
-            arguments["device_map"] = {"": torch.cuda.current_device()}
+    if quantization is not None:
+        arguments["quantization_config"] = transformers.BitsAndBytesConfig(**quantization)
+    if device is not None:
+        arguments["device_map"] = {"": device}
     with _told_as_bad_model(attempt):
         model = getattr(transformers, head.auto_class).from_pretrained(
             folder,
-            dtype=getattr(torch, dtype or weights_dtype(attempt)),
+            dtype=getattr(torch, dtype),
             local_files_only=True,
             trust_remote_code=attempt.spec.model.trust_remote_code,
             **head.settings,
@@ -134,14 +156,15 @@ def gather_by_layer(deepspeed: dict[str, Any], model: Any) -> None:
         deepspeed["zero_optimization"].update(limits)
 
 
-def lora_config(attempt: AttemptFile) -> Any:
-    """Return PEFT's LoraConfig, None where every weight is trained."""
-    settings = lora_settings(attempt, recipe_of(attempt.spec.objective).head(attempt).task_type)
-    if settings is None:
+def adapter_config(attempt: AttemptFile) -> Any:
+    """Return PEFT's configuration, None where the model's own weights are trained."""
+    found = adapter_settings(attempt, recipe_of(attempt.spec.objective).head(attempt).task_type)
+    if found is None:
         return None
-    from peft import LoraConfig
+    import peft
 
-    return LoraConfig(**settings)
+    name, settings = found
+    return getattr(peft, name)(**settings)
 
 
 def restore_float_masters(model: Any, precision: str) -> None:
@@ -153,3 +176,12 @@ def restore_float_masters(model: Any, precision: str) -> None:
     for parameter in model.parameters():
         if parameter.requires_grad and parameter.dtype is not torch.float32:
             parameter.data = parameter.data.to(torch.float32)
+
+
+def optimizer_class(attempt: AttemptFile, model: Any) -> tuple[Any, dict[str, Any]] | None:
+    """Return the optimizer that transformers does not know by name, with its arguments; None where it does."""
+    if attempt.spec.training.optimizer is not Optimizer.MUON:
+        return None
+    from finetune_trainer.muon import MuonWithAdamW, outside_layers
+
+    return MuonWithAdamW, {"lr": attempt.spec.learning_rate, "outside": outside_layers(model)}

@@ -58,7 +58,9 @@ def load_saved_model(model: Any, checkpoint: Path) -> None:
     transformers 5.23 saves some weights under other names than they have in memory (each expert's own matrices, as on the hub), and its Trainer's
     own resume looks for those in memory and passes over what it does not find: a Mixtral went on with the experts it had started from.
     """
-    saved, found = type(model).from_pretrained(checkpoint, dtype=model.dtype, output_loading_info=True)
+    # The widest type of all: beside trained weights in float32 frozen ones may be in bfloat16.
+    widest = max((parameter.dtype for parameter in model.parameters()), key=lambda dtype: dtype.itemsize)
+    saved, found = type(model).from_pretrained(checkpoint, dtype=widest, output_loading_info=True)
     wrong = sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
     if wrong:
         raise TrainerFailure(

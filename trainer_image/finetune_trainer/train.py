@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn
 
-from finetune_operator.api.compatibility import Method, Strategy
+from finetune_operator.api.compatibility import Strategy
 from finetune_operator.api.constants import GRACE_PERIOD_VARIABLE
 from finetune_operator.api.durations import parse_interval
 from finetune_operator.api.exit_codes import ExitCode
@@ -157,12 +157,14 @@ class _Rank:
 
     def _load(self, model_folder: Path, rows: EncodedFiles) -> tuple[Any, Any, Any]:
         from finetune_trainer.modeling import empty_base_model, gather_by_layer, load_base_model, load_tokenizer
+        from finetune_trainer.unfrozen import freeze_the_rest
 
         attempt = self._attempt
         empty = empty_base_model(attempt, model_folder)
         config = self._recipe.configuration(attempt, self._workplace.staging, loads_once=empty is not None)
         tokenizer = load_tokenizer(attempt, model_folder)
         model = load_base_model(attempt, model_folder) if empty is None or self._place.is_first else empty
+        freeze_the_rest(attempt, model, self._collective)
         if attempt.plan.strategy is Strategy.ZERO3:
             gather_by_layer(config.hf_deepspeed_config.config, model)
         return config, (model, tokenizer), tuple(path and load_dataset(path) for path in rows)
@@ -172,7 +174,7 @@ class _Rank:
         from finetune_trainer.checkpoint_writer import CheckpointWriter
         from finetune_trainer.divergence import LossGuard
         from finetune_trainer.job_trainer import JobContext
-        from finetune_trainer.modeling import lora_config, restore_float_masters
+        from finetune_trainer.modeling import adapter_config, restore_float_masters
         from finetune_trainer.other_layout import load_zero_of_others
         from finetune_trainer.own_time import OwnTime
         from finetune_trainer.phase_of_step import PhaseOfStep
@@ -248,11 +250,11 @@ class _Rank:
                 model,
                 tokenizer,
                 training_rows,
-                lora_config(attempt),
+                adapter_config(attempt),
                 [boundary, PhaseOfStep(telemetry), *self._observers],
             ),
         )
-        if attempt.spec.tuning.method is not Method.FULL:
+        if not attempt.spec.tuning.trains_base:
             restore_float_masters(trainer.model, attempt.spec.training.precision)
         trainer.train(resume_from_checkpoint=str(workplace.resume) if found.manifest else None)
         watchdog.stop()

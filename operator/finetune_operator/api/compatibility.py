@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
+from finetune_operator.api.methods import BITSANDBYTES_OPTIMIZERS, PARTIAL_METHODS, VIRTUAL_TOKEN_METHODS, Optimizer
+from finetune_operator.api.methods import Method as Method
 from finetune_operator.api.words import Word
 
 
@@ -18,14 +20,6 @@ class Objective(Word):
 
     SFT = "sft"
     PRETRAIN = "pretrain"
-
-
-class Method(Word):
-    """Which parameters a job trains."""
-
-    FULL = "full"
-    LORA = "lora"
-    QLORA = "qlora"
 
 
 class Strategy(Word):
@@ -92,7 +86,6 @@ NOT_OFFERED: Final[Mapping[str, str]] = MappingProxyType(
         "tensor parallel": "transformers 5.23 trains with it and cannot resume: models that were sharded at load time have no checkpoints",
         "sequence parallel (Ulysses)": "accelerate 1.15 needs DeepSpeed's attention, which was not brought to run here",
         "offload to NVMe": "DeepSpeed compiles async_io at run time against libaio, which the image lacks; host memory instead (resources.offload)",
-        "8-bit and paged optimizers": "bitsandbytes 0.50 has no sharding strategy for its step, so that FSDP2 fails; AdamW in float32 is used",
     }
 )
 """What other programs do and this one does not, with the reason; measured or read with the versions that are named."""
@@ -125,22 +118,89 @@ class Impossible:
     accelerator: str | None
     why: str
     remedy: str
+    optimizer: Optimizer | None = None
+    checkpointing: Checkpointing | None = None
 
 
 IMPOSSIBLE: Final = (
-    Impossible(
-        method=Method.QLORA,
-        strategy=Strategy.ZERO1,
-        accelerator=None,
-        why="ZeRO-1 keeps the 4-bit weights whole on every GPU, which is DDP with more communication",
-        remedy="use resources.strategy: ddp or fsdp",
+    *(
+        Impossible(
+            method=Method.QLORA,
+            strategy=strategy,
+            accelerator=None,
+            why=f"{name} keeps the 4-bit weights whole on every GPU, which is DDP with more communication",
+            remedy="use resources.strategy: ddp or fsdp",
+        )
+        for strategy, name in ((Strategy.ZERO1, "ZeRO-1"), (Strategy.ZERO2, "ZeRO-2"))
     ),
     Impossible(
-        method=Method.QLORA,
-        strategy=Strategy.ZERO2,
+        method=Method.PREFIX,
+        strategy=None,
         accelerator=None,
-        why="ZeRO-2 keeps the 4-bit weights whole on every GPU, which is DDP with more communication",
-        remedy="use resources.strategy: ddp or fsdp",
+        checkpointing=Checkpointing.FULL,
+        why="layers that are computed again get the prefix' keys and values twice (peft 0.21, transformers 5.23: sizes do not match)",
+        remedy="use resources.gradientCheckpointing: none, or tuning.method: prompt",
+    ),
+    *(
+        Impossible(
+            method=method,
+            strategy=strategy,
+            accelerator=None,
+            why="PEFT (0.21) embeds the virtual tokens anew for every checkpoint, which fails where their embedding is sharded",
+            remedy="use resources.strategy: ddp",
+        )
+        for method in sorted(VIRTUAL_TOKEN_METHODS)
+        for strategy in SHARDED_STRATEGIES
+    ),
+    *(
+        Impossible(
+            method=method,
+            strategy=Strategy.ZERO3,
+            accelerator=None,
+            why="ZeRO-3 splits the weights while they are loaded, before the trained ones are chosen and widened",
+            remedy="use resources.strategy: fsdp",
+        )
+        for method in sorted(PARTIAL_METHODS)
+    ),
+    *(
+        Impossible(
+            method=None,
+            strategy=Strategy.FSDP,
+            accelerator=None,
+            optimizer=optimizer,
+            why="bitsandbytes' step (0.50, optimizer_update) is not registered for sharded tensors and ends the run",
+            remedy="use training.optimizer: adamw, or resources.strategy: ddp",
+        )
+        for optimizer in BITSANDBYTES_OPTIMIZERS
+    ),
+    Impossible(
+        method=None,
+        strategy=Strategy.FSDP,
+        accelerator=None,
+        optimizer=Optimizer.ADAFACTOR,
+        why="transformers' Adafactor (5.23) adds sharded gradients to moments that are not sharded and ends the run",
+        remedy="use training.optimizer: adamw, or resources.strategy: ddp",
+    ),
+    Impossible(
+        method=None,
+        strategy=Strategy.FSDP,
+        accelerator=None,
+        optimizer=Optimizer.MUON,
+        why="Muon orthogonalises whole matrices, and a process has a part of each",
+        remedy="use training.optimizer: adamw, or resources.strategy: ddp",
+    ),
+    *(
+        Impossible(
+            method=None,
+            strategy=strategy,
+            accelerator=None,
+            optimizer=optimizer,
+            why="DeepSpeed steps flat pieces of all weights together, and nothing but AdamW is proven with it",
+            remedy="use training.optimizer: adamw, or resources.strategy: ddp",
+        )
+        for optimizer in Optimizer
+        if optimizer is not Optimizer.ADAMW
+        for strategy in ZERO_STAGES
     ),
 )
 
@@ -204,12 +264,21 @@ PACKING_LEAKS: Final = frozenset({"bloom", "falcon", "gpt_oss", "mpt", "opt"})
 
 
 def impossibility(
-    method: Method, strategy: Strategy, accelerator: str, table: Iterable[Impossible] = IMPOSSIBLE
+    method: Method,
+    strategy: Strategy,
+    accelerator: str,
+    optimizer: Optimizer = Optimizer.ADAMW,
+    checkpointing: Checkpointing = Checkpointing.NONE,
+    table: Iterable[Impossible] = IMPOSSIBLE,
 ) -> Impossible | None:
     """Return the row that forbids this combination, or None when it works."""
     for row in table:
         matches = (
-            row.method in (None, method) and row.strategy in (None, strategy) and row.accelerator in (None, accelerator)
+            row.method in (None, method)
+            and row.strategy in (None, strategy)
+            and row.accelerator in (None, accelerator)
+            and row.optimizer in (None, optimizer)
+            and row.checkpointing in (None, checkpointing)
         )
         if matches:
             return row

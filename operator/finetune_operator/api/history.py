@@ -9,7 +9,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from finetune_operator.api.compatibility import Checkpointing, Method, Objective, Offload, Strategy
+from finetune_operator.api.compatibility import Checkpointing, Objective, Offload, Strategy
+from finetune_operator.api.methods import Method
 from finetune_operator.api.model import ReadModel
 
 
@@ -20,6 +21,11 @@ class RunKind(ReadModel):
     model_type: str = Field(max_length=63, description="Family, as config.json names it, such as llama.")
     parameters: int = Field(ge=0, description="Of the whole model, rounded to two digits.")
     method: Method
+    settings: str = Field(
+        "",
+        max_length=63,
+        description="What else of tuning and training decides memory, such as dora; empty for the defaults.",
+    )
     precision: str = Field(max_length=16)
     strategy: Strategy
     checkpointing: Checkpointing

@@ -66,7 +66,8 @@ class Output(SpecModel):
     )
     merge: bool = Field(
         True,
-        description="Also publish the base model with the adapter merged in (lora, qlora), loadable on its own. Default true.",
+        description="Also publish the base model with the adapter merged in (lora, qlora, ia3; prompt and prefix have nothing to merge), "
+        "loadable on its own. Default true.",
     )
 
     gguf: tuple[GgufType, ...] = Field(

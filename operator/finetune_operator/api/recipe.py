@@ -13,11 +13,11 @@ from typing import Any, Final
 
 from pydantic import Field, JsonValue, ValidationError
 
-from finetune_operator.api.compatibility import Method
 from finetune_operator.api.inspection import ModelFacts
 from finetune_operator.api.model import ReadModel, SpecModel
 from finetune_operator.api.spec import FineTuneJobSpec
-from finetune_operator.api.training import Training, Tuning
+from finetune_operator.api.training import Training
+from finetune_operator.api.tuning import Tuning
 
 MAY_DIFFER: Final = frozenset({"epochs", "max_steps", "stop_on_divergence", "early_stopping"})
 """Of spec.training: how long it goes, and when it is given up. The schedule then runs to the new end."""
@@ -37,13 +37,12 @@ class Recipe(ReadModel):
 def recipe_of(spec: FineTuneJobSpec, model: ModelFacts) -> Recipe:
     """Return what a job trains by."""
     files = sorted((file.uri.rsplit("/", 1)[-1], file.size, file.etag) for file in model.files)
-    adapter = {} if spec.tuning.method is Method.FULL else {"lora": spec.tuning.adapter}
     return Recipe(
         model=model.uri,
         revision=model.revision,
         model_files=hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16],
         objective=spec.objective,
-        tuning=spec.tuning.model_copy(update=adapter).to_json_dict(),
+        tuning=spec.tuning.with_defaults().to_json_dict(),
         training=spec.training.model_copy(update={"learning_rate": spec.learning_rate}).model_dump(
             mode="json", by_alias=True, exclude_none=True, exclude=set(MAY_DIFFER)
         ),

@@ -9,15 +9,18 @@ from typing import ClassVar, Final
 
 from pydantic import Field
 
-from finetune_operator.api.compatibility import Method, Objective, Strategy
+from finetune_operator.api.combinations import forbidden_checkpointing, forbidden_strategies
+from finetune_operator.api.compatibility import Objective
 from finetune_operator.api.evaluation import Evaluation, EvaluationSource, Split
 from finetune_operator.api.inputs import FORMATS, Cache, Columns, Dataset, Filters, ModelSource
 from finetune_operator.api.layouts import OBJECTIVE_LAYOUTS, Layout, listed
+from finetune_operator.api.methods import VIRTUAL_TOKEN_METHODS, Method
 from finetune_operator.api.model import Rule, SpecModel
 from finetune_operator.api.operation import Checkpoint, Output, Run
 from finetune_operator.api.pods import Credentials, EnvironmentVariable, Pod, Scheduling, SecretReference, Toleration
 from finetune_operator.api.resources import Resources
-from finetune_operator.api.training import DEFAULT_EPOCHS, DEFAULT_LEARNING_RATES, Lora, Training, Tuning
+from finetune_operator.api.training import DEFAULT_EPOCHS, DEFAULT_LEARNING_RATES, Training
+from finetune_operator.api.tuning import Lora, Quantization, Tuning
 
 __all__ = [
     "DEFAULT_EPOCHS",
@@ -37,6 +40,7 @@ __all__ = [
     "ModelSource",
     "Output",
     "Pod",
+    "Quantization",
     "Resources",
     "Run",
     "Scheduling",
@@ -86,12 +90,17 @@ class FineTuneJobSpec(SpecModel):
     pod: Pod = Field(default_factory=Pod, description="What is added to every pod of the job.")
 
     rules: ClassVar[tuple[Rule, ...]] = (
+        *forbidden_strategies(),
+        *forbidden_checkpointing(),
         Rule(
-            cel="self.tuning.method != 'qlora' || !(self.resources.strategy in ['zero1', 'zero2'])",
-            message="resources.strategy: zero1 and zero2 do not shard the 4-bit weights of tuning.method: qlora; use strategy: ddp or fsdp",
-            holds=lambda s: (
-                s.tuning.method is not Method.QLORA or s.resources.strategy not in (Strategy.ZERO1, Strategy.ZERO2)
-            ),
+            cel="!(self.tuning.method in ['prefix', 'prompt']) || !has(self.output.gguf) || self.output.gguf.size() == 0",
+            message="output.gguf: virtual tokens of tuning.method: prompt or prefix cannot be merged into a model; remove output.gguf",
+            holds=lambda s: s.tuning.method not in VIRTUAL_TOKEN_METHODS or not s.output.gguf,
+        ),
+        Rule(
+            cel="!(self.tuning.method in ['prefix', 'prompt']) || self.training.packing != 'best-fit'",
+            message="training.packing: packed rows would share the virtual tokens of tuning.method: prompt or prefix; set packing: none",
+            holds=lambda s: s.tuning.method not in VIRTUAL_TOKEN_METHODS or s.training.packing != "best-fit",
         ),
         Rule(
             cel="self.tuning.method != 'qlora' || self.resources.offload in ['auto', 'none']",

@@ -1,68 +1,28 @@
-"""How a job learns: which parameters, how long, how fast."""
+"""How a job learns: how long, how fast, in which numbers."""
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Final, Literal
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar, Final, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field
 
-from finetune_operator.api.compatibility import Method
 from finetune_operator.api.evaluation import EarlyStopping
+from finetune_operator.api.methods import BASE_METHODS, LORA_METHODS, VIRTUAL_TOKEN_METHODS, Method, Optimizer
 from finetune_operator.api.model import Rule, SpecModel
 
 DEFAULT_EPOCHS: Final = 3.0
-DEFAULT_LEARNING_RATES: Final = {Method.FULL: 1e-5, Method.LORA: 2e-4, Method.QLORA: 2e-4}
-"""Used where training.learningRate is absent. Adapters take about ten times the rate of full fine-tuning (QLoRA paper, table 9; LoRA paper, D)."""
-
-
-class Lora(SpecModel):
-    """Low-rank adapters (methods lora and qlora)."""
-
-    rank: int = Field(16, ge=1, le=1024, description="Rank of the adapters. Default 16.")
-    alpha: int = Field(
-        32, ge=1, le=4096, description="Scale: the adapter's output is multiplied by alpha / rank. Default 32."
-    )
-    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the adapter, 0 to 1. Default 0.")
-    targets: list[Annotated[str, StringConstraints(min_length=1, max_length=100)]] = Field(
-        default_factory=lambda: ["all-linear"],
-        min_length=1,
-        max_length=50,
-        description="Names of the modules that get adapters, such as q_proj. Default all-linear: every linear layer but the output head.",
-    )
-
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            cel="!('all-linear' in self.targets) || self.targets.size() == 1",
-            message="tuning.lora.targets: all-linear stands alone; remove the other names or remove all-linear",
-            holds=lambda lora: "all-linear" not in lora.targets or len(lora.targets) == 1,
-        ),
-    )
-
-
-_PLAIN: Final = Lora()
-
-
-class Tuning(SpecModel):
-    """Which parameters are trained."""
-
-    method: Method = Field(
-        Method.LORA,
-        description="full trains every weight, lora small adapters beside 16-bit weights, qlora the same beside 4-bit weights. Default lora.",
-    )
-    lora: Lora | None = Field(None, description="Settings of the adapters; only with method lora or qlora.")
-
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            cel="self.method != 'full' || !has(self.lora)",
-            message="tuning.lora has no meaning with tuning.method: full; remove it or use method: lora",
-            holds=lambda t: t.method is not Method.FULL or t.lora is None,
-        ),
-    )
-
-    @property
-    def adapter(self) -> Lora:
-        """The adapters' settings, with defaults where the spec has none."""
-        return self.lora or _PLAIN
+DEFAULT_LEARNING_RATES: Final[Mapping[Method, float]] = MappingProxyType(
+    {
+        **dict.fromkeys(BASE_METHODS, 1e-5),
+        **dict.fromkeys(LORA_METHODS, 2e-4),
+        Method.IA3: 5e-3,
+        **dict.fromkeys(VIRTUAL_TOKEN_METHODS, 3e-2),
+    }
+)
+"""Used where training.learningRate is absent. Adapters take about ten times the rate of full fine-tuning (QLoRA paper, table 9; LoRA paper, D),
+factors and virtual tokens more again (3e-3 in the IA3 paper, §3.5; 0.3 with Adafactor in the prompt tuning paper, §3)."""
 
 
 class Training(SpecModel):
@@ -102,7 +62,11 @@ class Training(SpecModel):
         description="Rows of about the same length share batches, so that fewer tokens are padding; packing: auto then does not pack. Default false.",
     )
     learning_rate: float | None = Field(
-        None, gt=0, le=1, description="Peak learning rate. Default by method: 2e-4 for lora and qlora, 1e-5 for full."
+        None,
+        gt=0,
+        le=1,
+        description="Peak learning rate. Default by method: 1e-5 for full, freeze and spectrum, 2e-4 for lora and "
+        "qlora, 5e-3 for ia3, 3e-2 for prompt and prefix.",
     )
     schedule: Literal["linear", "cosine", "constant"] = Field(
         "cosine", description="How the learning rate falls after the warm-up. Default cosine."
@@ -110,7 +74,19 @@ class Training(SpecModel):
     warmup: float = Field(
         0.03, ge=0, description="Warm-up: a fraction of all steps when below 1, else a number of steps. Default 0.03."
     )
-    weight_decay: float = Field(0.0, ge=0, le=1, description="Decoupled weight decay of AdamW. Default 0.")
+    optimizer: Optimizer = Field(
+        Optimizer.ADAMW,
+        description="adamw; adamw-8bit, paged-adamw and paged-adamw-8bit (bitsandbytes); adafactor; sgd; muon (matrices in layers, AdamW for the "
+        "rest). Which goes with which strategy: docs/reference/strategies.md. Default adamw.",
+    )
+    weight_decay: float = Field(0.0, ge=0, le=1, description="Weight decay, decoupled but with sgd. Default 0.")
+    neftune_alpha: float | None = Field(
+        None,
+        gt=0,
+        le=100,
+        description="Adds uniform noise of alpha / √(length × width) to the embeddings while training (NEFTune, arXiv 2310.05914; 5 to 15 are "
+        "usual). No noise where it is not set.",
+    )
     max_gradient_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this norm. Default 1.")
     precision: Literal["bf16", "fp32"] = Field(
         "bf16",

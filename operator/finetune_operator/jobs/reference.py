@@ -1,12 +1,12 @@
 """The reference pages that are generated from the tables, so that they cannot lie.
 
-python -m finetune_operator.jobs.reference docs/reference     write conditions.md, exit-codes.md and strategies.md
+python -m finetune_operator.jobs.reference docs/reference     write conditions.md, exit-codes.md, methods.md and strategies.md
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -16,12 +16,13 @@ from finetune_operator.api.compatibility import (
     OFFLOADS,
     STRATEGY_MEANINGS,
     ZERO_STAGES,
-    Method,
+    Impossible,
     Strategy,
     impossibility,
     resume_obstacle,
 )
 from finetune_operator.api.exit_codes import EXIT_MEANINGS, ExitCode, ExitMeaning
+from finetune_operator.api.methods import IA3_TARGETS, METHOD_MEANINGS, OPTIMIZER_MEANINGS, Method, Optimizer
 from finetune_operator.api.reasons import REASON_MEANINGS, ConditionType, JobState
 from finetune_operator.jobs.conditions import REASONS_OF
 from finetune_operator.jobs.retry import Cause, GiveUp, Retry, judge
@@ -134,10 +135,6 @@ def strategies_page() -> str:
         )
         for strategy in Strategy
     )
-    impossible = (
-        (f"`{row.method or 'any'}`", f"`{row.strategy or 'any'}`", row.accelerator or "any", row.why, row.remedy)
-        for row in IMPOSSIBLE
-    )
     return "\n".join(
         (
             "# Strategies",
@@ -154,11 +151,90 @@ def strategies_page() -> str:
             "",
             "## Combinations that do not work",
             "",
-            *_table(("method", "strategy", "accelerator", "why", "instead"), impossible),
+            *_table(
+                ("method", "optimizer", "strategy", "accelerator", "checkpointing", "why", "instead"),
+                _impossible_rows(),
+            ),
             "",
             "## Not offered",
             "",
             *_table(("what", "why"), NOT_OFFERED.items()),
+            "",
+        )
+    )
+
+
+def _impossible_rows() -> Iterator[tuple[str, ...]]:
+    """Rows of the table, those that differ in strategy and optimizer alone in one."""
+    groups: dict[tuple[str, ...], list[Impossible]] = {}
+    for row in IMPOSSIBLE:
+        groups.setdefault(
+            (row.method or "any", row.accelerator or "any", row.checkpointing or "any", row.why, row.remedy), []
+        ).append(row)
+    for (method, accelerator, checkpointing, why, remedy), rows in groups.items():
+        yield (
+            f"`{method}`",
+            _listed(dict.fromkeys(row.optimizer or "any" for row in rows)),
+            _listed(dict.fromkeys(row.strategy or "any" for row in rows)),
+            accelerator,
+            f"`{checkpointing}`",
+            why,
+            remedy,
+        )
+
+
+def methods_page() -> str:
+    """Return docs/reference/methods.md."""
+
+    def mark(method: Method, strategy: Strategy, optimizer: Optimizer = Optimizer.ADAMW) -> str:
+        return "–" if impossibility(method, strategy, "gpu", optimizer) else "✓"
+
+    strategies = tuple(Strategy)
+    head = tuple(f"`{strategy}`" for strategy in strategies)
+    methods = (
+        (f"`{method}`", METHOD_MEANINGS[method], *(mark(method, strategy) for strategy in strategies))
+        for method in Method
+    )
+    optimizers = (
+        (
+            f"`{optimizer}`",
+            OPTIMIZER_MEANINGS[optimizer],
+            *(mark(Method.LORA, strategy, optimizer) for strategy in strategies),
+        )
+        for optimizer in Optimizer
+    )
+    return "\n".join(
+        (
+            "# Methods and optimizers",
+            "",
+            _GENERATED,
+            "",
+            "What a job trains (`tuning.method`) and what steps it (`training.optimizer`), by the strategies that they go with",
+            "(`resources.strategy`). Each – is refused by API server and planner, with the reason in",
+            "[strategies.md](strategies.md#combinations-that-do-not-work).",
+            "",
+            "## Methods",
+            "",
+            *_table(("method", "what is trained", *head), methods),
+            "",
+            "- `full`, `freeze` and `spectrum` publish a whole model, the others an adapter and, with `output.merge`, the merged model.",
+            "- `freeze` and `spectrum` keep what they train in float32 and the rest in bfloat16 (`training.precision: bf16`). Their",
+            "  checkpoints have the frozen weights too. A head that is the input embedding as well stays frozen.",
+            "- `spectrum` compares linear layers of one name and shape by the signal-to-noise ratio of their singular values",
+            "  ([arXiv 2406.06623](https://arxiv.org/abs/2406.06623); the noise ends where Marchenko-Pastur's law ends). Rank 0 computes the",
+            "  ratios before the first attempt's first step and writes them to the job's checkpoint folder",
+            "  (`spectrum-<digest of the model>.json`): later attempts train the same layers. Embeddings, norms, the head and stacked experts",
+            "  stay frozen.",
+            "- `prompt` and `prefix` publish the adapter alone, since virtual tokens cannot be merged, and rows are not packed behind them.",
+            f"- `ia3` is known for models of the types {', '.join(sorted(IA3_TARGETS))}; the planner refuses others.",
+            "- Bottleneck adapters (Houlsby's) are not offered: PEFT 0.21 has none, and the `adapters` library is tied to transformers 4.",
+            "- With `qlora` the merged model has the 4-bit weights, widened to 16 bits, that the adapter was trained beside.",
+            "",
+            "## Optimizers",
+            "",
+            *_table(("optimizer", "what it is", *head), optimizers),
+            "",
+            "Checkpoints have the optimizer's whole state: a resumed run makes the same steps. The optimizer cannot change once a job has started.",
             "",
         )
     )
@@ -201,6 +277,7 @@ def main(arguments: Sequence[str]) -> int:
     (folder / "conditions.md").write_text(conditions_page())
     (folder / "exit-codes.md").write_text(exit_codes_page())
     (folder / "strategies.md").write_text(strategies_page())
+    (folder / "methods.md").write_text(methods_page())
     return 0
 
 

@@ -8,9 +8,20 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final
 
-from finetune_operator.api.compatibility import Checkpointing, Method, Objective, Offload, Strategy, loads_once
+from finetune_operator.api.compatibility import Checkpointing, Objective, Offload, Strategy, loads_once
+from finetune_operator.api.methods import IA3_TARGETS, LORA_METHODS, VIRTUAL_TOKEN_METHODS, Method
 from finetune_operator.api.spec import FineTuneJobSpec
-from finetune_operator.memory.workload import FLOAT32, FLOAT32_MASTER, Goal, Numerics, Quantization, Tuning, Workload
+from finetune_operator.api.tuning import LoraVariant
+from finetune_operator.memory.workload import (
+    FLOAT32,
+    FLOAT32_MASTER,
+    Goal,
+    Numerics,
+    Optimizer,
+    Quantization,
+    Tuning,
+    Workload,
+)
 
 
 def numerics_of(spec: FineTuneJobSpec) -> Numerics:
@@ -38,6 +49,7 @@ def _habits(numerics: Numerics, strategy: Strategy, quantization: Quantization) 
         "numerics": _with_reduction_of_masters(numerics) if is_fsdp and numerics.autocast else numerics,
         "syncs_every_batch": is_fsdp,
         "splits_root": True,
+        "freezes_tied_head": True,
         "loads_whole": is_quantised and strategy in (Strategy.FSDP, Strategy.ZERO3),
         "efficient_loading": loads_once(strategy, quantized=is_quantised),
     }
@@ -46,6 +58,27 @@ def _habits(numerics: Numerics, strategy: Strategy, quantization: Quantization) 
 @lru_cache(maxsize=64)
 def _with_reduction_of_masters(numerics: Numerics) -> Numerics:
     return replace(numerics, reduces=numerics.trained)
+
+
+def tuning_of(spec: FineTuneJobSpec) -> Tuning:
+    """Return what is trained; rsLoRA is LoRA with another scale."""
+    if spec.tuning.method not in LORA_METHODS:
+        return Tuning(spec.tuning.method.value)
+    return Tuning.DORA if spec.tuning.adapter.variant is LoraVariant.DORA else Tuning.LORA
+
+
+def quantization_of(spec: FineTuneJobSpec) -> Quantization:
+    """Return how frozen weights are stored; FP4 takes the same bits as NF4 (bitsandbytes 0.50: a float32 scale per 64 weights)."""
+    if spec.tuning.method is not Method.QLORA:
+        return Quantization.NONE
+    return Quantization.NF4_DOUBLE if spec.tuning.storage.double_quantization else Quantization.NF4
+
+
+def _targets(spec: FineTuneJobSpec, model_type: str) -> tuple[str, ...]:
+    if spec.tuning.method is not Method.IA3:
+        return tuple(spec.tuning.adapter.targets)
+    found = IA3_TARGETS[model_type]
+    return (*found.outputs, *found.inputs)
 
 
 def workload_of(
@@ -59,13 +92,18 @@ def workload_of(
     checkpointing: Checkpointing,
     offload: Offload = Offload.NONE,
     packed: bool = False,
+    model_type: str = "",
 ) -> Workload:
-    """Return the workload of one process for `spec` and one way to split its global batch. A search makes a hundred of them."""
-    adapter = spec.tuning.adapter
-    quantization = Quantization.NF4_DOUBLE if spec.tuning.method is Method.QLORA else Quantization.NONE
+    """Return the workload of one process for `spec` and one way to split its global batch. A search makes a hundred of them.
+
+    `model_type` decides what ia3 scales.
+    """
+    adapter, is_virtual = spec.tuning.adapter, spec.tuning.method in VIRTUAL_TOKEN_METHODS
+    quantization = quantization_of(spec)
     return Workload(
-        tuning=Tuning.FULL if spec.tuning.method is Method.FULL else Tuning.LORA,
+        tuning=tuning_of(spec),
         quantization=quantization,
+        optimizer=Optimizer(spec.training.optimizer.value),
         micro_batch=micro_batch,
         sequence_length=sequence_length,
         accumulation=accumulation,
@@ -74,9 +112,12 @@ def workload_of(
         checkpointing=checkpointing,
         offload=offload,
         goal=GOALS[spec.objective],
-        rank=adapter.rank,
-        targets=tuple(adapter.targets),
-        dropout=adapter.dropout,
+        rank=spec.tuning.virtual_tokens_or_default if is_virtual else adapter.rank,
+        targets=_targets(spec, model_type),
+        dropout=adapter.dropout if spec.tuning.method in LORA_METHODS else 0.0,
+        trained_layers=spec.tuning.unfrozen.layers if spec.tuning.method is Method.FREEZE else 0,
+        trained_fraction=spec.tuning.top_fraction if spec.tuning.method is Method.SPECTRUM else 0.0,
+        noisy_embeddings=spec.training.neftune_alpha is not None,
         accelerator=spec.resources.accelerator,
         packing=packed,
         separates_rows=packed,

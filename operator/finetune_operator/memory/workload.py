@@ -178,6 +178,10 @@ class Workload:
     context_parallel: int = 1
     trained_layers: int = 0
     """Of tuning freeze."""
+    freezes_tied_head: bool = False
+    """Tuning freeze leaves a head alone that is the input embedding as well (the trainer); other programs train both."""
+    noisy_embeddings: bool = False
+    """NEFTune: the embeddings exist with and without noise, and the noise."""
     trained_fraction: float = 0.0
     """Of tuning spectrum."""
     trained_embeddings: bool = False

@@ -8,7 +8,6 @@ from typing import Final
 
 from finetune_operator.api.compatibility import (
     Checkpointing,
-    Method,
     Offload,
     Strategy,
     impossibility,
@@ -16,6 +15,7 @@ from finetune_operator.api.compatibility import (
     resume_obstacle,
 )
 from finetune_operator.api.inspection import ResumePoint
+from finetune_operator.api.methods import Method
 from finetune_operator.api.plan import PlanError
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import FineTuneJobSpec
@@ -125,7 +125,8 @@ def strategies(spec: FineTuneJobSpec, processes: int, resume: ResumePoint | None
     candidates: list[Strategy] = [s for s in SIMPLICITY if wanted in ("auto", s)]
     candidates = [s for s in candidates if (s is Strategy.SINGLE) == (processes == 1)]
     method, accelerator = spec.tuning.method, spec.resources.accelerator
-    candidates = [s for s in candidates if impossibility(method, s, accelerator) is None]
+    optimizer = spec.training.optimizer
+    candidates = [s for s in candidates if impossibility(method, s, accelerator, optimizer) is None]
     return tuple(s for s in candidates if resume is None or _obstacle(resume, s, processes) is None)
 
 
@@ -161,12 +162,14 @@ def forbidden_strategy(spec: FineTuneJobSpec) -> PlanError | None:
     """Return why the spec's own strategy does not work with its method, or None."""
     if spec.resources.strategy == "auto":
         return None
-    row = impossibility(spec.tuning.method, Strategy(spec.resources.strategy), spec.resources.accelerator)
+    method, optimizer = spec.tuning.method, spec.training.optimizer
+    row = impossibility(method, Strategy(spec.resources.strategy), spec.resources.accelerator, optimizer)
     if row is None:
         return None
+    other = f"tuning.method: {method}" if row.optimizer is None else f"training.optimizer: {optimizer}"
     return PlanError(
         reason=Reason.UNSUPPORTED_COMBINATION,
-        message=f"resources.strategy: {spec.resources.strategy} with tuning.method: {spec.tuning.method}: {row.why}; {row.remedy}",
+        message=f"resources.strategy: {spec.resources.strategy} with {other}: {row.why}; {row.remedy}",
     )
 
 
@@ -183,7 +186,13 @@ def micro_batches(spec: FineTuneJobSpec, processes: int, sequence_length: int) -
 def checkpointings(spec: FineTuneJobSpec) -> tuple[Checkpointing, ...]:
     """Return the kinds of gradient checkpointing that the spec allows."""
     wanted = spec.resources.gradient_checkpointing
-    return (Checkpointing.NONE, Checkpointing.FULL) if wanted == "auto" else (Checkpointing(wanted),)
+    kinds = (Checkpointing.NONE, Checkpointing.FULL) if wanted == "auto" else (Checkpointing(wanted),)
+    method, accelerator = spec.tuning.method, spec.resources.accelerator
+    return tuple(
+        kind
+        for kind in kinds
+        if impossibility(method, Strategy.SINGLE, accelerator, spec.training.optimizer, kind) is None
+    )
 
 
 @lru_cache(maxsize=1024)

@@ -62,6 +62,7 @@ class Estimates:
                 processes=split.processes,
                 checkpointing=split.checkpointing,
                 packed=self._task.packed,
+                model_type=self._task.architecture.model_type,
             )
         return found
 

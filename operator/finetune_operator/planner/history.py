@@ -17,8 +17,11 @@ from typing import Final, NamedTuple, TypeGuard
 
 from finetune_operator.api.compatibility import Checkpointing, Offload, Strategy
 from finetune_operator.api.history import History, KindRecord, MeasuredRun, Prediction, RunKind
+from finetune_operator.api.methods import Optimizer
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.memory.architecture import Architecture
+from finetune_operator.memory.own_workload import quantization_of, tuning_of
+from finetune_operator.memory.workload import Quantization, Tuning
 
 ESTIMATOR_VERSION: Final = 1
 """Raise it when the formulas of memory or throughput change: ratios to the old ones are then left alone, and age out."""
@@ -100,6 +103,7 @@ def kind_of(
         model_type=architecture.model_type[:63],
         parameters=int(float(f"{architecture.parameters:.1e}")),
         method=spec.tuning.method,
+        settings=_settings(spec),
         precision=spec.training.precision,
         strategy=strategy,
         checkpointing=checkpointing,
@@ -110,6 +114,15 @@ def kind_of(
         length=1 << (sequence_length - 1).bit_length(),
         estimator=ESTIMATOR_VERSION,
     )
+
+
+def _settings(spec: FineTuneJobSpec) -> str:
+    found = (
+        "dora" if tuning_of(spec) is Tuning.DORA else "",
+        "single quantization" if quantization_of(spec) is Quantization.NF4 else "",
+        "" if spec.training.optimizer is Optimizer.ADAMW else spec.training.optimizer.value,
+    )
+    return ", ".join(word for word in found if word)
 
 
 def record(history: History, run: FinishedRun) -> History:

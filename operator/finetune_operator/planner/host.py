@@ -27,28 +27,36 @@ CPU_MILLICORES_MOST: Final = 8000
 CPU_MILLICORES_LEAST: Final = 100
 
 
-def checkpoint_bytes(workload: Workload, states: States) -> int:
-    """Return the bytes of one checkpoint of the whole job: trained weights and two moments (adapters: without the frozen base).
+def checkpoint_bytes(architecture: Architecture, workload: Workload, states: States) -> int:
+    """Return the bytes of one checkpoint of the whole job: trained weights and two moments.
 
-    ZeRO-1 and ZeRO-2 write the weights once more in the compute type (measured: 14 bytes per parameter, 16 with fp32, and 12 with the other
-    strategies).
+    Adapters are saved without the frozen base; where some of the model's own weights are trained, the others are in each checkpoint too. ZeRO-1 and
+    ZeRO-2 write the weights once more in the compute type (measured: 14 bytes per parameter, 16 with fp32, and 12 with the other strategies).
     """
     again = workload.numerics.compute if workload.strategy in (Strategy.ZERO1, Strategy.ZERO2) else 0
-    return (3 * workload.numerics.trained + again) * states.trainable
+    return (3 * workload.numerics.trained + again) * states.trainable + _frozen_bytes(architecture, workload, states)
 
 
-def exported_bytes(workload: Workload, states: States) -> int:
-    """Return what the last checkpoint has more than the others: the trained weights, exported whole beside the shards."""
-    return workload.numerics.trained * states.trainable if workload.strategy in SHARDED_STRATEGIES else 0
+def exported_bytes(architecture: Architecture, workload: Workload, states: States) -> int:
+    """Return what the last checkpoint has more than the others: the weights, exported whole beside the shards."""
+    if workload.strategy not in SHARDED_STRATEGIES:
+        return 0
+    return workload.numerics.trained * states.trainable + _frozen_bytes(architecture, workload, states)
 
 
-def staging_bytes(workload: Workload, states: States, processes_per_pod: int) -> int:
+def _frozen_bytes(architecture: Architecture, workload: Workload, states: States) -> int:
+    if not workload.trains_base:
+        return 0
+    return workload.numerics.base * max(0, architecture.parameters - states.trainable)
+
+
+def staging_bytes(architecture: Architecture, workload: Workload, states: States, processes_per_pod: int) -> int:
     """Return the host memory that a pod's ranks need at most for a checkpoint on its way.
 
     Each rank copies what it writes (trainer_image/finetune_trainer/capture.py): its shard, or without sharding the first rank everything. Of the
     job's pods, which are equal, the first needs most.
     """
-    checkpoint = checkpoint_bytes(workload, states)
+    checkpoint = checkpoint_bytes(architecture, workload, states)
     writers = processes_per_pod if workload.shards > 1 else 1
     share = -(-checkpoint * processes_per_pod // workload.processes) if workload.shards > 1 else checkpoint
     return share + min(writers * UPLOAD_BYTES, share)
@@ -87,14 +95,14 @@ def pod_resources(
     """
     is_gpu = workload.accelerator == "gpu"
     shared = processes_per_pod * (SHARED_MEMORY_PER_GPU if is_gpu else SHARED_MEMORY_PER_CPU_PROCESS)
-    checkpoint = checkpoint_bytes(workload, states)
-    staged = staging_bytes(workload, states, processes_per_pod) if stages_in_memory else 0
-    disk = weight_bytes + 2 * (checkpoint + exported_bytes(workload, states)) + DISK_BASE_BYTES
+    checkpoint = checkpoint_bytes(architecture, workload, states)
+    staged = staging_bytes(architecture, workload, states, processes_per_pod) if stages_in_memory else 0
+    disk = weight_bytes + 2 * (checkpoint + exported_bytes(architecture, workload, states)) + DISK_BASE_BYTES
     if is_gpu:
         loads, offloaded = host_load_bytes(architecture, workload, processes_per_pod), states.host * processes_per_pod
         # Shards are offloaded while the model is loaded, at most one model of them; gradients and moments come later. What loading took is free
         # when the model is exported. On CPUs a process's own estimate has both.
-        model = max(loads + min(loads, offloaded), offloaded + exported_bytes(workload, states))
+        model = max(loads + min(loads, offloaded), offloaded + exported_bytes(architecture, workload, states))
         held = processes_per_pod * CUDA_PROCESS_BYTES + model
         cpu = min(
             GPU_CPU_MILLICORES * processes_per_pod, node_millicores * processes_per_pod * 9 // (10 * processes_per_node)

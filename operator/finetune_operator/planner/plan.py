@@ -12,7 +12,6 @@ from math import ceil
 from pydantic import JsonValue
 
 from finetune_operator.api.architecture_trace import ArchitectureTrace
-from finetune_operator.api.compatibility import Method
 from finetune_operator.api.history import EMPTY_HISTORY, History
 from finetune_operator.api.inspection import InspectionReport
 from finetune_operator.api.plan import Plan, PlanError
@@ -257,7 +256,7 @@ def _plan(
     spec, split, architecture = task.spec, chosen.split, task.architecture
     is_gpu = chosen.pool.product is not None
     trainable = trainable_parameters(architecture, chosen.sized.workload)
-    adapters = 0 if spec.tuning.method is Method.FULL else trainable
+    adapters = 0 if spec.tuning.trains_base else trainable
     return Plan(
         accelerator=spec.resources.accelerator,
         gpu_product=chosen.pool.product,

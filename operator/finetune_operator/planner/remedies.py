@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
-from finetune_operator.api.compatibility import Method, Strategy, impossibility
+from finetune_operator.api.compatibility import Strategy, impossibility
+from finetune_operator.api.methods import Method
 from finetune_operator.api.spec import FineTuneJobSpec, Tuning
 from finetune_operator.planner.candidate import Candidate
 from finetune_operator.planner.candidates import divisors
@@ -161,9 +162,8 @@ def _without(task: Task, *fields: str) -> Task:
 
 
 def _with_method(task: Task, method: Method) -> Task | None:
-    order = (Method.FULL, Method.LORA, Method.QLORA)
     spec = task.spec
-    is_smaller = order.index(method) > order.index(spec.tuning.method)
+    is_smaller = spec.tuning.trains_base or (spec.tuning.method is Method.LORA and method is Method.QLORA)
     if not is_smaller or (method is Method.QLORA and not _can_quantise(spec)):
         return None
     tuning = Tuning(method=method, lora=spec.tuning.lora)
@@ -174,4 +174,6 @@ def _can_quantise(spec: FineTuneJobSpec) -> bool:
     resources = spec.resources
     if spec.training.precision != "bf16" or resources.accelerator != "gpu":
         return False
-    return resources.strategy == "auto" or not impossibility(Method.QLORA, Strategy(resources.strategy), "gpu")
+    return resources.strategy == "auto" or not impossibility(
+        Method.QLORA, Strategy(resources.strategy), "gpu", spec.training.optimizer
+    )

@@ -11,6 +11,7 @@ from typing import Final
 
 from finetune_operator.api.compatibility import PACKING_ISOLATED, PACKING_LEAKS, Objective
 from finetune_operator.api.inspection import DatasetFacts, InspectionReport, PackedRows, TokenHistogram
+from finetune_operator.api.methods import VIRTUAL_TOKEN_METHODS
 from finetune_operator.api.packing import packed_rows
 from finetune_operator.api.plan import PlanError
 from finetune_operator.api.reasons import Reason
@@ -60,7 +61,8 @@ def sequences_of(
     evaluated = min(cut, facts.evaluation.longest) if facts.evaluation else 0
     longest = max(min(cut, facts.tokens.maximum), evaluated) if facts.tokens.maximum else cut
     alone = SequencesOfEpoch(facts.rows, facts.rows, longest)
-    if wanted == "none" or spec.training.group_by_length or facts.rows == 0:
+    is_alone = wanted == "none" or spec.training.group_by_length or spec.tuning.method in VIRTUAL_TOKEN_METHODS
+    if is_alone or facts.rows == 0:
         return alone
     made = facts.packed or _at_most(facts.tokens, cut)
     packed = SequencesOfEpoch(facts.rows, made.sequences, max(made.longest, evaluated), packed=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import unset_fake_temporarily
@@ -13,8 +13,7 @@ from finetune_trainer.modeling import name_backbone
 from finetune_trainer.oracle.chunked_head import DPO_OUTPUTS, SFT_OUTPUTS, add_chunked_head
 from finetune_trainer.oracle.quantised_linear import TracedLinear4bit, quantise_linears
 from finetune_trainer.oracle.setting import Precision, TracedLoss, TracedMethod, TracedObjective, TraceSetting
-
-LAST_NORM_NAMES: Final = frozenset({"norm", "ln_f", "final_layer_norm", "final_layernorm", "final_norm"})
+from finetune_trainer.unfrozen import last_parts
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ def _build_on_meta(loaded: Any, setting: TraceSetting, *, is_reference: bool) ->
         return model, model
     if setting.method is TracedMethod.FREEZE:
         model.requires_grad_(False)
-        for part in _unfrozen(model, loaded.get_text_config().num_hidden_layers, setting.trained_layers):
+        for part in last_parts(model, setting.trained_layers):
             part.requires_grad_(True)
             if setting.precision is Precision.AUTOCAST:
                 part.to(torch.float32)
@@ -174,16 +173,6 @@ def _layers(backbone: Any, count: int) -> tuple[Any, ...]:
             f"{type(backbone).__name__} has no list of {count} layers (config.json's number of hidden layers); the oracle needs one"
         )
     return found
-
-
-def _unfrozen(model: Any, depth: int, trained: int) -> list[Any]:
-    """Return the last layers, the last norm and the head; a head that is tied to the embedding stays frozen with it."""
-    parts = list(_layers(model.base_model, depth)[-trained:])
-    parts += [child for name, child in model.base_model.named_children() if name in LAST_NORM_NAMES]
-    head = model.get_output_embeddings()
-    if head is not None and head.weight is not model.get_input_embeddings().weight:
-        parts.append(head)
-    return parts
 
 
 def _with_adapters(model: Any, setting: TraceSetting) -> Any:

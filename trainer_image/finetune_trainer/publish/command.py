@@ -12,7 +12,6 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from finetune_operator.api.compatibility import Method
 from finetune_operator.api.constants import MANIFEST_FILE
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.manifest import FileEntry, Manifest
@@ -76,8 +75,7 @@ def publish_attempt(attempt: AttemptFile) -> Manifest:
         return before
     workplace = Workplace.of(attempt)
     checkpoint = _final_checkpoint(attempt, workplace)
-    needs_base = attempt.spec.tuning.method is not Method.FULL
-    base = fetch_model(attempt, workplace) if needs_base else None
+    base = None if attempt.spec.tuning.trains_base else fetch_model(attempt, workplace)
     go_offline()
     from finetune_trainer.publish.result import (
         build_result,

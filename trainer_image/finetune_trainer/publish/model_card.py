@@ -9,10 +9,11 @@ from typing import Any, Final
 
 from huggingface_hub import ModelCardData
 
-from finetune_operator.api.compatibility import Method
 from finetune_operator.api.gguf import gguf_name
 from finetune_operator.api.manifest import Manifest
+from finetune_operator.api.methods import LORA_METHODS, VIRTUAL_TOKEN_METHODS, Method
 from finetune_operator.api.plan import AttemptFile
+from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_trainer.publish.hub import CARD_KEY
 
 VLLM_RANKS: Final = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -85,10 +86,15 @@ def model_card(attempt: AttemptFile, checkpoint: Manifest, history: History, tri
     return "\n".join(lines)
 
 
+def publishes_model(spec: FineTuneJobSpec) -> bool:
+    """Whether a whole model is published, which needs no PEFT."""
+    return spec.tuning.trains_base or (spec.output.merge and spec.tuning.merges)
+
+
 def front_matter(attempt: AttemptFile, checkpoint: Manifest) -> ModelCardData:
     """Return what hubs read of a card; the job stands there too, so that its own repository is known again."""
     spec, known = attempt.spec, attempt.inspection.model.license
-    merged = spec.tuning.method is Method.FULL or spec.output.merge
+    merged = publishes_model(spec)
     job: dict[str, Any] = {"job": f"{attempt.namespace}/{attempt.name}", "uid": attempt.uid, "step": checkpoint.step}
     ours: dict[str, Any] = {CARD_KEY: job}
     return ModelCardData(
@@ -108,8 +114,8 @@ def serving(attempt: AttemptFile) -> list[str]:
     """Return how servers load what is published; adapters beside one base model, since that is what they are small for."""
     spec, name = attempt.spec, attempt.name
     lines = ["## Serve", "", "```sh"]
-    adapted = spec.tuning.method is not Method.FULL
-    if not adapted or spec.output.merge:
+    adapted = spec.tuning.method in LORA_METHODS  # what servers load adapters of
+    if publishes_model(spec):
         lines += ["vllm serve <this folder>"]
     lines += [f"llama-server --model <this folder>/{gguf_name(name, kind)}" for kind in spec.output.gguf]
     lines += ["```", ""]
@@ -134,7 +140,7 @@ def serving(attempt: AttemptFile) -> list[str]:
 
 
 def _usage(attempt: AttemptFile) -> list[str]:
-    if attempt.spec.tuning.method is Method.FULL or attempt.spec.output.merge:
+    if publishes_model(attempt.spec):
         return [
             "from transformers import AutoModelForCausalLM, AutoTokenizer",
             "",
@@ -159,15 +165,23 @@ def _settings(attempt: AttemptFile, checkpoint: Manifest) -> list[tuple[str, obj
         ),
         ("longest sequence", f"{plan.max_length} tokens{', rows packed' if plan.packed else ''}"),
         ("learning rate", f"{spec.learning_rate:g}, {training.schedule}, warm-up {training.warmup:g}"),
-        ("weight decay", f"{training.weight_decay:g}"),
+        ("optimizer", f"{training.optimizer}, weight decay {training.weight_decay:g}"),
         ("precision", training.precision),
         ("loss on", training.loss_on),
         ("seed", training.seed),
     ]
-    if spec.tuning.method is not Method.FULL:
+    if spec.tuning.method is Method.FREEZE:
+        settings.append(("trained", spec.tuning.unfrozen.trainable))
+    if spec.tuning.method is Method.SPECTRUM:
+        settings.append(("trained", f"the best {spec.tuning.top_fraction:.0%} of each kind of linear layer"))
+    if spec.tuning.method in VIRTUAL_TOKEN_METHODS:
+        settings.append(("trained", f"{spec.tuning.virtual_tokens_or_default} virtual tokens"))
+    if spec.tuning.method in LORA_METHODS:
         lora = spec.tuning.adapter
         targets = ", ".join(lora.targets)
-        settings.append(("adapter", f"rank {lora.rank}, alpha {lora.alpha}, dropout {lora.dropout:g}, {targets}"))
+        settings.append(
+            ("adapter", f"{lora.variant}, rank {lora.rank}, alpha {lora.alpha}, dropout {lora.dropout:g}, {targets}")
+        )
     return settings
 
 

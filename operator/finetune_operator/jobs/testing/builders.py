@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from finetune_operator.api.compatibility import Checkpointing, Method, Strategy
+from finetune_operator.api.compatibility import Checkpointing, Strategy
 from finetune_operator.api.constants import (
     API_VERSION,
     KIND,
@@ -24,6 +24,7 @@ from finetune_operator.api.inspection import (
     inspection_key,
 )
 from finetune_operator.api.job import FineTuneJob
+from finetune_operator.api.methods import Method
 from finetune_operator.api.plan import GIB, MemoryEstimate, MemoryRange, Phase, Plan, PlanError, PodResources
 from finetune_operator.api.progress import MemoryShortage, TerminationMessage
 from finetune_operator.api.reasons import Reason

@@ -227,6 +227,8 @@ def _outside(architecture: Architecture, workload: Workload) -> Size:
         width = round(block.attention.head_dim * block.attention.rotary_share)
         stream = residual_bytes(workload, normed_embedding=has_wide_stream(architecture, workload))
         found = found.plus(Size(fixed=2 * stream * width * workload.sequence_length))
+    if workload.noisy_embeddings:
+        found = found.plus(Size(2 * architecture.hidden * residual_bytes(workload)))
     if workload.checkpointing is not Checkpointing.NONE:
         found = found.plus(_masks(architecture, workload))
     if workload.software.holds_logits and loss_kind(architecture, workload) not in (LossKind.CHUNKED, LossKind.LIGER):

@@ -19,7 +19,7 @@ def programme_of_head(architecture: Architecture, workload: Workload) -> Profile
     """Return the programme behind the last layer."""
     mode = layer_mode(
         workload,
-        trains_weights=_trains_head(workload),
+        trains_weights=_trains_head(architecture, workload),
         input_differentiable=True,
         normed_embedding=has_wide_stream(architecture, workload),
     )
@@ -47,8 +47,10 @@ def head_mode(mode: LayerMode, *, adapted: bool = False) -> LayerMode:
     return found if adapted else replace(found, tuning=Tuning.FULL, targets=(), rank=0, drops=False)
 
 
-def _trains_head(workload: Workload) -> bool:
-    return workload.tuning in (Tuning.FULL, Tuning.FREEZE) or workload.trained_embeddings
+def _trains_head(architecture: Architecture, workload: Workload) -> bool:
+    if workload.tuning is Tuning.FREEZE:
+        return not (architecture.tied_embeddings and workload.freezes_tied_head)
+    return workload.tuning is Tuning.FULL or workload.trained_embeddings
 
 
 def has_words(architecture: Architecture, workload: Workload) -> bool:

@@ -87,6 +87,7 @@ def _freeze(architecture: Architecture, workload: Workload) -> tuple[Trained, ..
         or (
             tensor.name == EMBEDDING_NAME
             and architecture.tied_embeddings
+            and not workload.freezes_tied_head
             and not has_score_head(architecture, workload)
         )
     ]
