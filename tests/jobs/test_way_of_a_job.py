@@ -43,14 +43,15 @@ def test_a_job_goes_from_apply_to_complete() -> None:
     assert (world.status.state, job_names(world)) == (JobState.PUBLISHING, ["tune-1", "tune-inspect", "tune-publish"])
     assert world.status.plan.measured_gib == "3.00"
 
-    world.finish(
-        "tune-publish", ended_pod(0, component="publish", attempt=1, result_uri="s3://models/tune", name="publish-x")
-    )
+    published = {"result_uri": "s3://models/tune", "destinations": ("oci://r.io/a/b:c@sha256:d",)}
+    world.finish("tune-publish", ended_pod(0, component="publish", attempt=1, name="publish-x", **published))
     world.settle()
     assert world.status.state is JobState.COMPLETE
     assert reason(world, ConditionType.COMPLETE) == ("True", Reason.SUCCEEDED)
     assert world.status.result is not None
     assert world.status.result.uri == "s3://models/tune"
+    assert world.status.result.destinations == ("oci://r.io/a/b:c@sha256:d",)
+    assert world.status.message == "the model is at s3://models/tune, oci://r.io/a/b:c@sha256:d"
     assert world.status.completion_time is not None
     assert world.status.plan.measured_gib == "3.00"
     assert [attempt.result for attempt in world.status.attempts] == ["Succeeded"]

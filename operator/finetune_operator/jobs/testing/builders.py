@@ -206,6 +206,7 @@ def ended_pod(
     step: int | None = None,
     peak: int | None = None,
     result_uri: str | None = None,
+    destinations: tuple[str, ...] = (),
     **parts: Any,
 ) -> PodReport:
     """Return a pod that ended with `code`; `silent` when it left no termination message."""
@@ -217,6 +218,7 @@ def ended_pod(
         peak_memory_bytes=peak,
         memory_shortage=shortage,
         result_uri=result_uri,
+        destinations=destinations,
     )
     values: dict[str, Any] = {
         "phase": "Failed" if code else "Succeeded",
