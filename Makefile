@@ -36,11 +36,20 @@ $(STAMP): requirements/dev.txt pyproject.toml | $(UV)
 demo: setup ## Fine-tune a tiny model on this machine: plan, two sharded processes, a kill, a resume, a result
 	$(BIN)/python examples/demo/demo.py
 
+# In two halves at once: tests on a node wait for kubelets and restarts most of their time. Each half's output is shown when it ends.
 .PHONY: test
 test: setup ## Run the tests; with root and Go also on a real cluster
-	$(BIN)/pytest
-	@if [ "$$(id -u)" = 0 ] && command -v go >/dev/null; then $(MAKE) test-cluster; \
-	else echo "NOT RUN: the cluster tests need root and Go (make test-cluster)"; fi
+	@if [ "$$(id -u)" = 0 ] && command -v go >/dev/null; then \
+		$(CLUSTER) programs; $(CLUSTER) sweep build/test-cluster; trap '$(CLUSTER) sweep build/test-cluster' EXIT; \
+		$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target test-node test-without-node; \
+	else $(BIN)/pytest; echo "NOT RUN: the cluster tests need root and Go (make test-cluster)"; fi
+
+.PHONY: test-node test-without-node
+test-node: setup
+	$(CLUSTER) prepare
+	$(BIN)/pytest -m node tests/cluster
+test-without-node: setup
+	$(BIN)/pytest -m "not node"
 
 .PHONY: check
 check: setup ## Format, lint, types, import contract, generated files

@@ -7,6 +7,7 @@
     cluster.py up DIR --node --services  plus an S3 server and a Prometheus
     cluster.py up DIR --fake-nodes 1000  plus KWOK and that many fake nodes of 8 GPUs
     cluster.py images                    build the project's images, and load them into the node where one runs (root)
+    cluster.py programs                  what the cluster tests need but the images: packages, compiled programs (root, Go)
     cluster.py prepare                   everything that the cluster tests need: packages, programs, images (root, Go)
     cluster.py down DIR                  stop what `up` started there; DIR keeps the logs
     cluster.py sweep DIR                 stop what test runs that have ended left below DIR, and delete all but their logs
@@ -75,6 +76,7 @@ def main() -> None:
     starting.add_argument("--node", action="store_true", help="one real node; needs root")
     starting.add_argument("--services", action="store_true", help="an S3 server and a Prometheus")
     starting.add_argument("--fake-nodes", type=int, default=0, metavar="N")
+    commands.add_parser("programs")
     commands.add_parser("prepare")
     names = [*image_build.IMAGES, []]
     commands.add_parser("images").add_argument("images", nargs="*", choices=names, metavar="IMAGE")
@@ -89,11 +91,12 @@ def main() -> None:
         NodeCluster(options.directory).stop()
     elif options.command == "sweep":
         sweep(options.directory)
-    elif options.command == "prepare":
+    elif options.command in ("programs", "prepare"):
         packages.require_root("A test on a real node")
         packages.require(*packages.NODE, *packages.IMAGES)
         tools.ensure(*tools.TEST_CLUSTER)
-        image_build.build(*image_build.IMAGES)
+        if options.command == "prepare":
+            image_build.build(*image_build.IMAGES)
     else:
         for name, reference in image_build.build(*(options.images or image_build.IMAGES)).items():
             if node_is_running():

@@ -9,6 +9,7 @@
     helm           Helm 4 on node_cluster
     team_cluster   node_cluster with the operator installed and a namespace of a team
     undisturbed    the main job of the end-to-end tests, undisturbed, at its end
+    interrupted    the same, suspended in mid-training, with its model in a claim
     namespace      a fresh namespace on node_cluster, deleted after the test
 
 Everything lies in build/test-cluster/run-PID, logs too. `make test-cluster` and the next run stop and delete what a run
@@ -29,7 +30,8 @@ from testbed.diagnosis import write_diagnosis
 from testbed.fake_nodes import add_fake_nodes
 from testbed.helm import Helm
 from testbed.installation import Inputs, image_values, install, make_inputs, upload
-from testbed.main_job import NAMESPACE, Story, main_manifest, watch_to_the_end
+from testbed.main_job import CLAIM, NAMESPACE, Story, interrupt, main_manifest, watch_to_the_end
+from testbed.model_volumes import claim, shared_folder
 from testbed.node import NodeCluster
 from testbed.operator_process import install_crd
 from testbed.prometheus import Prometheus
@@ -39,16 +41,20 @@ from testbed.s3 import S3Server
 HERE = Path(__file__).resolve().parent
 RUNS = HERE.parents[1] / "build" / "test-cluster"
 STATE = RUNS / f"run-{os.getpid()}"
+NODE_FOLDER = "node-models"
+"""Below the cluster's folder: where the installation allows jobs to keep models (model.cache.node)."""
 STARTED: list[Path] = []
 NUMBERS = itertools.count(1)
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses by marker
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Every test here is a cluster test, and may be the one that first builds an image."""
+    """Every test here is a cluster test, and may be the one that first builds an image; those on a node are one half of `make test`."""
     for item in items:
         if HERE in item.path.parents:
             item.add_marker("cluster")
+            if "node_cluster" in getattr(item, "fixturenames", ()):
+                item.add_marker("node")
             if item.get_closest_marker("timeout") is None:
                 item.add_marker(pytest.mark.timeout(1800))
     items.sort(key=lambda item: item.path != HERE / "test_infrastructure.py")  # the ground first
@@ -183,10 +189,12 @@ def team_cluster(
     node_cluster: NodeCluster, images: Images, helm: Helm, s3_server: S3Server, prometheus: Prometheus, inputs: Inputs
 ) -> Iterator[NodeCluster]:
     """The node's cluster with the operator installed, and a namespace of a careful administrator for the jobs."""
-    install(helm, image_values(images.operator, images.inspect, images.trainer))
+    values = image_values(images.operator, images.inspect, images.trainer)
+    install(helm, {**values, "modelCache": {"nodePath": str(shared_folder(node_cluster.directory / NODE_FOLDER))}})
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     node_cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": labels}})
     node_cluster.apply(s3_server.secret("s3-credentials", NAMESPACE))
+    claim(node_cluster, CLAIM, NAMESPACE, shared_folder(node_cluster.directory / CLAIM))
     yield node_cluster
     node_cluster.kubectl("delete", "ftj", "--all", "--namespace", NAMESPACE)
 
@@ -195,6 +203,12 @@ def team_cluster(
 def undisturbed(team_cluster: NodeCluster) -> Story:
     """The main job, undisturbed: what every disturbed one is compared with."""
     return watch_to_the_end(team_cluster, main_manifest())
+
+
+@pytest.fixture(scope="session")
+def interrupted(team_cluster: NodeCluster) -> Story:
+    """A job during which the operator was killed and that was suspended, the first one that keeps its model in the claim."""
+    return interrupt(team_cluster, "interrupted")
 
 
 @pytest.fixture

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from testbed.faults import kill, rank_process
 from testbed.installation import OPERATOR_NAMESPACE, Inputs, condition
 from testbed.main_job import (
-    INTERVAL,
+    CLAIM,
     NAMESPACE,
     STEPS,
     Story,
@@ -23,14 +22,11 @@ from testbed.main_job import (
     again,
     finish,
     manifest_of,
-    pods_of,
     submit,
-    suspend,
-    watch_to_the_end,
 )
+from testbed.model_volumes import downloads
 from testbed.node import NodeCluster
 from testbed.prometheus import Prometheus
-from testbed.run_watch import RunWatch
 from testbed.s3 import S3Server
 
 
@@ -182,39 +178,10 @@ def test_a_bucket_that_refuses_is_named_and_tried_again(cluster: NodeCluster, s3
     cluster.kubectl("delete", "ftj", name, "--namespace", NAMESPACE)
 
 
-def test_a_killed_rank_costs_nothing_but_time(undisturbed: Story, cluster: NodeCluster, s3_server: S3Server) -> None:
-    def disturb(watch: RunWatch) -> None:
-        watch.wait_for_step(attempt=1)
-        victim = rank_process(cluster, NAMESPACE, pods_of(cluster, "killed-rank", 1)[1])
-        watch.wait_for_checkpoint(attempt=1)
-        kill(victim)
-
-    story = watch_to_the_end(cluster, again("killed-rank"), disturb)
-
-    assert (story.ending(1), story.ending(2)) == (("Failed", "RankKilled", True), ("Succeeded", "", False))
-    assert 0 <= story.watch.steps_lost(2) <= INTERVAL
-    assert story.watch.losses() == undisturbed.watch.losses()
-    assert adapter_digest(s3_server, "killed-rank") == adapter_digest(s3_server, "word-problems")
-
-
 def test_the_operator_may_die_and_the_job_be_suspended_in_mid_training(
-    undisturbed: Story, cluster: NodeCluster, s3_server: S3Server
+    interrupted: Story, undisturbed: Story, cluster: NodeCluster, s3_server: S3Server
 ) -> None:
-    name = "interrupted"
-
-    def disturb(watch: RunWatch) -> None:
-        watch.wait_for_step(attempt=1)
-        cluster.kubectl("delete", "pods", "--all", "--namespace", OPERATOR_NAMESPACE, "--grace-period=0", "--force")
-        suspend(cluster, name, True)
-        cluster.wait_for(
-            "ftj", name, lambda job: job["status"].get("state") == "Suspended", namespace=NAMESPACE, patience=180
-        )
-        cluster.wait_for(
-            "job", f"{name}-1", lambda job: not job.get("status", {}).get("active"), namespace=NAMESPACE, patience=180
-        )
-        suspend(cluster, name, False)
-
-    story = watch_to_the_end(cluster, again(name), disturb)
+    story, name = interrupted, "interrupted"
 
     assert [attempt["result"] for attempt in story.job["status"]["attempts"]] == ["Succeeded"]
     assert story.watch.steps_lost(1) == 0, "the suspended pods save on SIGTERM"
@@ -229,18 +196,26 @@ def test_the_operator_may_die_and_the_job_be_suspended_in_mid_training(
     assert adapter_digest(s3_server, name) == adapter_digest(s3_server, "word-problems")
 
 
+def test_a_claim_keeps_the_model_for_all_pods_of_a_job(interrupted: Story, cluster: NodeCluster) -> None:
+    assert len(downloads(cluster.directory / CLAIM)) == 1
+    for pods in ("job/interrupted-1", "job/interrupted-publish"):
+        assert "the model is in the cache" in cluster.kubectl("logs", pods, "--namespace", NAMESPACE), pods
+
+
 def test_deleting_the_job_collects_everything_but_the_model(
-    cluster: NodeCluster, s3_server: S3Server, main_job: dict[str, Any]
+    cluster: NodeCluster, s3_server: S3Server, interrupted: Story
 ) -> None:
-    cluster.kubectl("delete", "ftj", "killed-rank", "--namespace", NAMESPACE, "--wait")
+    cluster.kubectl("delete", "ftj", "interrupted", "--namespace", NAMESPACE, "--wait")
 
-    selector = "finetune-operator.dev/job=killed-rank"
+    selector = "finetune-operator.dev/job=interrupted"
     cluster.wait_until_gone(selector, NAMESPACE, "jobs", "pods", "configmaps", "services")
-    assert manifest_of(s3_server, "killed-rank")["files"]
+    assert manifest_of(s3_server, "interrupted")["files"]
 
 
-def test_a_job_of_the_same_name_starts_afresh_and_finds_the_place_taken(cluster: NodeCluster) -> None:
-    job = finish(cluster, submit(cluster, again("killed-rank")), "Failed")
+def test_a_job_of_the_same_name_starts_afresh_and_finds_the_place_taken(
+    cluster: NodeCluster, interrupted: Story
+) -> None:
+    job = finish(cluster, submit(cluster, again("interrupted")), "Failed")
 
     assert condition(job, "Inspected")["reason"] == "OutputExists"
     assert "output.ifExists" in job["status"]["message"]

@@ -26,8 +26,15 @@ def cause_of(
     *,
     terminated: bool = False,
     host_out_of_memory: bool = False,
+    agent_status: int = 0,
 ) -> Cause:
-    return first_cause(errors, deaths or [], terminated=terminated, host_out_of_memory=host_out_of_memory)
+    return first_cause(
+        errors,
+        deaths or [],
+        terminated=terminated,
+        host_out_of_memory=host_out_of_memory,
+        agent_status=agent_status,
+    )
 
 
 def test_the_earliest_error_is_the_cause() -> None:
@@ -61,6 +68,14 @@ def test_a_rank_killed_by_the_kernel_ran_out_of_host_memory() -> None:
 def test_ranks_whose_parent_was_killed_for_memory_too_left_no_word_and_have_the_same_cause() -> None:
     assert cause_of([], host_out_of_memory=True).reason is Reason.HOST_OUT_OF_MEMORY
     assert cause_of([]).reason is Reason.TRAINER_ERROR
+
+
+def test_a_torchrun_that_was_killed_tells_of_no_deaths_and_is_the_cause_itself() -> None:
+    found = cause_of([], agent_status=-signal.SIGKILL)
+
+    assert (found.exit_code, found.reason, found.rank) == (ExitCode.KILLED, Reason.RANK_KILLED, None)
+    assert cause_of([error(0, 1.0, ExitCode.DIVERGED)], agent_status=-signal.SIGKILL).exit_code is ExitCode.DIVERGED
+    assert cause_of([], agent_status=1).reason is Reason.TRAINER_ERROR
 
 
 def test_a_rank_that_wrote_an_error_is_not_judged_by_its_exit_status() -> None:

@@ -29,7 +29,12 @@ class Cause:
 
 
 def first_cause(
-    errors: Sequence[RankError], deaths: Sequence[RankDeath], *, terminated: bool, host_out_of_memory: bool
+    errors: Sequence[RankError],
+    deaths: Sequence[RankDeath],
+    *,
+    terminated: bool,
+    host_out_of_memory: bool,
+    agent_status: int = 0,
 ) -> Cause:
     """Return the first cause in time.
 
@@ -41,6 +46,7 @@ def first_cause(
         deaths: How ranks ended, as their parent saw it.
         terminated: The pod itself was told to stop, so that a rank killed afterwards is no new cause.
         host_out_of_memory: The kernel killed a process of this container for memory.
+        agent_status: How torchrun ended, which tells of the ranks' deaths unless it was killed itself; 0 without one.
     """
     spoken = {error.rank for error in errors}
     candidates = [(error.time, _of_error(error)) for error in errors]
@@ -62,6 +68,8 @@ def first_cause(
             Reason.HOST_OUT_OF_MEMORY,
             "the kernel killed the ranks' parent because the memory was used up",
         )
+    if agent_status == -signal.SIGKILL:
+        return Cause(ExitCode.KILLED, Reason.RANK_KILLED, "the ranks' parent (torchrun) was killed by SIGKILL")
     return Cause(ExitCode.BUG, Reason.TRAINER_ERROR, "the ranks ended without a word; see the log")
 
 

@@ -77,6 +77,7 @@ def launch(plan_path: Path) -> int:
             deaths,
             terminated=stop.requested,
             host_out_of_memory=killed_for_memory() > killed_before,
+            agent_status=status if attempt.plan.processes > 1 else 0,
         )
     log_uri = keep_logs(attempt, place.run, index, cause) if cause.exit_code is not ExitCode.OK else None
     return _conclude(cause, attempt, place, log_uri)

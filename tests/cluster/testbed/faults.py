@@ -41,12 +41,19 @@ def uncordon(cluster: NodeCluster) -> None:
 
 
 def rank_process(cluster: NodeCluster, namespace: str, pod: str) -> int:
-    """The id, on this machine, of a pod's training process; its launcher and torchrun have others."""
-    uid = next(p["metadata"]["uid"] for p in cluster.list("pods", namespace) if p["metadata"]["name"] == pod)
-    found = [pid for pid in _processes_of(uid) if "train" in _arguments(pid) and "finetune_trainer" in _arguments(pid)]
+    """The id, on this machine, of a pod's training process, of the last rank where it has several; its launcher and torchrun have others."""
+    found = [pid for pid in _processes_of(_uid(cluster, namespace, pod)) if _words(pid)[:1] == ["train"]]
     if not found:
         raise TestbedError(f"no training process in pod {pod}")
-    return found[-1]
+    return max(found, key=lambda pid: (int(start_time(pid) or 0), pid))
+
+
+def agent_process(cluster: NodeCluster, namespace: str, pod: str) -> int:
+    """The id, on this machine, of the torchrun of a pod with several ranks."""
+    found = [pid for pid in _processes_of(_uid(cluster, namespace, pod)) if _words(pid)[:1] == ["agent"]]
+    if len(found) != 1:
+        raise TestbedError(f"{len(found)} torchruns in pod {pod}")
+    return found[0]
 
 
 def kill(*processes: int) -> None:
@@ -82,8 +89,14 @@ def _processes_of(pod_uid: str) -> list[int]:
     return sorted(found)
 
 
-def _arguments(pid: int) -> list[str]:
+def _uid(cluster: NodeCluster, namespace: str, pod: str) -> str:
+    return str(next(p["metadata"]["uid"] for p in cluster.list("pods", namespace) if p["metadata"]["name"] == pod))
+
+
+def _words(pid: int) -> list[str]:
+    """What follows `python -m finetune_trainer` on the command line of a process; nothing when it is another program."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
     except OSError:
         return []
+    return words[words.index("finetune_trainer") + 1 :] if "finetune_trainer" in words else []

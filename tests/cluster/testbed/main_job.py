@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from testbed.installation import ended, example
+from testbed.installation import OPERATOR_NAMESPACE, ended, example
 from testbed.node import NodeCluster
 from testbed.run_watch import EVENTS_ENVIRONMENT, RunWatch
 from testbed.s3 import S3Server
@@ -18,6 +18,8 @@ from testbed.s3 import S3Server
 NAMESPACE = "team-a"
 PATIENCE = 420.0
 """Seconds. A training takes 40 s on 2 idle cores, most of it imports."""
+CLAIM = "models"
+"""A PersistentVolumeClaim of NAMESPACE for models, and the folder of it below the cluster's."""
 STEPS = 100
 INTERVAL = 10
 """Steps between checkpoints, by the example."""
@@ -98,3 +100,23 @@ def watch_to_the_end(
         disturb(watch)
         job = finish(cluster, name)
     return Story(job, watch)
+
+
+def interrupt(cluster: NodeCluster, name: str) -> Story:
+    """Train with the operator killed and the job suspended in mid-training, the model kept in a claim."""
+
+    def state(wanted: str) -> Callable[[dict[str, Any]], bool]:
+        return lambda job: job["status"].get("state") == wanted
+
+    def disturb(watch: RunWatch) -> None:
+        watch.wait_for_step(attempt=1)
+        cluster.kubectl("delete", "pods", "--all", "--namespace", OPERATOR_NAMESPACE, "--grace-period=0", "--force")
+        suspend(cluster, name, True)
+        cluster.wait_for("ftj", name, state("Suspended"), namespace=NAMESPACE, patience=180)
+        cluster.wait_for(
+            "job", f"{name}-1", lambda job: not job.get("status", {}).get("active"), namespace=NAMESPACE, patience=180
+        )
+        suspend(cluster, name, False)
+
+    manifest = again(name, spec__model__cache={"persistentVolumeClaim": CLAIM})
+    return watch_to_the_end(cluster, manifest, disturb)
