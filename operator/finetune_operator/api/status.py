@@ -29,9 +29,6 @@ class ResumeStatus(ReadModel):
     """The checkpoint of another job that this one starts from."""
 
     uri: str = Field(description="Its folder.")
-    destinations: tuple[str, ...] = Field(
-        (), description="Where else it is (output.oci, output.hub), each with the digest or commit of what was sent."
-    )
     job: str = Field(description="<namespace>/<name> of the job that wrote it.")
     step: int = Field(description="Optimizer steps that were finished; the first attempt goes on after them.")
 
@@ -136,6 +133,9 @@ class ResultStatus(ReadModel):
     """The finished model."""
 
     uri: str = Field(description="Its folder.")
+    destinations: tuple[str, ...] = Field(
+        (), description="Where else it is (output.oci, output.hub), each with the digest or commit of what was sent."
+    )
 
 
 class FineTuneJobStatus(ReadModel):
