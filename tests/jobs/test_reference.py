@@ -6,8 +6,10 @@ import pytest
 
 from finetune_operator.api.reasons import ConditionType, JobState, Reason
 from finetune_operator.jobs.conditions import REASONS_OF
+from finetune_operator.jobs.objectives_page import objectives_page
 from finetune_operator.jobs.reference import (
     CONDITION_MEANINGS,
+    GENERATED,
     STATE_MEANINGS,
     conditions_page,
     exit_codes_page,
@@ -26,6 +28,7 @@ PAGES = Path(__file__).parents[2] / "docs" / "reference"
         ("exit-codes.md", exit_codes_page()),
         ("methods.md", methods_page()),
         ("strategies.md", strategies_page()),
+        ("objectives.md", objectives_page(GENERATED)),
     ],
 )
 def test_the_page_in_docs_is_what_the_tables_say(name: str, text: str) -> None:
@@ -48,6 +51,7 @@ def test_the_pages_are_written_into_the_folder_that_is_named(tmp_path: Path) -> 
         "conditions.md",
         "exit-codes.md",
         "methods.md",
+        "objectives.md",
         "strategies.md",
     ]
 

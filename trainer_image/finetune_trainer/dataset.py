@@ -40,7 +40,7 @@ class EncodedFiles(NamedTuple):
 
 def encode_dataset(attempt: AttemptFile, folder: Path) -> EncodedFiles:
     """Return the files of the encoded rows; the first rank of the pod makes them, the others wait."""
-    folder = folder / _digest(attempt)
+    folder = folder / rows_digest(attempt)
     plan = attempt.plan
     rows, packed, evaluation = folder / "rows.arrow", folder / "packed.arrow", folder / "evaluation.arrow"
     with only_once(folder) as needed:
@@ -53,7 +53,7 @@ def encode_dataset(attempt: AttemptFile, folder: Path) -> EncodedFiles:
     return EncodedFiles(packed if plan.packed else rows, evaluation if attempt.spec.dataset.evaluates else None)
 
 
-def _digest(attempt: AttemptFile) -> str:
+def rows_digest(attempt: AttemptFile) -> str:
     """Return what the encoded rows depend on: a local run keeps its work directory from one attempt to the next."""
     facts = attempt.inspection
     evaluated = facts.dataset.evaluation.files if facts.dataset.evaluation else ()

@@ -14,6 +14,7 @@ from typing import Final
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_trainer.chat_template import ChatTemplate, TemplateRefused
 from finetune_trainer.failures import TrainerFailure
+from finetune_trainer.rendering import Text
 from finetune_trainer.rows import Conversation, Message, PromptCompletion, RowValue, Tools
 from finetune_trainer.tokenizer_files import TokenizerFiles
 
@@ -89,6 +90,18 @@ def pieces(length: int, max_length: int) -> list[tuple[int, int]]:
 
 def _renderer(template: ChatTemplate, tools: Tools | None) -> Callable[[Sequence[Message], bool], str]:
     return lambda messages, prompt: template.render(messages, tools=tools, add_generation_prompt=prompt)
+
+
+def answer_tokens(files: TokenizerFiles, text: Text) -> tuple[list[int], int]:
+    """Return the tokens of a prompt with its answer, and with which of them the answer begins.
+
+    Tokens may merge across the border: the answer then begins where the prompt alone has other tokens (as in TRL 1.16's trainers).
+    """
+    adds = not text.by_template
+    tokens = list(files.tokenizer.encode(text.text, add_special_tokens=adds).ids)
+    prompt = files.tokenizer.encode(text.text[: text.prompt], add_special_tokens=adds).ids
+    shared = min(len(prompt), len(tokens))
+    return tokens, next((index for index in range(shared) if prompt[index] != tokens[index]), shared)
 
 
 def labels_in(tokens: Sequence[int], offsets: Sequence[Span], spans: Sequence[Span]) -> list[int]:

@@ -119,9 +119,10 @@ class JobTraining(transformers.Trainer):
             attempt.plan.strategy, self.model_wrapped, self.optimizer, place.world_size, attempt.plan.offload
         )
         print(f"rank {place.rank}: {said}", flush=True)
-        self.before_training()
+        resumed_from = arguments[2] if len(arguments) > 2 else None
+        self.before_training(None if resumed_from is None else Path(resumed_from))
         if self.context.probes:
-            self._probe(has_optimizer_state=len(arguments) > 2 and arguments[2] is not None)
+            self._probe(has_optimizer_state=resumed_from is not None)
         if place.world_size > 1 and attempt.plan.strategy is not Strategy.ZERO3:
             self.context.own_time.watch_layers(self.model)
         # From here on SIGTERM waits for the end of a step.
@@ -130,8 +131,11 @@ class JobTraining(transformers.Trainer):
         self._step_started = time.monotonic()
         return prepared
 
-    def before_training(self) -> None:
-        """Check what can be checked with the wrapped model, for a class that has something to check."""
+    def before_training(self, resumed_from: Path | None) -> None:
+        """Do what needs the wrapped model, for a class that has something to do; the checkpoint of that folder is loaded. Collective."""
+
+    def save_beside(self, folder: Path) -> None:
+        """Write what a class wants to find again when a checkpoint is resumed into its folder, by `torch.save`."""
 
     def _probe(self, *, has_optimizer_state: bool) -> None:
         context, started = self.context, time.monotonic()
@@ -289,6 +293,7 @@ class JobTraining(transformers.Trainer):
         with capture.instead_of_writing() if in_memory else contextlib.nullcontext():
             # Not those of TRL's trainers, which write a model card of TRL's into each checkpoint.
             transformers.Trainer._save_checkpoint(self, model, trial)
+            self.save_beside(folder)
             if (
                 self.state.global_step >= context.attempt.plan.total_steps or context.writer.is_final
             ) and context.attempt.plan.strategy in SHARDED_STRATEGIES:

@@ -15,6 +15,7 @@ from finetune_trainer.arguments import adapter_settings, quantization_settings, 
 from finetune_trainer.failures import TrainerFailure
 from finetune_trainer.named_templates import template_source
 from finetune_trainer.objectives import recipe_of
+from finetune_trainer.objectives.recipe import CAUSAL
 
 
 def load_tokenizer(attempt: AttemptFile, folder: Path) -> Any:
@@ -76,6 +77,9 @@ def _load(attempt: AttemptFile, folder: Path, dtype: str, quantization: dict[str
 
     head = recipe_of(attempt.spec.objective).head(attempt)
     arguments: dict[str, Any] = {}
+    if head is not CAUSAL:
+        transformers.set_seed(attempt.spec.training.seed)  # a new head starts from random weights
+        arguments["ignore_mismatched_sizes"] = True  # one of another number of outputs is replaced
     if quantization is not None:
         arguments["quantization_config"] = transformers.BitsAndBytesConfig(**quantization)
     if device is not None:

@@ -37,6 +37,24 @@ def arithmetic_rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
     return rows
 
 
+def preference_rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Return rows of pairs: the same word problems, answered rightly and wrongly."""
+    rows = []
+    for question, answer in (row["messages"] for row in arithmetic_rows(count, seed)):
+        wrong = {"role": "assistant", "content": "I do not know."}
+        rows.append({"prompt": [question], "chosen": [answer], "rejected": [wrong]})
+    return rows
+
+
+def judged_rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Return rows of single answers, right and wrong ones by turns, and whether they are wanted."""
+    rows = []
+    for index, pair in enumerate(preference_rows(count, seed)):
+        wanted = index % 2 == 0
+        rows.append({"prompt": pair["prompt"], "completion": pair["chosen" if wanted else "rejected"], "label": wanted})
+    return rows
+
+
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
     """Write rows as JSONL."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -143,6 +161,7 @@ def tiny_plan(
     gradient_checkpointing: Checkpointing = Checkpointing.NONE,
     offload: Offload = Offload.NONE,
     packed: bool = False,
+    precomputed_reference: bool = False,
     staging_bytes: int = 2**30,
 ) -> Plan:
     """Return a plan for CPU processes."""
@@ -161,6 +180,7 @@ def tiny_plan(
         max_length=max_length,
         rows=rows,
         packed=packed,
+        precomputed_reference=precomputed_reference,
         steps_per_epoch=-(-rows // batch),
         total_steps=total_steps,
         trainable_parameters=0,

@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from finetune_operator.api.methods import BITSANDBYTES_OPTIMIZERS, PARTIAL_METHODS, VIRTUAL_TOKEN_METHODS, Optimizer
+from finetune_operator.api.methods import (
+    BITSANDBYTES_OPTIMIZERS,
+    LORA_METHODS,
+    PARTIAL_METHODS,
+    VIRTUAL_TOKEN_METHODS,
+    Optimizer,
+)
 from finetune_operator.api.methods import Method as Method
 from finetune_operator.api.words import Word
 
@@ -20,6 +26,27 @@ class Objective(Word):
 
     SFT = "sft"
     PRETRAIN = "pretrain"
+    DPO = "dpo"
+    ORPO = "orpo"
+    KTO = "kto"
+    REWARD = "reward"
+
+
+PREFERENCES: Final = (Objective.DPO, Objective.ORPO, Objective.KTO, Objective.REWARD)
+"""Objectives that learn which answers are preferred."""
+LEARN_TEXTS: Final = frozenset({Objective.SFT, Objective.PRETRAIN})
+"""Objectives that learn the next token of texts one by one: these can be packed, and cut at either end."""
+
+OBJECTIVE_MEANINGS: Final[Mapping[Objective, str]] = MappingProxyType(
+    {
+        Objective.SFT: "supervised fine-tuning",
+        Objective.PRETRAIN: "continued pre-training on raw text",
+        Objective.DPO: "direct preference optimisation of chosen over rejected answers",
+        Objective.ORPO: "the chosen answers and their odds over the rejected ones at once, without a reference",
+        Objective.KTO: "answers that are each wanted or not",
+        Objective.REWARD: "a reward model, which gives answers a number",
+    }
+)
 
 
 class Strategy(Word):
@@ -120,6 +147,7 @@ class Impossible:
     remedy: str
     optimizer: Optimizer | None = None
     checkpointing: Checkpointing | None = None
+    objective: Objective | None = None
 
 
 IMPOSSIBLE: Final = (
@@ -205,6 +233,44 @@ IMPOSSIBLE: Final = (
 )
 
 
+OBJECTIVE_IMPOSSIBLE: Final = (
+    *(
+        Impossible(
+            method=Method.FULL,
+            strategy=strategy,
+            accelerator=None,
+            why="its frozen reference would be one more whole model on every rank: TRL 1.16 loads it before it shards, and it cannot be asked "
+            "beforehand, since the answers it is asked about are mixed anew in every batch",
+            remedy="use tuning.method: lora or qlora, whose reference is the model without adapters, or objective: dpo",
+            objective=Objective.KTO,
+        )
+        for strategy in SHARDED_STRATEGIES
+    ),
+    Impossible(
+        method=Method.QLORA,
+        strategy=None,
+        accelerator=None,
+        why="the model's new head starts from random numbers, and bitsandbytes would store them in 4 bits",
+        remedy="use tuning.method: lora or full",
+        objective=Objective.REWARD,
+    ),
+    *(
+        Impossible(
+            method=method,
+            strategy=None,
+            accelerator=None,
+            why="preferences were tried with whole models and low-rank adapters alone",
+            remedy="use tuning.method: lora, qlora or full",
+            objective=objective,
+        )
+        for objective in PREFERENCES
+        for method in Method
+        if method not in (Method.FULL, *LORA_METHODS)
+    ),
+)
+"""What an objective does not work with, beside what works with none."""
+
+
 EXPERTS_ADAPTED: Final = frozenset({"deepseek_v2", "deepseek_v3", "glm4_moe", "mixtral", "olmoe", "qwen3_moe"})
 """Model types whose experts and router get adapters from targets all-linear, or from the names that their linear modules had in transformers 4.
 
@@ -270,19 +336,27 @@ def impossibility(
     optimizer: Optimizer = Optimizer.ADAMW,
     checkpointing: Checkpointing = Checkpointing.NONE,
     table: Iterable[Impossible] = IMPOSSIBLE,
+    *,
+    objective: Objective = Objective.SFT,
 ) -> Impossible | None:
     """Return the row that forbids this combination, or None when it works."""
-    for row in table:
+    for row in (*table, *OBJECTIVE_IMPOSSIBLE):
         matches = (
             row.method in (None, method)
             and row.strategy in (None, strategy)
             and row.accelerator in (None, accelerator)
             and row.optimizer in (None, optimizer)
             and row.checkpointing in (None, checkpointing)
+            and row.objective in (None, objective)
         )
         if matches:
             return row
     return None
+
+
+def least_micro_batch(objective: Objective) -> int:
+    """Return how many rows a process must see together: kto compares each answer with those of other rows (TRL 1.16 refuses one alone)."""
+    return 2 if objective is Objective.KTO else 1
 
 
 def offloads(method: Method, strategy: Strategy) -> tuple[Offload, ...]:

@@ -81,7 +81,7 @@ class ModelSource(SpecModel):
     )
 
 
-Format = Literal["auto", "messages", "prompt-completion", "alpaca", "sharegpt", "text"]
+Format = Literal["auto", "messages", "prompt-completion", "alpaca", "sharegpt", "text", "preference", "kto"]
 """The layouts that the objectives learn from; a test compares them with the tables in layouts.py."""
 FORMATS: Final = tuple(Layout(name) for name in get_args(Format) if name != "auto")
 
@@ -103,7 +103,10 @@ class Columns(SpecModel):
     tools: ColumnName | None = _column("tools", "the optional list of tools")
     prompt: ColumnName | None = _column("prompt", "the prompt")
     completion: ColumnName | None = _column("completion", "the answer")
+    label: ColumnName | None = _column("label", "whether the answer is wanted: true or false, 1 or 0")
     text: ColumnName | None = _column("text", "the document")
+    chosen: ColumnName | None = _column("chosen", "the better answer, alone or with the prompt before it")
+    rejected: ColumnName | None = _column("rejected", "the worse answer, alone or with the prompt before it")
     instruction: ColumnName | None = _column("instruction", "the instruction")
     input: ColumnName | None = _column("input", "the optional input")
     output: ColumnName | None = _column("output", "the answer")

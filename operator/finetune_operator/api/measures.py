@@ -13,6 +13,16 @@ MEASURES: Final[Mapping[str, str]] = MappingProxyType(
     {
         "token_accuracy": "Share of the counted tokens (0 to 1) that the model gave the highest probability.",
         "entropy": "Mean entropy of the model's next-token distribution over the counted tokens, in nats.",
+        "reward_margin": "Mean of the chosen answers' rewards minus the rejected ones'.",
+        "reward_accuracy": "Share of the pairs (0 to 1) whose chosen answer has the higher reward.",
+        "reward_chosen": "Mean reward of the chosen answers; of dpo: beta times the nats by which the model finds them likelier than the reference.",
+        "reward_rejected": "The same of the rejected answers.",
+        "reward_mean": "Mean reward of all answers.",
+        "log_probability_chosen": "Mean log-probability of the chosen answers, all tokens of each (of orpo: of a token), in nats.",
+        "log_probability_rejected": "The same of the rejected answers.",
+        "log_odds_ratio": "Mean of the chosen answers' log-odds minus the rejected ones', in nats.",
+        "likelihood_loss": "Part of the loss that is the chosen answers' mean negative log-likelihood per token, in nats.",
+        "kl": "How far the model is from the reference on answers to other prompts, at least 0, in nats per answer.",
     }
 )
 """Name → meaning; the series `finetune_measure{measure="<name>"}`."""

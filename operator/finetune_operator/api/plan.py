@@ -136,6 +136,10 @@ class Plan(ReadModel):
     max_length: int
     rows: int = Field(description="Usable rows of the data set; 0 when it was not inspected.")
     packed: bool = Field(False, description="Rows are joined to sequences (training.packing).")
+    precomputed_reference: bool = Field(
+        False,
+        description="The reference's log-probabilities of all rows are computed before the first step, not in every step (objective dpo).",
+    )
     sequences: int = Field(0, description="What an epoch has: packed sequences, or rows; 0 when it is not known.")
     steps_per_epoch: int
     total_steps: int
@@ -165,7 +169,9 @@ class Plan(ReadModel):
         parts = (self.gpu_product or self.accelerator, self.processes, self.strategy, self.micro_batch_size)
         packed = ("packed",) if self.packed else ()
         offload = () if self.offload is Offload.NONE else (f"{self.offload} offloaded",)
-        return "/".join(str(part) for part in (*parts, self.gradient_checkpointing, self.max_length, *packed, *offload))
+        reference = ("reference precomputed",) if self.precomputed_reference else ()
+        settings = (self.gradient_checkpointing, self.max_length, *packed, *offload, *reference)
+        return "/".join(str(part) for part in (*parts, *settings))
 
     @property
     def gpus(self) -> int:

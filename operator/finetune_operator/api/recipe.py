@@ -15,6 +15,7 @@ from pydantic import Field, JsonValue, ValidationError
 
 from finetune_operator.api.inspection import ModelFacts
 from finetune_operator.api.model import ReadModel, SpecModel
+from finetune_operator.api.preference import OBJECTIVE_SETTINGS
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.training import Training
 from finetune_operator.api.tuning import Tuning
@@ -43,10 +44,16 @@ def recipe_of(spec: FineTuneJobSpec, model: ModelFacts) -> Recipe:
         model_files=hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16],
         objective=spec.objective,
         tuning=spec.tuning.with_defaults().to_json_dict(),
-        training=spec.training.model_copy(update={"learning_rate": spec.learning_rate}).model_dump(
-            mode="json", by_alias=True, exclude_none=True, exclude=set(MAY_DIFFER)
-        ),
+        training=spec.training.model_copy(
+            update={"learning_rate": spec.learning_rate, **_own_settings(spec)}
+        ).model_dump(mode="json", by_alias=True, exclude_none=True, exclude=set(MAY_DIFFER)),
     )
+
+
+def _own_settings(spec: FineTuneJobSpec) -> dict[str, SpecModel]:
+    """Return the objective's block with its defaults: left out, it means the same."""
+    settings = OBJECTIVE_SETTINGS.get(spec.objective)
+    return {} if settings is None else {spec.objective: getattr(spec.training, spec.objective) or settings()}
 
 
 def recipe_obstacle(written: Recipe, wanted: Recipe) -> str | None:

@@ -10,16 +10,18 @@ from typing import ClassVar, Final
 from pydantic import Field
 
 from finetune_operator.api.combinations import forbidden_checkpointing, forbidden_strategies
-from finetune_operator.api.compatibility import Objective
+from finetune_operator.api.compatibility import OBJECTIVE_MEANINGS, Objective
 from finetune_operator.api.evaluation import Evaluation, EvaluationSource, Split
 from finetune_operator.api.inputs import FORMATS, Cache, Columns, Dataset, Filters, ModelSource
 from finetune_operator.api.layouts import OBJECTIVE_LAYOUTS, Layout, listed
 from finetune_operator.api.methods import VIRTUAL_TOKEN_METHODS, Method
 from finetune_operator.api.model import Rule, SpecModel
+from finetune_operator.api.objective_rules import OBJECTIVE_RULES
 from finetune_operator.api.operation import Checkpoint, Output, Run
 from finetune_operator.api.pods import Credentials, EnvironmentVariable, Pod, Scheduling, SecretReference, Toleration
+from finetune_operator.api.preference import Dpo, Kto, Orpo, Reward
 from finetune_operator.api.resources import Resources
-from finetune_operator.api.training import DEFAULT_EPOCHS, DEFAULT_LEARNING_RATES, Training
+from finetune_operator.api.training import DEFAULT_EPOCHS, DEFAULT_LEARNING_RATES, LEARNING_RATE_SHARES, Training
 from finetune_operator.api.tuning import Lora, Quantization, Tuning
 
 __all__ = [
@@ -70,7 +72,7 @@ class FineTuneJobSpec(SpecModel):
 
     objective: Objective = Field(
         Objective.SFT,
-        description="What is optimised: sft, supervised fine-tuning; pretrain, continued pre-training on raw text. Default sft.",
+        description=f"What is optimised: {'; '.join(f'{name}, {meaning}' for name, meaning in OBJECTIVE_MEANINGS.items())}. Default sft.",
     )
     model: ModelSource = Field(description="The model to start from.")
     dataset: Dataset = Field(description="The rows to learn from.")
@@ -123,11 +125,7 @@ class FineTuneJobSpec(SpecModel):
             holds=lambda s: s.training.early_stopping is None or s.dataset.evaluates,
         ),
         *filter(None, map(_learns_from, Objective)),
-        Rule(
-            cel="self.objective != 'pretrain' || self.training.truncation == 'right'",
-            message="training.truncation: objective pretrain cuts documents into pieces and loses nothing; remove truncation",
-            holds=lambda s: s.objective is not Objective.PRETRAIN or s.training.truncation == "right",
-        ),
+        *OBJECTIVE_RULES,
     )
 
     @property
@@ -137,8 +135,30 @@ class FineTuneJobSpec(SpecModel):
 
     @property
     def learning_rate(self) -> float:
-        """The peak learning rate, from the spec or by method."""
-        return self.training.learning_rate or DEFAULT_LEARNING_RATES[self.tuning.method]
+        """The peak learning rate, from the spec or by method and objective."""
+        if self.training.learning_rate is not None:
+            return self.training.learning_rate
+        return DEFAULT_LEARNING_RATES[self.tuning.method] * LEARNING_RATE_SHARES[self.objective]
+
+    @property
+    def dpo(self) -> Dpo:
+        """The settings of objective dpo, with defaults where the spec has none."""
+        return self.training.dpo or Dpo()
+
+    @property
+    def orpo(self) -> Orpo:
+        """The same of objective orpo."""
+        return self.training.orpo or Orpo()
+
+    @property
+    def kto(self) -> Kto:
+        """The same of objective kto."""
+        return self.training.kto or Kto()
+
+    @property
+    def reward(self) -> Reward:
+        """The same of objective reward."""
+        return self.training.reward or Reward()
 
 
 IMMUTABLE_AFTER_START: Final = (

@@ -21,6 +21,7 @@ class LostCause(StrEnum):
     ENCODE = "encode"
     LOAD = "load"
     RESUME = "resume"
+    REFERENCE = "reference"
     PROBE = "probe"
     EVALUATION = "evaluation"
     DATA = "data"
@@ -46,6 +47,7 @@ CAUSE_MEANINGS: Final = MappingProxyType(
         LostCause.ENCODE: "Encoding of the rows, as far as it goes on after that.",
         LostCause.LOAD: "Loading of the model.",
         LostCause.RESUME: "Finding and downloading the checkpoint to go on from.",
+        LostCause.REFERENCE: "Log-probabilities of all rows under the reference model (objective dpo, where the plan says so).",
         LostCause.PROBE: "Trial of the longest batch.",
         LostCause.EVALUATION: "Measuring the loss on the evaluation rows.",
         LostCause.DATA: "Waiting for batches.",

@@ -8,9 +8,11 @@ from typing import ClassVar, Final, Literal
 
 from pydantic import Field
 
+from finetune_operator.api.compatibility import Objective
 from finetune_operator.api.evaluation import EarlyStopping
 from finetune_operator.api.methods import BASE_METHODS, LORA_METHODS, VIRTUAL_TOKEN_METHODS, Method, Optimizer
 from finetune_operator.api.model import Rule, SpecModel
+from finetune_operator.api.preference import Dpo, Kto, Orpo, Reward
 
 DEFAULT_EPOCHS: Final = 3.0
 DEFAULT_LEARNING_RATES: Final[Mapping[Method, float]] = MappingProxyType(
@@ -23,6 +25,18 @@ DEFAULT_LEARNING_RATES: Final[Mapping[Method, float]] = MappingProxyType(
 )
 """Used where training.learningRate is absent. Adapters take about ten times the rate of full fine-tuning (QLoRA paper, table 9; LoRA paper, D),
 factors and virtual tokens more again (3e-3 in the IA3 paper, §3.5; 0.3 with Adafactor in the prompt tuning paper, §3)."""
+
+
+LEARNING_RATE_SHARES: Final = {
+    Objective.SFT: 1.0,
+    Objective.PRETRAIN: 1.0,
+    Objective.DPO: 0.1,
+    Objective.ORPO: 0.5,
+    Objective.KTO: 0.1,
+    Objective.REWARD: 1.0,
+}
+"""Of those, by objective. DPO: TRL 1.16 trains whole models with 1e-6 (DPOConfig), and so KTO. ORPO: 5e-6 to 8e-6
+(arXiv 2403.07691, C)."""
 
 
 class Training(SpecModel):
@@ -66,7 +80,7 @@ class Training(SpecModel):
         gt=0,
         le=1,
         description="Peak learning rate. Default by method: 1e-5 for full, freeze and spectrum, 2e-4 for lora and "
-        "qlora, 5e-3 for ia3, 3e-2 for prompt and prefix.",
+        "qlora, 5e-3 for ia3, 3e-2 for prompt and prefix; of objectives dpo and kto a tenth, of orpo half.",
     )
     schedule: Literal["linear", "cosine", "constant"] = Field(
         "cosine", description="How the learning rate falls after the warm-up. Default cosine."
@@ -96,6 +110,10 @@ class Training(SpecModel):
         "completions",
         description="Which tokens the loss counts: the answers alone, or prompts as well; with objective pretrain always all. Default completions.",
     )
+    dpo: Dpo | None = Field(None, description="Settings of objective dpo.")
+    orpo: Orpo | None = Field(None, description="Settings of objective orpo.")
+    kto: Kto | None = Field(None, description="Settings of objective kto.")
+    reward: Reward | None = Field(None, description="Settings of objective reward.")
     seed: int = Field(42, ge=0, le=2147483647, description="Seed of weights, data order and dropout. Default 42.")
 
     stop_on_divergence: bool = Field(

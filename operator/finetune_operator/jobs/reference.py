@@ -1,6 +1,6 @@
 """The reference pages that are generated from the tables, so that they cannot lie.
 
-python -m finetune_operator.jobs.reference docs/reference     write conditions.md, exit-codes.md, methods.md and strategies.md
+python -m finetune_operator.jobs.reference docs/reference     write conditions.md, exit-codes.md, methods.md, objectives.md and strategies.md
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from finetune_operator.api.compatibility import (
 from finetune_operator.api.exit_codes import EXIT_MEANINGS, ExitCode, ExitMeaning
 from finetune_operator.api.methods import IA3_TARGETS, METHOD_MEANINGS, OPTIMIZER_MEANINGS, Method, Optimizer
 from finetune_operator.api.reasons import REASON_MEANINGS, ConditionType, JobState
+from finetune_operator.jobs import objectives_page as objectives
 from finetune_operator.jobs.conditions import REASONS_OF
 from finetune_operator.jobs.retry import Cause, GiveUp, Retry, judge
 from finetune_operator.planner.host_replan import GROWTH, MOST_HOST_REPLANS
 from finetune_operator.planner.replan import MOST_REPLANS
 
-_GENERATED: Final = "<!-- Generated: python -m finetune_operator.jobs.reference docs/reference -->"
+GENERATED: Final = "<!-- Generated: python -m finetune_operator.jobs.reference docs/reference -->"
 
 CONDITION_MEANINGS: Final = {
     ConditionType.ACCEPTED: "The spec is valid, and no name of a child is taken by an object of someone else.",
@@ -66,7 +67,7 @@ def conditions_page() -> str:
         (
             "# Conditions and reasons",
             "",
-            _GENERATED,
+            GENERATED,
             "",
             "Types and reasons are API: programs may rely on them. Messages are for people.",
             "`kubectl wait --for=condition=Complete ftj/NAME` waits for the end;",
@@ -100,7 +101,7 @@ def exit_codes_page() -> str:
         (
             "# Exit codes",
             "",
-            _GENERATED,
+            GENERATED,
             "",
             "How a container of a job ends is an API between pods and operator.",
             "One JSON line in `/dev/termination-log` says more; the code alone is enough.",
@@ -139,7 +140,7 @@ def strategies_page() -> str:
         (
             "# Strategies",
             "",
-            _GENERATED,
+            GENERATED,
             "",
             "How states are spread over processes (`resources.strategy`; `auto` lets the planner choose), and what can live in host memory",
             "(`resources.offload`; `auto` only where nothing else fits, and with `qlora` nothing). API server, planner and trainer refuse by the",
@@ -207,7 +208,7 @@ def methods_page() -> str:
         (
             "# Methods and optimizers",
             "",
-            _GENERATED,
+            GENERATED,
             "",
             "What a job trains (`tuning.method`) and what steps it (`training.optimizer`), by the strategies that they go with",
             "(`resources.strategy`). Each – is refused by API server and planner, with the reason in",
@@ -278,6 +279,7 @@ def main(arguments: Sequence[str]) -> int:
     (folder / "exit-codes.md").write_text(exit_codes_page())
     (folder / "strategies.md").write_text(strategies_page())
     (folder / "methods.md").write_text(methods_page())
+    (folder / objectives.FILE_NAME).write_text(objectives.objectives_page(GENERATED))
     return 0
 
 

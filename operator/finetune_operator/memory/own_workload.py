@@ -33,7 +33,16 @@ def numerics_of(spec: FineTuneJobSpec) -> Numerics:
     return FLOAT32 if spec.training.precision == "fp32" else FLOAT32_MASTER
 
 
-GOALS: Final[Mapping[Objective, Goal]] = MappingProxyType({Objective.SFT: Goal.SFT, Objective.PRETRAIN: Goal.SFT})
+GOALS: Final[Mapping[Objective, Goal]] = MappingProxyType(
+    {
+        Objective.SFT: Goal.SFT,
+        Objective.PRETRAIN: Goal.SFT,
+        Objective.DPO: Goal.DPO,
+        Objective.ORPO: Goal.ORPO,
+        Objective.KTO: Goal.KTO,
+        Objective.REWARD: Goal.REWARD,
+    }
+)
 """Which sequences, models and heads of each objective are in memory."""
 
 
@@ -93,6 +102,7 @@ def workload_of(
     offload: Offload = Offload.NONE,
     packed: bool = False,
     model_type: str = "",
+    precomputed_reference: bool = False,
 ) -> Workload:
     """Return the workload of one process for `spec` and one way to split its global batch. A search makes a hundred of them.
 
@@ -122,5 +132,6 @@ def workload_of(
         packing=packed,
         separates_rows=packed,
         evaluation_batch=micro_batch if spec.dataset.evaluates else 0,
+        precomputed_reference=precomputed_reference,
         **_habits(numerics_of(spec), strategy, quantization),
     )

@@ -80,6 +80,10 @@ class Goal(Word):
     SFT = "sft"
     DPO = "dpo"
     """Chosen and rejected sequence of each pair in one batch, and a reference model: the base without adapters, or a frozen copy."""
+    ORPO = "orpo"
+    """Chosen and rejected sequence, no reference."""
+    KTO = "kto"
+    """Single sequences and a reference model as DPO's; each batch passes through both once more with mismatched answers, without gradients."""
     REWARD = "reward"
     """Chosen and rejected sequence, and a head of one output."""
     GRPO = "grpo"
@@ -216,12 +220,32 @@ class Workload:
     @cached_property
     def sequences(self) -> int:
         """Sequences of one micro-batch that pass through the model together; pairs count twice."""
-        return self.micro_batch * (2 if self.goal in (Goal.DPO, Goal.REWARD) else 1)
+        return self.micro_batch * self.sequences_per_row
+
+    @property
+    def sequences_per_row(self) -> int:
+        """Two of a pair, whose answers each come with the prompt."""
+        return 2 if self.goal in (Goal.DPO, Goal.ORPO, Goal.REWARD) else 1
+
+    @property
+    def asks_reference(self) -> bool:
+        """Whether each step passes its batch through a reference model as well."""
+        return self.goal in (Goal.DPO, Goal.KTO) and not self.precomputed_reference
+
+    @property
+    def passes_beside(self) -> int:
+        """Forward passes of the batch beside the one that is learned from: of the reference, and KTO's of mismatched answers through both."""
+        return (3 if self.goal is Goal.KTO else 1) if self.asks_reference else 0
 
     @cached_property
     def tokens(self) -> int:
         """Tokens of one micro-batch on one process, padding included."""
         return -(-self.sequences * self.length // self.context_parallel)
+
+    @property
+    def keeps_reference(self) -> bool:
+        """Whether a frozen copy of the model stands beside it: adapters are switched off instead (TRL 1.16)."""
+        return self.asks_reference and self.trains_base
 
     @property
     def length(self) -> int:

@@ -52,7 +52,8 @@ class Way:
 
     def prediction(self, task: Task) -> Prediction:
         """Return what the formulas alone say of it."""
-        tokens = task.spec.training.global_batch_size * task.sequence_length
+        rows = task.spec.training.global_batch_size
+        tokens = rows * self.sized.workload.sequences_per_row * task.sequence_length
         return Prediction(
             kind=task.kind(self.split, self.pool.product),
             expected_bytes=self.sized.footprint.expected_bytes,

@@ -11,6 +11,7 @@ from finetune_operator.api.compatibility import (
     Offload,
     Strategy,
     impossibility,
+    least_micro_batch,
     offloads,
     resume_obstacle,
 )
@@ -58,10 +59,17 @@ def process_counts(spec: FineTuneJobSpec) -> tuple[int, ...] | PlanError:
     elif resources.gpus is not None:
         wanted, field = [resources.gpus], "resources.gpus"
     else:
-        least = resources.min_gpus or 1
-        most = resources.max_gpus or max(least, DEFAULT_MOST_GPUS)
-        wanted, field = list(range(least, most + 1)), "resources.minGPUs to maxGPUs"
-    fitting = tuple(count for count in wanted if batch % count == 0)
+        fewest = resources.min_gpus or 1
+        most = resources.max_gpus or max(fewest, DEFAULT_MOST_GPUS)
+        wanted, field = list(range(fewest, most + 1)), "resources.minGPUs to maxGPUs"
+    least = least_micro_batch(spec.objective)
+    if wanted[0] * least > batch:
+        return PlanError(
+            reason=Reason.INVALID_SPEC,
+            message=f"training.globalBatchSize: {batch} leaves each of {wanted[0]} processes fewer than the {least} rows that objective: "
+            f"{spec.objective} compares with each other; set globalBatchSize: {wanted[0] * least} or more, or {field} to less",
+        )
+    fitting = tuple(count for count in wanted if batch % count == 0 and batch // count >= least)
     if resources.pods is not None:
         fitting = tuple(count for count in fitting if count % resources.pods == 0)
     if resources.strategy not in ("auto", "single") or resources.offload not in ("auto", "none"):
@@ -126,7 +134,9 @@ def strategies(spec: FineTuneJobSpec, processes: int, resume: ResumePoint | None
     candidates = [s for s in candidates if (s is Strategy.SINGLE) == (processes == 1)]
     method, accelerator = spec.tuning.method, spec.resources.accelerator
     optimizer = spec.training.optimizer
-    candidates = [s for s in candidates if impossibility(method, s, accelerator, optimizer) is None]
+    candidates = [
+        s for s in candidates if impossibility(method, s, accelerator, optimizer, objective=spec.objective) is None
+    ]
     return tuple(s for s in candidates if resume is None or _obstacle(resume, s, processes) is None)
 
 
@@ -163,7 +173,8 @@ def forbidden_strategy(spec: FineTuneJobSpec) -> PlanError | None:
     if spec.resources.strategy == "auto":
         return None
     method, optimizer = spec.tuning.method, spec.training.optimizer
-    row = impossibility(method, Strategy(spec.resources.strategy), spec.resources.accelerator, optimizer)
+    accelerator, objective = spec.resources.accelerator, spec.objective
+    row = impossibility(method, Strategy(spec.resources.strategy), accelerator, optimizer, objective=objective)
     if row is None:
         return None
     other = f"tuning.method: {method}" if row.optimizer is None else f"training.optimizer: {optimizer}"
@@ -179,8 +190,9 @@ def micro_batches(spec: FineTuneJobSpec, processes: int, sequence_length: int) -
     wanted = spec.resources.micro_batch_size
     if wanted is not None:
         return (wanted,) if share % wanted == 0 else ()
+    least = least_micro_batch(spec.objective)
     most = max(1, MOST_TOKENS_PER_MICRO_BATCH // sequence_length)
-    return tuple(size for size in divisors(share) if size <= most)
+    return tuple(size for size in divisors(share) if least <= size <= max(least, most))
 
 
 def checkpointings(spec: FineTuneJobSpec) -> tuple[Checkpointing, ...]:

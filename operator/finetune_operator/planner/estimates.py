@@ -13,6 +13,7 @@ from finetune_operator.memory.states import States, states_of
 from finetune_operator.memory.workload import Workload
 from finetune_operator.planner.candidates import Split
 from finetune_operator.planner.history import UNCORRECTED, Correction, Peak, corrected
+from finetune_operator.planner.reference import precomputes_reference
 from finetune_operator.planner.roofline.work import Work, work_of
 from finetune_operator.planner.task import Task
 
@@ -63,6 +64,7 @@ class Estimates:
                 checkpointing=split.checkpointing,
                 packed=self._task.packed,
                 model_type=self._task.architecture.model_type,
+                precomputed_reference=precomputes_reference(self._task.spec, split.strategy, self._task.passes),
             )
         return found
 

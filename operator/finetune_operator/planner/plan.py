@@ -38,6 +38,7 @@ from finetune_operator.planner.limits import NO_LIMITS, Limits
 from finetune_operator.planner.pools import Pool, cpu_pools, gpu_pools
 from finetune_operator.planner.price_list import PriceList
 from finetune_operator.planner.publication import check_formats
+from finetune_operator.planner.reference import reference_reason
 from finetune_operator.planner.search import Outcome, search
 from finetune_operator.planner.sequences import SequencesOfEpoch, sequences_of, total_steps
 from finetune_operator.planner.speed import throughput_of
@@ -113,6 +114,7 @@ class Question:
         reasons = (
             *reasons_of(self.task, outcome.chosen, outcome, self.all_pools),
             *self.sequences.reasons,
+            *filter(None, (reference_reason(self.task.spec, outcome.chosen.split.strategy, self.task.passes),)),
             *self.unused,
         )
         return _plan(self.task, outcome.chosen, reasons, self.sequences, self.assumptions)
@@ -200,6 +202,7 @@ def question_of(
         prices=PriceList(prices),
         lengths=None if inspection is None or made.packed else inspection.dataset.tokens,
         packed=made.packed,
+        passes=_passes(spec, made),
         resume=resume,
     )
     pools, all_pools = _pools(spec, inventory, kept_free_bytes)
@@ -207,6 +210,13 @@ def question_of(
     if not pools:
         return with_unused(no_capacity(spec, all_pools, counts), unused)
     return Question(task, pools, all_pools, counts, unused, made, (*assumptions, *made.assumptions))
+
+
+def _passes(spec: FineTuneJobSpec, made: SequencesOfEpoch) -> float | None:
+    """How often training sees each row."""
+    if spec.training.max_steps is None:
+        return spec.training.epochs_or_default
+    return spec.training.max_steps * spec.training.global_batch_size / made.count if made.count else None
 
 
 def untraced(error: PlanError, why: str) -> PlanError:
@@ -275,6 +285,7 @@ def _plan(
         max_length=spec.training.max_length,
         rows=made.rows,
         packed=made.packed,
+        precomputed_reference=chosen.sized.workload.precomputed_reference,
         sequences=made.count,
         steps_per_epoch=ceil(made.count / spec.training.global_batch_size),
         total_steps=total_steps(spec, made.count),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
-from finetune_operator.api.compatibility import Strategy, impossibility
+from finetune_operator.api.compatibility import Objective, Strategy, impossibility
 from finetune_operator.api.methods import Method
 from finetune_operator.api.spec import FineTuneJobSpec, Tuning
 from finetune_operator.planner.candidate import Candidate
@@ -172,7 +172,7 @@ def _with_method(task: Task, method: Method) -> Task | None:
 
 def _can_quantise(spec: FineTuneJobSpec) -> bool:
     resources = spec.resources
-    if spec.training.precision != "bf16" or resources.accelerator != "gpu":
+    if spec.training.precision != "bf16" or resources.accelerator != "gpu" or spec.objective is Objective.REWARD:
         return False
     return resources.strategy == "auto" or not impossibility(
         Method.QLORA, Strategy(resources.strategy), "gpu", spec.training.optimizer

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Final
 
-from finetune_operator.api.compatibility import PACKING_ISOLATED, PACKING_LEAKS, Objective
+from finetune_operator.api.compatibility import LEARN_TEXTS, PACKING_ISOLATED, PACKING_LEAKS, Objective
 from finetune_operator.api.inspection import DatasetFacts, InspectionReport, PackedRows, TokenHistogram
 from finetune_operator.api.methods import VIRTUAL_TOKEN_METHODS
 from finetune_operator.api.packing import packed_rows
@@ -62,7 +62,7 @@ def sequences_of(
     longest = max(min(cut, facts.tokens.maximum), evaluated) if facts.tokens.maximum else cut
     alone = SequencesOfEpoch(facts.rows, facts.rows, longest)
     is_alone = wanted == "none" or spec.training.group_by_length or spec.tuning.method in VIRTUAL_TOKEN_METHODS
-    if is_alone or facts.rows == 0:
+    if is_alone or facts.rows == 0 or spec.objective not in LEARN_TEXTS:
         return alone
     made = facts.packed or _at_most(facts.tokens, cut)
     packed = SequencesOfEpoch(facts.rows, made.sequences, max(made.longest, evaluated), packed=True)

@@ -33,7 +33,9 @@ def throughput_of(task: Task, chosen: Candidate, steps: int) -> Throughput:
     price = task.prices.per_hour(chosen.pool.product)
     return Throughput(
         step_seconds=_significant(seconds),
-        tokens_per_second=_significant(task.spec.training.global_batch_size * length / seconds),
+        tokens_per_second=_significant(
+            task.spec.training.global_batch_size * workload.sequences_per_row * length / seconds
+        ),
         total_seconds=None if total is None else _significant(total),
         gpu_hours=None if hours is None else _significant(hours),
         cost=None if hours is None or price is None else round(hours * price, 2),

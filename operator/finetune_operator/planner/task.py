@@ -32,6 +32,8 @@ class Task:
     """Nothing fits otherwise; where the user asks for offload, this says nothing."""
     packed: bool = False
     """Rows are joined to sequences of `sequence_length` tokens."""
+    passes: float | None = None
+    """How often training sees each row; None where the rows are not known."""
     resume: ResumePoint | None = None
     """Another job's checkpoint, which the plan must be able to go on from."""
 

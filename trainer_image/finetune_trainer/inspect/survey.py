@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from finetune_operator.api.evaluation import Split
 from finetune_operator.api.inputs import Filters
 from finetune_operator.api.inspection import RowProblem
-from finetune_trainer.encoding import Encoder, pieces
+from finetune_trainer.encoding import Encoder, answer_tokens, pieces
 from finetune_trainer.inspect.labels import count_labels
 from finetune_trainer.rendering import RenderedRow, Text
 from finetune_trainer.row_filters import RowFilter
@@ -166,6 +166,7 @@ class _Lengths:
     """Counts tokens as SFTTrainer will."""
 
     def __init__(self, files: TokenizerFiles, limits: Limits) -> None:
+        self._files = files
         self._tokenizer: Tokenizer = files.tokenizer
         self._encoder = Encoder(
             files, completions_only=True, max_length=limits.max_length, truncation=limits.truncation
@@ -201,7 +202,7 @@ class _Lengths:
             return "it has one token, and none to predict from it"
         if isinstance(value, Conversation | PromptCompletion):
             return self._problem_of_answer(value, texts[0].text, lengths[texts[0].side])
-        if isinstance(value, Preference | JudgedCompletion) and any(map(self._is_all_prompt, texts, lengths.values())):
+        if isinstance(value, Preference | JudgedCompletion) and self._is_all_prompt(texts, lengths):
             return self._cut_off
         return None
 
@@ -225,11 +226,10 @@ class _Lengths:
             return True
         return self._encoded < CONVERSATIONS_ENCODED
 
-    def _is_all_prompt(self, text: Text, length: int) -> bool:
-        if length <= self.limits.max_length or self.limits.truncation == "left":
+    def _is_all_prompt(self, texts: Sequence[Text], lengths: Mapping[str, int]) -> bool:
+        if min(lengths.values()) <= self.limits.max_length:
             return False
-        prompt = self._tokenizer.encode(text.text[: text.prompt], add_special_tokens=not text.by_template)
-        return len(prompt) >= self.limits.max_length
+        return min(answer_tokens(self._files, text)[1] for text in texts) >= self.limits.max_length
 
 
 class _Kind(NamedTuple):

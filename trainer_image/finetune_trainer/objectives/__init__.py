@@ -11,7 +11,14 @@ from finetune_operator.api.compatibility import Objective
 from finetune_trainer.objectives.recipe import Recipe
 
 _MODULES: Final[Mapping[Objective, str]] = MappingProxyType(
-    {Objective.SFT: "supervised", Objective.PRETRAIN: "pretraining"}
+    {
+        Objective.SFT: "supervised",
+        Objective.PRETRAIN: "pretraining",
+        Objective.DPO: "preference",
+        Objective.ORPO: "odds_ratio",
+        Objective.KTO: "judged",
+        Objective.REWARD: "reward",
+    }
 )
 """Objective → module of this package that has its `RECIPE`."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ class SupervisedTrainer(JobTraining, SFTTrainer):
         if self._packs:
             self.data_collator: Any = PackedCollator(self.data_collator)
 
-    def before_training(self) -> None:
+    def before_training(self, resumed_from: Path | None) -> None:
         """Prove that packed rows do not see each other."""
         if self._packs:
             check_isolation(self.model_wrapped, self.model.config.get_text_config().vocab_size)

@@ -14,6 +14,8 @@ from finetune_operator.api.manifest import Manifest
 from finetune_operator.api.methods import LORA_METHODS, VIRTUAL_TOKEN_METHODS, Method
 from finetune_operator.api.plan import AttemptFile
 from finetune_operator.api.spec import FineTuneJobSpec
+from finetune_trainer.objectives import recipe_of
+from finetune_trainer.objectives.recipe import CAUSAL
 from finetune_trainer.publish.hub import CARD_KEY
 
 VLLM_RANKS: Final = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -50,6 +52,7 @@ def read_history(checkpoint: Path) -> History:
 def model_card(attempt: AttemptFile, checkpoint: Manifest, history: History, trial: Trial) -> str:
     """Return README.md of the published model."""
     spec, plan, facts = attempt.spec, attempt.plan, attempt.inspection
+    head = recipe_of(spec.objective).head(attempt)
     base = spec.model.uri.removeprefix("hf://")
     revision = f" at `{facts.model.revision}`" if facts.model.revision else ""
     lines = ["---", front_matter(attempt, checkpoint).to_yaml(), "---", "", f"# {attempt.name}", ""]
@@ -59,7 +62,7 @@ def model_card(attempt: AttemptFile, checkpoint: Manifest, history: History, tri
         named = ", ".join(part for part in (known.id, known.name, known.link) if part)
         lines += [f"The base model's card names its licence: {named}. It may bind this model too.", ""]
     lines += ["## Use", "", "```python", *_usage(attempt), "```", ""]
-    lines += serving(attempt)
+    lines += serving(attempt) if head is CAUSAL else []  # servers of language models have no use for another head
     lines += [
         "## Training",
         "",
@@ -101,7 +104,7 @@ def front_matter(attempt: AttemptFile, checkpoint: Manifest) -> ModelCardData:
         base_model=spec.model.uri.removeprefix("hf://"),
         base_model_relation="finetune" if merged else "adapter",
         library_name="transformers" if merged else "peft",
-        pipeline_tag="text-generation",
+        pipeline_tag="text-generation" if recipe_of(spec.objective).head(attempt) is CAUSAL else "text-classification",
         tags=["finetune-operator", spec.objective.value, spec.tuning.method.value],
         license=known.id if known else None,
         license_name=known.name if known else None,
@@ -140,17 +143,19 @@ def serving(attempt: AttemptFile) -> list[str]:
 
 
 def _usage(attempt: AttemptFile) -> list[str]:
+    loader = recipe_of(attempt.spec.objective).head(attempt).auto_class
     if publishes_model(attempt.spec):
         return [
-            "from transformers import AutoModelForCausalLM, AutoTokenizer",
+            f"from transformers import {loader}, AutoTokenizer",
             "",
-            'model = AutoModelForCausalLM.from_pretrained("<this folder>")',
+            f'model = {loader}.from_pretrained("<this folder>")',
             'tokenizer = AutoTokenizer.from_pretrained("<this folder>")',
         ]
+    peft = loader.replace("Auto", "AutoPeft", 1)
     return [
-        "from peft import AutoPeftModelForCausalLM",
+        f"from peft import {peft}",
         "",
-        'model = AutoPeftModelForCausalLM.from_pretrained("<this folder>/adapter")',
+        f'model = {peft}.from_pretrained("<this folder>/adapter")',
     ]
 
 
@@ -191,14 +196,23 @@ def _lineage(attempt: AttemptFile, checkpoint: Manifest, trial: Trial) -> list[t
         ("uid", attempt.uid),
         ("attempt", checkpoint.attempt),
         ("checkpoint", f"step {checkpoint.step}, written by {checkpoint.world_size} processes ({checkpoint.strategy})"),
-        ("tried", f"{trial.generated_tokens} tokens generated, all logits finite"),
+        (
+            "tried",
+            f"{trial.generated_tokens} tokens generated, all logits finite"
+            if trial.generated_tokens
+            else "all its numbers are finite",
+        ),
     ]
     if trial.merge_difference is not None:
         lineage.append(
             (
                 "merged against adapter",
-                f"largest difference {trial.merge_difference:.2g} of the largest logit; "
-                f"{trial.equal_tokens} of {trial.generated_tokens} greedily generated tokens equal",
+                f"largest difference {trial.merge_difference:.2g} of the largest logit"
+                + (
+                    f"; {trial.equal_tokens} of {trial.generated_tokens} greedily generated tokens equal"
+                    if trial.generated_tokens
+                    else ""
+                ),
             )
         )
     return lineage

@@ -166,18 +166,20 @@ class _Answer:
 
 
 def _answer(model: Any, prompt: Any) -> _Answer:
-    """Generate some tokens; a model whose logits are not finite is not published."""
+    """Generate some tokens, with a model that writes; one whose logits are not finite is not published."""
     import torch
 
-    model.config.use_cache = True
-    with torch.no_grad():
-        tokens = model.generate(
-            input_ids=prompt,
-            attention_mask=torch.ones_like(prompt),
-            max_new_tokens=NEW_TOKENS,
-            min_new_tokens=1,
-            do_sample=False,
-        )
+    tokens = prompt
+    if model.can_generate():
+        model.config.use_cache = True
+        with torch.no_grad():
+            tokens = model.generate(
+                input_ids=prompt,
+                attention_mask=torch.ones_like(prompt),
+                max_new_tokens=NEW_TOKENS,
+                min_new_tokens=1,
+                do_sample=False,
+            )
     logits = _logits(model, tokens)
     if not bool(torch.isfinite(logits).all()):
         raise TrainerFailure(ExitCode.DIVERGED, "the trained model's logits are not finite; nothing was published")

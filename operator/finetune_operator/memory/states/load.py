@@ -49,5 +49,7 @@ def _one_reader(architecture: Architecture, workload: Workload) -> int:
     ):
         return 2 * architecture.largest_tensor * workload.numerics.base
     if workload.trains_base:
-        return architecture.parameters * workload.numerics.trained
+        # A frozen copy of it (objective dpo) is made before both go to the GPU.
+        copies = 2 if workload.keeps_reference else 1
+        return copies * architecture.parameters * workload.numerics.trained
     return base_weight_bytes(architecture, workload)

@@ -22,7 +22,7 @@ from finetune_operator.memory.states.quantization import (
 from finetune_operator.memory.states.sharding import Shard, Whole, shard, share
 from finetune_operator.memory.states.states import States
 from finetune_operator.memory.states.trainable import Trained, has_score_head, outer_tensors, total, trained_tensors
-from finetune_operator.memory.workload import Goal, Tuning, Workload
+from finetune_operator.memory.workload import Tuning, Workload
 
 
 class _Model(NamedTuple):
@@ -110,7 +110,7 @@ def _whole(
         layer_frozen = frozen_layer_bytes(architecture, workload)
     mixes = workload.flat_parameters and workload.software.frozen_gradients and not workload.trains_base
     beside = architecture.parameters - architecture.outer_parameters if mixes else 0
-    reference = workload.numerics.trained * architecture.parameters if needs_reference_copy(workload) else 0
+    reference = workload.numerics.trained * architecture.parameters if workload.keeps_reference else 0
     parts = workload.tensor_parallel
     whole = Whole(
         parameters=parameters,
@@ -132,11 +132,6 @@ def _whole(
         if parts == 1
         else whole._replace(**{name: share(size, parts) for name, size in whole._asdict().items() if name != "layers"})
     )
-
-
-def needs_reference_copy(workload: Workload) -> bool:
-    """Whether a frozen copy of the model stands beside it: DPO on the model's own weights; adapters are switched off instead (TRL 1.16)."""
-    return workload.goal is Goal.DPO and workload.trains_base and not workload.precomputed_reference
 
 
 def _trained_in_layer(architecture: Architecture, workload: Workload) -> int:

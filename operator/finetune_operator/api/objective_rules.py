@@ -1,0 +1,86 @@
+"""What of a spec has no meaning with an objective: each a rule of the CRD with its reason and remedy."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from finetune_operator.api.compatibility import LEARN_TEXTS, PREFERENCES, SHARDED_STRATEGIES, Method, Objective
+from finetune_operator.api.layouts import listed
+from finetune_operator.api.model import Rule
+from finetune_operator.api.preference import OBJECTIVE_SETTINGS
+
+_TEXTS: Final = ", ".join(f"'{objective}'" for objective in Objective if objective in LEARN_TEXTS)
+
+_PREFERENCES: Final = ", ".join(f"'{objective}'" for objective in PREFERENCES)
+
+
+def _own_block(objective: Objective) -> Rule:
+    """Return the rule that an objective's settings stand in a job of that objective only."""
+    return Rule(
+        cel=f"self.objective == '{objective}' || !has(self.training.{objective})",
+        message=f"training.{objective} belongs to objective: {objective}; set that objective or remove the block",
+        holds=lambda s: s.objective is objective or getattr(s.training, objective) is None,
+    )
+
+
+OBJECTIVE_RULES: Final = (
+    Rule(
+        cel="self.objective != 'pretrain' || self.training.truncation == 'right'",
+        message="training.truncation: objective pretrain cuts documents into pieces and loses nothing; remove truncation",
+        holds=lambda s: s.objective is not Objective.PRETRAIN or s.training.truncation == "right",
+    ),
+    Rule(
+        cel=f"self.objective in [{_TEXTS}] || self.training.truncation == 'right'",
+        message="training.truncation: left belongs to objective: sft; the answers of others are cut on the right; remove truncation",
+        holds=lambda s: s.objective in LEARN_TEXTS or s.training.truncation == "right",
+    ),
+    Rule(
+        cel=f"self.objective in [{_TEXTS}] || self.training.packing != 'best-fit'",
+        message="training.packing: best-fit joins texts that are learned token by token (objective: sft, pretrain), not rows that are compared; "
+        "set packing: none",
+        holds=lambda s: s.objective in LEARN_TEXTS or s.training.packing != "best-fit",
+    ),
+    Rule(
+        cel=f"self.objective in [{_TEXTS}, 'orpo'] || self.training.lossOn != 'all'",
+        message="training.lossOn: all counts prompts, which only the likelihoods of objective: sft and orpo can; set lossOn: completions",
+        holds=lambda s: s.objective in (*LEARN_TEXTS, Objective.ORPO) or s.training.loss_on != "all",
+    ),
+    Rule(
+        cel=f"self.objective in [{_TEXTS}] || !(has(self.dataset.split) || has(self.dataset.evaluation))",
+        message="dataset: split and evaluation are for objective: sft and pretrain, whose loss is that of single tokens; remove them",
+        holds=lambda s: s.objective in LEARN_TEXTS or not s.dataset.evaluates,
+    ),
+    *map(_own_block, OBJECTIVE_SETTINGS),
+    Rule(
+        cel=f"!(self.objective in [{_PREFERENCES}]) || self.tuning.method in ['full', 'lora', 'qlora']",
+        message=f"tuning.method: objectives {listed(PREFERENCES, 'and')} were tried with full, lora and qlora; set one of them",
+        holds=lambda s: s.objective not in PREFERENCES or s.tuning.method in (Method.FULL, Method.LORA, Method.QLORA),
+    ),
+    Rule(
+        cel="self.objective != 'kto' || self.training.globalBatchSize > 1 && (!has(self.resources.microBatchSize) || "
+        "self.resources.microBatchSize > 1)",
+        message="objective: kto compares each answer with other rows; set training.globalBatchSize and resources.microBatchSize to 2 or more",
+        holds=lambda s: (
+            s.objective is not Objective.KTO or (s.training.global_batch_size > 1 and s.resources.micro_batch_size != 1)
+        ),
+    ),
+    Rule(
+        cel="self.objective != 'kto' || self.tuning.method != 'full' || !(self.resources.strategy in ['fsdp', 'zero1', 'zero2', 'zero3'])",
+        message="resources.strategy: the frozen reference of objective: kto with method: full is not sharded; use strategy: ddp, or method: lora",
+        holds=lambda s: (
+            s.objective is not Objective.KTO
+            or s.tuning.method is not Method.FULL
+            or s.resources.strategy not in SHARDED_STRATEGIES
+        ),
+    ),
+    Rule(
+        cel="self.objective != 'reward' || self.tuning.method != 'qlora'",
+        message="tuning.method: qlora would store the new head of objective: reward in 4 bits; use method: lora or full",
+        holds=lambda s: s.objective is not Objective.REWARD or s.tuning.method is not Method.QLORA,
+    ),
+    Rule(
+        cel="self.objective != 'reward' || !has(self.output.gguf) || self.output.gguf.size() == 0",
+        message="output.gguf: what objective: reward makes writes no tokens, and GGUF files are for programs that do; remove output.gguf",
+        holds=lambda s: s.objective is not Objective.REWARD or not s.output.gguf,
+    ),
+)

@@ -1,0 +1,77 @@
+"""Every example of an objective goes its whole way on a tiny model: inspected, planned, trained, published, loaded again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import yaml
+
+from finetune_operator.api.inspection import InspectionRequest, inspection_key
+from finetune_operator.api.plan import GIB, AttemptFile, Plan, checkpoint_uri
+from finetune_operator.api.spec import FineTuneJobSpec
+from finetune_operator.planner.inventory import CpuNodes, Inventory
+from finetune_operator.planner.plan import make_plan
+from finetune_trainer.inspect.command import inspect
+from finetune_trainer.testing import judged_rows, preference_rows, write_rows
+from finetune_trainer.testing_ranks import RankServer
+
+EXAMPLES: Final = Path(__file__).parents[2] / "examples"
+ROWS: Final = {
+    "dpo-lora.yaml": preference_rows,
+    "orpo-lora.yaml": preference_rows,
+    "kto-lora.yaml": judged_rows,
+    "reward-lora.yaml": preference_rows,
+}
+NODE: Final = Inventory(cpu_nodes=(CpuNodes(nodes=1, cpu_millicores=4000, memory_bytes=24 * GIB),))
+
+
+def attempt_of(name: str, model: Path, folder: Path, **training: Any) -> AttemptFile:
+    """The example with other places, inspected and planned as `finetune run` does it."""
+    manifest = yaml.safe_load((EXAMPLES / name).read_text())
+    spec = {**manifest["spec"], "model": {"uri": f"file://{model}"}, "output": {"uri": f"file://{folder / 'out'}"}}
+    rows = write_rows(folder / "rows.jsonl", ROWS[name](48))
+    spec["dataset"] = {**spec["dataset"], "uri": f"file://{rows}"}
+    spec["training"] = {**spec["training"], **training}
+    spec.pop("credentials")
+    parsed = FineTuneJobSpec.model_validate(spec)
+    uid = "0f1e2d3c-0000-4000-8000-000000000000"
+    request = InspectionRequest(
+        namespace="default", name="example", uid=uid, spec=parsed, key=inspection_key("default", parsed)
+    )
+    report = inspect(request)
+    plan = make_plan(parsed, report, NODE)
+    assert isinstance(plan, Plan), plan
+    return AttemptFile(
+        namespace="default",
+        name="example",
+        uid=uid,
+        attempt=1,
+        spec=parsed,
+        inspection=report,
+        plan=plan,
+        checkpoint_uri=checkpoint_uri(parsed, "example", uid),
+        metrics_port=0,
+    )
+
+
+@pytest.mark.parametrize("name", sorted(ROWS))
+def test_an_example_goes_its_whole_way(name: str, ranks: RankServer, tiny_model: Path, tmp_path: Path) -> None:
+    attempt = attempt_of(name, tiny_model, tmp_path, learningRate=5e-3)
+    result = ranks.run(attempt, tmp_path / "run")
+    published = ranks.call("finetune_trainer.testing_ranks:publish_case", folder=str(tmp_path / "run"))
+
+    assert result.statuses == (0,), result.log()
+    assert published["code"] == 0, published["termination"]
+    assert result.losses[attempt.plan.total_steps] < result.losses[1]
+    architecture = json.loads((tmp_path / "out" / "config.json").read_text())["architectures"][0]
+    is_judge = name == "reward-lora.yaml"
+    assert architecture == ("LlamaForSequenceClassification" if is_judge else "LlamaForCausalLM")
+    if is_judge:
+        held_out = write_rows(tmp_path / "held-out.jsonl", preference_rows(32, seed=1))
+        share = ranks.call(
+            "finetune_trainer.testing_plain:preferred_share", model=str(tmp_path / "out"), data=str(held_out)
+        )
+        assert share > 0.9
