@@ -38,7 +38,8 @@ def test_checkpoints_go_on_with_other_processes_or_strategies_where_their_losses
     assert resume_obstacle(zero3, 2, zero3, 2) is None
     assert "other losses" in (resume_obstacle(zero3, 2, zero3, 4) or "")
     assert "strategy ddp" in (resume_obstacle(ddp, 2, zero2, 2) or "")
-    assert "strategy zero2" in (resume_obstacle(zero2, 2, Strategy.ZERO1, 2) or "")
+    assert resume_obstacle(zero2, 2, Strategy.ZERO1, 4) is None
+    assert "strategy zero2" in (resume_obstacle(zero2, 2, zero3, 2) or "")
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10m", 600), ("24h", 86400), ("7d", 604800)])

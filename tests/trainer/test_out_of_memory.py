@@ -75,6 +75,6 @@ def test_a_replan_that_cannot_resume_what_the_old_strategy_wrote_starts_afresh_a
     assert sorted(afresh.losses) == [1, 2, 3, 4]
     problems = [event.problem for event in afresh.events if isinstance(event, CheckpointEvent) and not event.verified]
     assert problems == [
-        "it was written with strategy single and the plan has zero2; DeepSpeed's states are read by the same ZeRO stage alone, "
+        "it was written with strategy single and the plan has zero2; DeepSpeed's states are read by DeepSpeed alone, those of ZeRO-3 by ZeRO-3, "
         "because a GPU ran out of memory: it starts afresh"
     ]

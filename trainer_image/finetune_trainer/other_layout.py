@@ -53,28 +53,34 @@ def load_optimizer_shards(model: Any, optimizer: Any, checkpoint: Path) -> None:
 
 
 def load_saved_model(model: Any, checkpoint: Path) -> None:
-    """Load into a whole model what `save_pretrained` wrote of one.
+    """Load into a whole model what `save_pretrained` wrote of one."""
+    model.load_state_dict(_saved_state(type(model), model, checkpoint))
+
+
+def _saved_state(kind: type[Any], model: Any, checkpoint: Path) -> dict[str, torch.Tensor]:
+    """Return the weights that `save_pretrained` wrote of such a model, by the names that a model of this class has in memory.
 
     transformers 5.23 saves some weights under other names than they have in memory (each expert's own matrices, as on the hub), and its Trainer's
     own resume looks for those in memory and passes over what it does not find: a Mixtral went on with the experts it had started from.
     """
     # The widest type of all: beside trained weights in float32 frozen ones may be in bfloat16.
     widest = max((parameter.dtype for parameter in model.parameters()), key=lambda dtype: dtype.itemsize)
-    saved, found = type(model).from_pretrained(checkpoint, dtype=widest, output_loading_info=True)
+    saved, found = kind.from_pretrained(checkpoint, dtype=widest, output_loading_info=True)
     wrong = sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
     if wrong:
         raise TrainerFailure(
             ExitCode.BUG,
             f"{len(wrong)} weights of the model are not in its checkpoint, or not in their shape, such as {wrong[0]}",
         )
-    model.load_state_dict(saved.state_dict())
+    state: dict[str, torch.Tensor] = saved.state_dict()
+    return state
 
 
 def load_whole_model(model: Any, checkpoint: Path) -> None:
     """Load whole weights into an FSDP2 model: every rank reads them and keeps its shard."""
     from torch.distributed.tensor import distribute_tensor
 
-    whole = _whole_weights(checkpoint)
+    whole = _whole_weights(model, checkpoint)
     state = _trained_state(model)
     missing = sorted(state.keys() - whole.keys())
     if missing:
@@ -108,11 +114,13 @@ def load_whole_optimizer(model: Any, optimizer: Any, checkpoint: Path) -> None:
 def load_zero_of_others(
     resumed: Manifest | None, plan: Plan, place: Place, collective: Collective, checkpoint: Path, settings: Any
 ) -> None:
-    """Have DeepSpeed load the shards of another number of processes, if it is that which is resumed. Collective.
+    """Have DeepSpeed load the shards of another number of processes or another stage, if it is that which is resumed. Collective.
 
     `settings` are transformers' training arguments, before DeepSpeed reads them.
     """
-    if resumed is None or plan.strategy not in ZERO_STAGES or resumed.world_size == plan.processes:
+    if resumed is None or plan.strategy not in ZERO_STAGES:
+        return
+    if (resumed.world_size, resumed.strategy) == (plan.processes, plan.strategy):
         return
     if place.is_first_of_pod:
         _make_universal(checkpoint)
@@ -160,7 +168,14 @@ def _set_trained_state(model: Any, state: dict[str, Any]) -> None:
         model.load_state_dict(state)
 
 
-def _whole_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+def _whole_weights(model: Any, checkpoint: Path) -> dict[str, torch.Tensor]:
+    from peft import PeftModel
+    from torch.distributed.fsdp import FSDPModule
+
+    if not isinstance(model, PeftModel):
+        # FSDP2 makes its units instances of a class of its own, which is derived from FSDPModule and the model's.
+        own = next(kind for kind in type(model).__mro__ if not issubclass(kind, FSDPModule))
+        return _saved_state(own, model, checkpoint)
     from safetensors.torch import load_file
 
     found: dict[str, torch.Tensor] = {}

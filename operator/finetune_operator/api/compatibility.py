@@ -123,16 +123,19 @@ NOT_OFFERED: Final[Mapping[str, str]] = MappingProxyType(
 )
 """What other programs do and this one does not, with the reason; measured or read with the versions that are named."""
 
-RESUME_EACH_OTHER: Final = (Strategy.SINGLE, Strategy.DDP, Strategy.FSDP)
-"""Strategies whose checkpoints all of them go on from, with any number of processes."""
-ANY_WORLD_SIZE: Final = (*RESUME_EACH_OTHER, Strategy.ZERO1, Strategy.ZERO2)
-"""Strategies whose checkpoints another number of processes goes on from: ZeRO-1's and ZeRO-2's by DeepSpeed's universal checkpoint."""
+RESUME_EACH_OTHER: Final = ((Strategy.SINGLE, Strategy.DDP, Strategy.FSDP), (Strategy.ZERO1, Strategy.ZERO2))
+"""Groups of strategies whose checkpoints all of the group go on from, with any number of processes: ZeRO-1 and ZeRO-2 by DeepSpeed's universal
+checkpoint."""
+ANY_WORLD_SIZE: Final = tuple(strategy for group in RESUME_EACH_OTHER for strategy in group)
 
 
 def resume_obstacle(written_by: Strategy, processes: int, strategy: Strategy, world_size: int) -> str | None:
     """Return why a checkpoint of `processes` cannot be resumed by a plan over `world_size`, None when it can (deepspeed 0.19.8, torch 2.13)."""
-    if written_by is not strategy and not {written_by, strategy} <= set(RESUME_EACH_OTHER):
-        return f"it was written with strategy {written_by} and the plan has {strategy}; DeepSpeed's states are read by the same ZeRO stage alone"
+    if written_by is not strategy and not any({written_by, strategy} <= set(group) for group in RESUME_EACH_OTHER):
+        return (
+            f"it was written with strategy {written_by} and the plan has {strategy}; DeepSpeed's states are read by DeepSpeed alone, "
+            "those of ZeRO-3 by ZeRO-3"
+        )
     if processes != world_size and strategy not in ANY_WORLD_SIZE:
         # Loss of step 6 after a universal checkpoint of 2 processes: 3.77576 with 1 process instead of 3.77530, and 3.4285 instead of 3.4197 with 2.
         return (
