@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from finetune_operator.api.compatibility import Method
 from finetune_operator.api.gguf import GGUF_BYTES, gguf_obstacle
 from finetune_operator.api.inspection import ModelFacts
 from finetune_operator.api.plan import GIB, Plan, PlanError
@@ -44,7 +43,7 @@ def publication_needs(spec: FineTuneJobSpec, model: ModelFacts, plan: Plan, *, c
 
     Also without a merge the base model is loaded: an adapter is tried on it before anybody gets it.
     """
-    full = spec.tuning.method is Method.FULL
+    full = spec.tuning.trains_base
     per_parameter = _FLOAT_BYTES if spec.training.precision == "fp32" else 2
     parameters = model.parameters or plan.total_parameters
     # A report without a count (tests, very old reports) still has the files' size.
