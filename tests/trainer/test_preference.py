@@ -156,7 +156,7 @@ def test_a_killed_run_goes_on_bit_for_bit_with_what_the_reference_said_before(
     killed = ranks.run(
         dpo(Strategy.DDP, **settings),
         tmp_path / "killed",
-        probes=("KILL-STEP:1:4",),
+        probes=("KILL:1:4",),
         environment={"FINETUNE_TEST_OUTPUT": str(tmp_path / "out")},
     )
     resumed = ranks.run(dpo(Strategy.DDP, **settings, number=2), tmp_path / "resumed")

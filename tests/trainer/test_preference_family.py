@@ -136,7 +136,7 @@ def test_a_killed_run_goes_on_bit_for_bit(
     killed = ranks.run(
         attempts(objective, method),
         tmp_path / "killed",
-        probes=("KILL-STEP:0:4",),
+        probes=("KILL:0:4",),
         environment={"FINETUNE_TEST_OUTPUT": str(tmp_path / "out")},
     )
     resumed = ranks.run(attempts(objective, method, number=2), tmp_path / "resumed")
