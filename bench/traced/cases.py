@@ -7,7 +7,7 @@ from random import Random
 from typing import Any, Final
 
 from finetune_operator.api.compatibility import Checkpointing, Strategy
-from finetune_operator.memory.workload import (
+from finetune_operator.memory.kinds import (
     FLOAT32,
     FLOAT32_MASTER,
     PURE_BF16,
@@ -18,8 +18,8 @@ from finetune_operator.memory.workload import (
     Optimizer,
     Quantization,
     Tuning,
-    Workload,
 )
+from finetune_operator.memory.workload import Workload
 from finetune_trainer.oracle.setting import (
     Precision,
     TracedLoss,

@@ -10,8 +10,8 @@ from typing import Any, Final
 from finetune_operator.api.plan import Component, Phase, PlanError
 from finetune_operator.memory.architecture import Head, architecture_of
 from finetune_operator.memory.estimate import estimate
+from finetune_operator.memory.kinds import Goal
 from finetune_operator.memory.runtime import communication_bytes
-from finetune_operator.memory.workload import Goal
 from finetune_trainer.oracle.peak_tracker import TracedPhase
 from finetune_trainer.oracle.step import trace
 from traced.cases import Case, setting_of

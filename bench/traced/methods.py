@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from finetune_operator.api.compatibility import Checkpointing
-from finetune_operator.memory.workload import (
+from finetune_operator.memory.kinds import (
     FLOAT32_MASTER,
     PURE_BF16,
     AttentionKernel,
@@ -16,8 +16,8 @@ from finetune_operator.memory.workload import (
     Optimizer,
     Quantization,
     Tuning,
-    Workload,
 )
+from finetune_operator.memory.workload import Workload
 from traced.cases import Case
 
 SMALL: Final[dict[str, Any]] = {

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from finetune_operator.api.compatibility import IMPOSSIBLE, Strategy, impossibility, resume_obstacle
+from finetune_operator.api.compatibility import Strategy, resume_obstacle
 from finetune_operator.api.durations import format_duration, parse_duration, parse_interval
 from finetune_operator.api.exit_codes import EXIT_MEANINGS, ExitCode, meaning_of
+from finetune_operator.api.impossible import IMPOSSIBLE, impossibility
 from finetune_operator.api.methods import Method
 from finetune_operator.api.progress import TERMINATION_MESSAGE_LIMIT_BYTES, TerminationMessage
 from finetune_operator.api.reasons import REASON_MEANINGS, Reason

@@ -8,7 +8,8 @@ from accuracy.stages import last_stage, mapped_layers, stages_of
 
 from finetune_operator.api.compatibility import Strategy
 from finetune_operator.memory.architecture import Architecture
-from finetune_operator.memory.workload import AttentionKernel, Workload
+from finetune_operator.memory.kinds import AttentionKernel
+from finetune_operator.memory.workload import Workload
 
 QWEN = {
     "id": "swift/lora",

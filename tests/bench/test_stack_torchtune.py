@@ -7,7 +7,8 @@ from accuracy.stacks import stack_of
 from accuracy.stacks.datasets import longest_of
 
 from finetune_operator.memory.architecture import Architecture
-from finetune_operator.memory.workload import LossKind, Workload
+from finetune_operator.memory.kinds import LossKind
+from finetune_operator.memory.workload import Workload
 
 LLAMA = {
     "model": "llama-3.2-1b",

@@ -17,7 +17,8 @@ from finetune_operator.api.plan import GIB, Plan, PlanError
 from finetune_operator.api.reasons import Reason
 from finetune_operator.memory.architecture import Architecture, architecture_of
 from finetune_operator.memory.estimate import estimate
-from finetune_operator.memory.workload import FLOAT32_MASTER, PURE_BF16, Tuning, Workload
+from finetune_operator.memory.kinds import FLOAT32_MASTER, PURE_BF16, Tuning
+from finetune_operator.memory.workload import Workload
 from finetune_operator.planner.inventory import CpuNodes, Inventory
 from finetune_operator.planner.plan import make_plan
 from finetune_trainer.inspect.command import run

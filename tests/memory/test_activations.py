@@ -14,14 +14,8 @@ from finetune_operator.memory.activations.profile import Profile
 from finetune_operator.memory.activations.size import Size, as_sum, from_sum, highest
 from finetune_operator.memory.activations.tape import Tape
 from finetune_operator.memory.architecture import Architecture, architecture_of
-from finetune_operator.memory.workload import (
-    FLOAT32_MASTER,
-    PURE_BF16,
-    AttentionKernel,
-    Numerics,
-    Tuning,
-    Workload,
-)
+from finetune_operator.memory.kinds import FLOAT32_MASTER, PURE_BF16, AttentionKernel, Numerics, Tuning
+from finetune_operator.memory.workload import Workload
 from finetune_operator.planner.known_models import KNOWN_MODELS
 
 HIDDEN, QUERY, KEY, WIDTH, HEADS, RANK = 4096, 4096, 1024, 14336, 32, 16

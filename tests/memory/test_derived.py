@@ -12,8 +12,7 @@ from finetune_operator.api.compatibility import Checkpointing, Offload, Strategy
 from finetune_operator.memory.architecture import Architecture, architecture_of
 from finetune_operator.memory.derived import SPLIT
 from finetune_operator.memory.estimate import beside_passes, estimate, footprint
-from finetune_operator.memory.software import OWN_SOFTWARE, Software
-from finetune_operator.memory.workload import (
+from finetune_operator.memory.kinds import (
     BF16_FLOAT32_MOMENTS,
     FLOAT32,
     FLOAT32_MASTER,
@@ -24,8 +23,9 @@ from finetune_operator.memory.workload import (
     Optimizer,
     Quantization,
     Tuning,
-    Workload,
 )
+from finetune_operator.memory.software import OWN_SOFTWARE, Software
+from finetune_operator.memory.workload import Workload
 from finetune_operator.planner.known_models import KNOWN_MODELS
 from finetune_operator.planner.roofline.work import work_of
 

@@ -14,17 +14,9 @@ from finetune_operator.api.methods import Method
 from finetune_operator.api.plan import GIB, Component, MemoryEstimate, Phase
 from finetune_operator.memory.architecture import Architecture, architecture_of
 from finetune_operator.memory.estimate import estimate
+from finetune_operator.memory.kinds import FLOAT32, FLOAT32_MASTER, PURE_BF16, LossKind, Numerics, Quantization, Tuning
 from finetune_operator.memory.states import NF4_BITS, base_weight_bytes, states_of
-from finetune_operator.memory.workload import (
-    FLOAT32,
-    FLOAT32_MASTER,
-    PURE_BF16,
-    LossKind,
-    Numerics,
-    Quantization,
-    Tuning,
-    Workload,
-)
+from finetune_operator.memory.workload import Workload
 from finetune_operator.planner.known_models import KNOWN_MODELS
 
 NONE, FULL = Checkpointing.NONE, Checkpointing.FULL

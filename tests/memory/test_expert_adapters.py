@@ -11,7 +11,7 @@ from tests.memory.small_configs import DECODERS
 from tests.memory.transformers_counts import loaded_config
 from transformers import AutoModelForCausalLM
 
-from finetune_operator.api.compatibility import EXPERTS_ADAPTED
+from finetune_operator.api.model_types import EXPERTS_ADAPTED
 from finetune_operator.memory.architecture import ALL_LINEAR, Architecture, architecture_of, lora_parameters
 
 pytestmark = [

@@ -12,9 +12,10 @@ from transformers import AutoModelForCausalLM
 from finetune_operator.api.compatibility import Strategy
 from finetune_operator.memory.architecture import Architecture, architecture_of
 from finetune_operator.memory.families import REMOTE_CODE
+from finetune_operator.memory.kinds import FLOAT32_MASTER, Tuning
 from finetune_operator.memory.states import host_load_bytes
 from finetune_operator.memory.states.load import STORED_BUFFERS
-from finetune_operator.memory.workload import FLOAT32_MASTER, Tuning, Workload
+from finetune_operator.memory.workload import Workload
 
 FSDP = Workload(
     Tuning.FULL,

@@ -13,8 +13,9 @@ from finetune_operator.memory.activations.mode import layer_mode
 from finetune_operator.memory.activations.model import passes
 from finetune_operator.memory.activations.model_head import head_mode, output_head
 from finetune_operator.memory.architecture import Architecture, architecture_of
+from finetune_operator.memory.kinds import FLOAT32_MASTER, PURE_BF16, LossKind, Quantization, Tuning
 from finetune_operator.memory.software import Software
-from finetune_operator.memory.workload import FLOAT32_MASTER, PURE_BF16, LossKind, Quantization, Tuning, Workload
+from finetune_operator.memory.workload import Workload
 from finetune_operator.planner.known_models import KNOWN_MODELS
 
 LORA = Workload(Tuning.LORA, PURE_BF16, 2, 512)

@@ -21,16 +21,10 @@ from finetune_operator.memory.activations.tape import Tape
 from finetune_operator.memory.architecture import Architecture, architecture_of
 from finetune_operator.memory.blocks import NormKind
 from finetune_operator.memory.estimate import estimate
+from finetune_operator.memory.kinds import PURE_BF16, LossKind, Numerics, Quantization, Tuning
 from finetune_operator.memory.software import Software
 from finetune_operator.memory.states import base_weight_bytes
-from finetune_operator.memory.workload import (
-    PURE_BF16,
-    LossKind,
-    Numerics,
-    Quantization,
-    Tuning,
-    Workload,
-)
+from finetune_operator.memory.workload import Workload
 from finetune_operator.planner.known_models import KNOWN_MODELS
 
 INPUTS, OUTPUTS, TOKENS = 64, 32, 16

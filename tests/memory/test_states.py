@@ -13,9 +13,7 @@ from finetune_operator.api.compatibility import Checkpointing, Offload, Strategy
 from finetune_operator.api.plan import GIB, Component, Phase
 from finetune_operator.memory.architecture import Architecture, architecture_of
 from finetune_operator.memory.estimate import estimate
-from finetune_operator.memory.software import Software
-from finetune_operator.memory.states import States, base_weight_bytes, host_load_bytes, states_of
-from finetune_operator.memory.workload import (
+from finetune_operator.memory.kinds import (
     BF16_FLOAT32_MOMENTS,
     FLOAT32,
     FLOAT32_MASTER,
@@ -26,8 +24,10 @@ from finetune_operator.memory.workload import (
     Optimizer,
     Quantization,
     Tuning,
-    Workload,
 )
+from finetune_operator.memory.software import Software
+from finetune_operator.memory.states import States, base_weight_bytes, host_load_bytes, states_of
+from finetune_operator.memory.workload import Workload
 from finetune_operator.planner.known_models import KNOWN_MODELS
 
 

@@ -11,11 +11,7 @@ import pytest
 
 from finetune_operator.memory.architecture import Architecture, architecture_of
 from finetune_operator.memory.blocks import Tensor, TensorClass
-from finetune_operator.memory.states import base_weight_bytes, states_of, trainable_parameters
-from finetune_operator.memory.states.optimizers import optimizer_memory
-from finetune_operator.memory.states.quantization import quantised_bytes
-from finetune_operator.memory.states.trainable import Trained, trained_tensors
-from finetune_operator.memory.workload import (
+from finetune_operator.memory.kinds import (
     BF16_FLOAT32_MOMENTS,
     FLOAT32,
     PURE_BF16,
@@ -23,8 +19,12 @@ from finetune_operator.memory.workload import (
     Optimizer,
     Quantization,
     Tuning,
-    Workload,
 )
+from finetune_operator.memory.states import base_weight_bytes, states_of, trainable_parameters
+from finetune_operator.memory.states.optimizers import optimizer_memory
+from finetune_operator.memory.states.quantization import quantised_bytes
+from finetune_operator.memory.states.trainable import Trained, trained_tensors
+from finetune_operator.memory.workload import Workload
 
 SMALL: dict[str, Any] = {
     "vocab_size": 320,

@@ -12,9 +12,10 @@ import pytest
 
 from finetune_operator.api.compatibility import Strategy
 from finetune_operator.memory.architecture import Architecture, architecture_of
+from finetune_operator.memory.kinds import FLOAT32, FLOAT32_MASTER, Quantization, Tuning
 from finetune_operator.memory.states import states_of
 from finetune_operator.memory.states.quantization import scale_bytes
-from finetune_operator.memory.workload import FLOAT32, FLOAT32_MASTER, Quantization, Tuning, Workload
+from finetune_operator.memory.workload import Workload
 from finetune_operator.planner.known_models import KNOWN_MODELS
 
 HIDDEN, TOKENS, LAYERS, RANKS = 32, 128, 6, 4

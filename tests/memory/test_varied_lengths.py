@@ -14,8 +14,9 @@ from finetune_operator.api.plan import Component, Phase
 from finetune_operator.memory.allocator import LONGER_STEPS, NARROW_LOSS_SHARE, PASSING_SHARE, idle_shares
 from finetune_operator.memory.architecture import Architecture, architecture_of
 from finetune_operator.memory.estimate import estimate
+from finetune_operator.memory.kinds import FLOAT32_MASTER, LossKind, Tuning
 from finetune_operator.memory.software import Software
-from finetune_operator.memory.workload import FLOAT32_MASTER, LossKind, Tuning, Workload
+from finetune_operator.memory.workload import Workload
 from finetune_operator.planner.known_models import KNOWN_MODELS
 
 LORA = Workload(Tuning.LORA, FLOAT32_MASTER, 1, 2048, loss=LossKind.FULL_LOGITS)

@@ -6,7 +6,8 @@ import pytest
 from traced.cases import Case
 from traced.comparison import Comparison, compare, traced_case
 
-from finetune_operator.memory.workload import FLOAT32_MASTER, LossKind, Tuning, Workload
+from finetune_operator.memory.kinds import FLOAT32_MASTER, LossKind, Tuning
+from finetune_operator.memory.workload import Workload
 
 CONFIG = {
     "model_type": "llama4_text",

@@ -7,8 +7,9 @@ from traced.cases import Case
 from traced.comparison import Comparison, compare, traced_case
 
 from finetune_operator.api.compatibility import Checkpointing, Strategy
+from finetune_operator.memory.kinds import FLOAT32_MASTER, Quantization, Tuning
 from finetune_operator.memory.own_workload import as_trained_here
-from finetune_operator.memory.workload import FLOAT32_MASTER, Quantization, Tuning, Workload
+from finetune_operator.memory.workload import Workload
 from finetune_operator.planner.known_models import KNOWN_MODELS
 from finetune_trainer.oracle.extrapolation import with_depth
 

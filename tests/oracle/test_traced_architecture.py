@@ -12,8 +12,9 @@ from finetune_operator.api.architecture_trace import ArchitectureTrace
 from finetune_operator.api.compatibility import Checkpointing
 from finetune_operator.memory.architecture import Architecture, architecture_of
 from finetune_operator.memory.estimate import estimate
+from finetune_operator.memory.kinds import FLOAT32_MASTER, PURE_BF16, Numerics, Tuning
 from finetune_operator.memory.traced import traced_architecture
-from finetune_operator.memory.workload import FLOAT32_MASTER, PURE_BF16, Numerics, Tuning, Workload
+from finetune_operator.memory.workload import Workload
 from finetune_trainer.oracle.architecture import trace_architecture
 
 WIDTHS: dict[str, Any] = {

@@ -10,8 +10,8 @@ from finetune_operator.api.compatibility import Checkpointing, Strategy
 from finetune_operator.api.reasons import Reason
 from finetune_operator.memory.architecture import Architecture, architecture_of
 from finetune_operator.memory.families import ENCODERS
+from finetune_operator.memory.kinds import FLOAT32_MASTER
 from finetune_operator.memory.own_workload import numerics_of
-from finetune_operator.memory.workload import FLOAT32_MASTER
 from finetune_operator.planner.catalogue import catalogue_inventory
 from finetune_operator.planner.inventory import Inventory
 from finetune_operator.planner.known_models import KNOWN_MODELS

@@ -11,15 +11,8 @@ from hypothesis import strategies as st
 
 from finetune_operator.api.compatibility import SHARDED_STRATEGIES, Checkpointing, Offload, Strategy
 from finetune_operator.memory.architecture import Architecture, architecture_of
-from finetune_operator.memory.workload import (
-    FLOAT32,
-    FLOAT32_MASTER,
-    PURE_BF16,
-    AttentionKernel,
-    Quantization,
-    Tuning,
-    Workload,
-)
+from finetune_operator.memory.kinds import FLOAT32, FLOAT32_MASTER, PURE_BF16, AttentionKernel, Quantization, Tuning
+from finetune_operator.memory.workload import Workload
 from finetune_operator.planner.catalogue import CATALOGUE, gpu_of, processor
 from finetune_operator.planner.gpu_table import Gpu
 from finetune_operator.planner.known_models import KNOWN_MODELS

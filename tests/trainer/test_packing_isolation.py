@@ -9,7 +9,7 @@ import torch
 from tests.memory.small_configs import DECODERS
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from finetune_operator.api.compatibility import PACKING_ISOLATED, PACKING_LEAKS
+from finetune_operator.api.model_types import PACKING_ISOLATED, PACKING_LEAKS
 from finetune_trainer.failures import TrainerFailure
 from finetune_trainer.packed_batches import check_isolation, leak, real_tokens
 

@@ -7,7 +7,6 @@ import copy
 import math
 import shutil
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -18,20 +17,16 @@ from peft import PeftModel
 
 from finetune_operator.api.compatibility import SHARDED_STRATEGIES, Strategy
 from finetune_operator.api.exit_codes import ExitCode
-from finetune_operator.api.plan import GIB, AttemptFile
-from finetune_trainer.attempt import Place
+from finetune_operator.api.plan import GIB
 from finetune_trainer.capture import UNWANTED, Capture, HostCopies
-from finetune_trainer.checkpoint_writer import CheckpointWriter
-from finetune_trainer.collective import Collective
-from finetune_trainer.divergence import LossGuard
 from finetune_trainer.epoch_order import EpochBeginnings, EpochOrder
 from finetune_trainer.evaluation import EvaluationDue, Evaluator
 from finetune_trainer.export import EXPORT_FOLDER, export_sharded
 from finetune_trainer.failures import TrainerFailure
 from finetune_trainer.full_disk import disk_failure
+from finetune_trainer.job_context import JobContext
 from finetune_trainer.measure import device_memory
-from finetune_trainer.modeling import optimizer_class
-from finetune_trainer.objectives.recipe import Recipe
+from finetune_trainer.modeling import keep_float_losses, optimizer_class
 from finetune_trainer.other_layout import (
     is_sharded,
     load_model_shards,
@@ -40,41 +35,13 @@ from finetune_trainer.other_layout import (
     load_whole_model,
     load_whole_optimizer,
 )
-from finetune_trainer.own_time import OwnTime
 from finetune_trainer.probe import probe_longest_batch
 from finetune_trainer.rank_random import derived_seed, has_own_state
-from finetune_trainer.stopping import Stop
-from finetune_trainer.telemetry import StepRecord, Telemetry
-from finetune_trainer.watchdog import Watchdog
+from finetune_trainer.telemetry import StepRecord
 from finetune_trainer.wrapping import check_wrapping
 
 LOG_ENTRIES_KEPT: Final = 200
 """transformers keeps every step's log in trainer_state.json; the run events have them all."""
-
-
-@dataclass(frozen=True)
-class JobContext:
-    """What the trainer needs beside transformers' own arguments."""
-
-    attempt: AttemptFile
-    recipe: Recipe
-    place: Place
-    collective: Collective
-    telemetry: Telemetry
-    writer: CheckpointWriter
-    stop: Stop
-    watchdog: Watchdog
-    guard: LossGuard
-    own_time: OwnTime
-    probes: bool
-    """Try the longest batch before the first step: no attempt has trained by this plan yet."""
-    evaluation_rows: Any = None
-    """Encoded rows that are not trained, a `datasets.Dataset`; None: there is no evaluation."""
-
-    def lengths(self, rows: Any) -> list[int]:
-        """Return the tokens of each encoded row."""
-        found: list[int] = self.recipe.lengths(rows.data.table).to_pylist()
-        return found
 
 
 class JobTraining(transformers.Trainer):
@@ -85,7 +52,7 @@ class JobTraining(transformers.Trainer):
         own_optimizer = optimizer_class(context.attempt, self.model)
         if own_optimizer is not None:
             self.optimizer_cls_and_kwargs: Any = own_optimizer
-        _keep_float_losses(self.accelerator)
+        keep_float_losses(self.accelerator)
         plan, seed = context.attempt.plan, context.attempt.spec.training.seed
         groups = context.attempt.spec.training.group_by_length and not plan.packed
         lengths = context.lengths(self.train_dataset) if groups else None
@@ -314,17 +281,3 @@ class JobTraining(transformers.Trainer):
             flush=True,
         )
         context.writer.begin(self.state.global_step, folder, started, capture.files)
-
-
-def _keep_float_losses(accelerator: Any) -> None:
-    """Let FSDP2 compute in bfloat16 but add up gradients in float32, and leave outputs as they are.
-
-    accelerate asks for bfloat16 in all three places: the loss of a step then has three digits (5.938 for 5.922). With float32 outputs every layer
-    would hand on, and checkpointing keep, twice the bytes: 2 GiB per 8,192 tokens for an 8B model.
-    """
-    plugin = getattr(accelerator.state, "fsdp_plugin", None)
-    if plugin is None or accelerator.mixed_precision != "bf16":
-        return
-    from torch.distributed.fsdp import MixedPrecisionPolicy
-
-    plugin.mixed_precision_policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)

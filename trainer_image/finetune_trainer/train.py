@@ -173,7 +173,7 @@ class _Rank:
         from finetune_trainer.checkpoint_reader import find_checkpoint
         from finetune_trainer.checkpoint_writer import CheckpointWriter
         from finetune_trainer.divergence import LossGuard
-        from finetune_trainer.job_trainer import JobContext
+        from finetune_trainer.job_context import JobContext
         from finetune_trainer.modeling import adapter_config, restore_float_masters
         from finetune_trainer.other_layout import load_zero_of_others
         from finetune_trainer.own_time import OwnTime

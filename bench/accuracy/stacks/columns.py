@@ -8,7 +8,7 @@ from typing import Final
 from accuracy.rows import Row
 from finetune_operator.api.compatibility import Checkpointing, Offload, Strategy
 from finetune_operator.memory.architecture import ALL_LINEAR, Architecture, lora_parameters
-from finetune_operator.memory.workload import (
+from finetune_operator.memory.kinds import (
     FLOAT32,
     FLOAT32_MASTER,
     PURE_BF16,

@@ -22,7 +22,8 @@ from accuracy.rows import Row
 from accuracy.stacks.stack import Stack
 from accuracy.stacks.transformers_trainer import is_one_gpu, trainer_workload
 from finetune_operator.memory.architecture import Architecture
-from finetune_operator.memory.workload import Quantization, Workload
+from finetune_operator.memory.kinds import Quantization
+from finetune_operator.memory.workload import Workload
 
 
 def _workload(row: Row, architecture: Architecture) -> Workload | str:

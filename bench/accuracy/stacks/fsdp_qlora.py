@@ -18,7 +18,8 @@ from typing import Final
 from accuracy.rows import Row
 from accuracy.stacks.stack import Stack, read
 from finetune_operator.memory.architecture import Architecture
-from finetune_operator.memory.workload import Optimizer, Quantization, Workload
+from finetune_operator.memory.kinds import Optimizer, Quantization
+from finetune_operator.memory.workload import Workload
 
 DROPOUT: Final = 0.1
 

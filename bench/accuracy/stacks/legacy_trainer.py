@@ -29,7 +29,8 @@ from accuracy.stacks.transformers_trainer import trainer_workload
 from accuracy.stages import is_replicated
 from finetune_operator.api.compatibility import Strategy
 from finetune_operator.memory.architecture import Architecture
-from finetune_operator.memory.workload import FLOAT32_MASTER, AttentionKernel, Optimizer, Quantization, Tuning, Workload
+from finetune_operator.memory.kinds import FLOAT32_MASTER, AttentionKernel, Optimizer, Quantization, Tuning
+from finetune_operator.memory.workload import Workload
 
 NARROW_LOSS: Final = frozenset({"qwen", "baichuan"})
 """Remote code that hands the compute type's logits to CrossEntropyLoss; Llama, Mistral and ChatGLM widen them first."""

@@ -32,7 +32,8 @@ from accuracy.rows import Row
 from accuracy.stacks.stack import Stack, read
 from finetune_operator.memory.architecture import Architecture
 from finetune_operator.memory.blocks import Block, NormKind
-from finetune_operator.memory.workload import AttentionKernel, LossKind, Optimizer, Quantization, Tuning, Workload
+from finetune_operator.memory.kinds import AttentionKernel, LossKind, Optimizer, Quantization, Tuning
+from finetune_operator.memory.workload import Workload
 
 DROPOUT: Final = 0.05
 ADAPTER_START: Final = 2

@@ -10,8 +10,9 @@ from typing import Final
 from accuracy.rows import Row
 from accuracy.stacks import columns
 from finetune_operator.memory.architecture import ALL_LINEAR, Architecture
+from finetune_operator.memory.kinds import Quantization, Tuning
 from finetune_operator.memory.software import Software
-from finetune_operator.memory.workload import Quantization, Tuning, Workload
+from finetune_operator.memory.workload import Workload
 
 Reading = Callable[[Row, Architecture], Workload | str]
 Layout = Callable[[Architecture], Architecture]

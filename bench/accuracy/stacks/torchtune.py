@@ -20,7 +20,8 @@ from accuracy.rows import Row
 from accuracy.stacks.datasets import bounded
 from accuracy.stacks.stack import Stack
 from finetune_operator.memory.architecture import Architecture
-from finetune_operator.memory.workload import LossKind, Workload
+from finetune_operator.memory.kinds import LossKind
+from finetune_operator.memory.workload import Workload
 
 
 def _workload(row: Row, architecture: Architecture) -> Workload | str:

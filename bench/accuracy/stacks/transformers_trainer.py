@@ -24,7 +24,8 @@ from accuracy.stacks.columns import is_older
 from accuracy.stacks.stack import Stack, read
 from finetune_operator.api.compatibility import Strategy
 from finetune_operator.memory.architecture import Architecture
-from finetune_operator.memory.workload import FLOAT32_MASTER, AttentionKernel, Optimizer, Workload
+from finetune_operator.memory.kinds import FLOAT32_MASTER, AttentionKernel, Optimizer
+from finetune_operator.memory.workload import Workload
 
 REPEATING_FLASH: Final = frozenset({"mistral", "mixtral"})
 

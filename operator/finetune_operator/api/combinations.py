@@ -1,4 +1,4 @@
-"""The table of combinations that do not work (compatibility.py) as rules of the spec, so that the API server refuses them too."""
+"""The table of combinations that do not work (impossible.py) as rules of the spec, so that the API server refuses them too."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-from finetune_operator.api.compatibility import IMPOSSIBLE, Checkpointing, Strategy
+from finetune_operator.api.compatibility import Checkpointing, Strategy
+from finetune_operator.api.impossible import IMPOSSIBLE
 from finetune_operator.api.methods import Method, Optimizer
 from finetune_operator.api.model import Rule
 

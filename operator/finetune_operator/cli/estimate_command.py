@@ -19,9 +19,7 @@ from finetune_operator.cli.model_config import config_in_folder, known_config, s
 from finetune_operator.cli.model_trace import trace_of_folder
 from finetune_operator.memory.architecture import ALL_LINEAR, Architecture, architecture_of, text_part
 from finetune_operator.memory.estimate import estimate
-from finetune_operator.memory.own_workload import as_trained_here
-from finetune_operator.memory.states import host_load_bytes, states_of, trainable_parameters
-from finetune_operator.memory.workload import (
+from finetune_operator.memory.kinds import (
     BF16_FLOAT32_MOMENTS,
     FLOAT32,
     FLOAT32_MASTER,
@@ -32,8 +30,10 @@ from finetune_operator.memory.workload import (
     Optimizer,
     Quantization,
     Tuning,
-    Workload,
 )
+from finetune_operator.memory.own_workload import as_trained_here
+from finetune_operator.memory.states import host_load_bytes, states_of, trainable_parameters
+from finetune_operator.memory.workload import Workload
 from finetune_operator.planner.catalogue import CATALOGUE, UNKNOWN, gpu_of
 from finetune_operator.planner.known_models import KNOWN_MODELS
 from finetune_operator.planner.plan import untraced

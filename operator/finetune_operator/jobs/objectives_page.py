@@ -5,14 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from finetune_operator.api.compatibility import (
-    OBJECTIVE_IMPOSSIBLE,
-    OBJECTIVE_MEANINGS,
-    Method,
-    Objective,
-    Strategy,
-    impossibility,
-)
+from finetune_operator.api.compatibility import OBJECTIVE_MEANINGS, Method, Objective, Strategy
+from finetune_operator.api.impossible import OBJECTIVE_IMPOSSIBLE, impossibility
 from finetune_operator.api.layouts import OBJECTIVE_LAYOUTS
 from finetune_operator.api.preference import OBJECTIVE_SETTINGS
 from finetune_operator.api.proven import PROVEN

@@ -11,17 +11,15 @@ from pathlib import Path
 from typing import Final
 
 from finetune_operator.api.compatibility import (
-    IMPOSSIBLE,
     NOT_OFFERED,
     OFFLOADS,
     STRATEGY_MEANINGS,
     ZERO_STAGES,
-    Impossible,
     Strategy,
-    impossibility,
     resume_obstacle,
 )
 from finetune_operator.api.exit_codes import EXIT_MEANINGS, ExitCode, ExitMeaning
+from finetune_operator.api.impossible import IMPOSSIBLE, Impossible, impossibility
 from finetune_operator.api.methods import IA3_TARGETS, METHOD_MEANINGS, OPTIMIZER_MEANINGS, Method, Optimizer
 from finetune_operator.api.reasons import REASON_MEANINGS, ConditionType, JobState
 from finetune_operator.jobs import objectives_page as objectives
@@ -144,7 +142,7 @@ def strategies_page() -> str:
             "",
             "How states are spread over processes (`resources.strategy`; `auto` lets the planner choose), and what can live in host memory",
             "(`resources.offload`; `auto` only where nothing else fits, and with `qlora` nothing). API server, planner and trainer refuse by the",
-            "tables from which this page is made (`api/compatibility.py`). Every rank checks at its start that it is wrapped and sharded as planned.",
+            "tables from which this page is made (`api/compatibility.py`, `api/impossible.py`). Every rank checks at its start that it is wrapped and sharded as planned.",
             "",
             *_table(
                 ("strategy", "what it does", "methods", "can offload", "resume with another number of processes"), rows

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from finetune_operator.api.compatibility import Checkpointing, Strategy
-from finetune_operator.memory.workload import LossKind, Quantization, Workload
+from finetune_operator.memory.kinds import LossKind, Quantization
+from finetune_operator.memory.workload import Workload
 
 WHOLE_LOGITS: Final = frozenset(
     {LossKind.FULL_LOGITS, LossKind.FUSED_LOGITS, LossKind.HELD_CHUNKS, LossKind.OUTPUT_CHUNKS}

@@ -10,9 +10,10 @@ from finetune_operator.api.plan import Phase
 from finetune_operator.memory.architecture import Architecture
 from finetune_operator.memory.blocks import Block
 from finetune_operator.memory.footprint import Held
+from finetune_operator.memory.kinds import Goal, LossKind
 from finetune_operator.memory.loss import OUTPUT_CHUNKS
 from finetune_operator.memory.states import States
-from finetune_operator.memory.workload import Goal, LossKind, Workload
+from finetune_operator.memory.workload import Workload
 
 TILE_LOGITS: Final = 4096 * 32768
 """TRL 1.16's chunked head: tokens × words of one tile (trl/kernels/chunked_logprob.py, trl/trainer/utils.py)."""

@@ -83,7 +83,7 @@ class Tensor:
     subclassed: bool = False
     """Of a subclass of torch.nn.Linear (Falcon's, Llama 4's router): PEFT adapts it, bitsandbytes (transformers 5) leaves it as it is."""
     targets: tuple[str, ...] = ()
-    """No linear module, but PEFT adapts it as a parameter where all of these names are targets (api.compatibility.EXPERTS_ADAPTED)."""
+    """No linear module, but PEFT adapts it as a parameter where all of these names are targets (api.model_types.EXPERTS_ADAPTED)."""
 
     @property
     def elements(self) -> int:

@@ -16,10 +16,11 @@ from finetune_operator.memory.activations.size import NOTHING, Size
 from finetune_operator.memory.architecture import Architecture
 from finetune_operator.memory.between_steps import phases_between_steps
 from finetune_operator.memory.footprint import Footprint, Held, footprint_of
+from finetune_operator.memory.kinds import LossKind, Tuning
 from finetune_operator.memory.loss import tile_tokens
 from finetune_operator.memory.states import States, states_of
 from finetune_operator.memory.states.trainable import has_score_head
-from finetune_operator.memory.workload import LossKind, Tuning, Workload
+from finetune_operator.memory.workload import Workload
 
 
 def estimate(architecture: Architecture, workload: Workload) -> MemoryEstimate:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from finetune_operator.memory.workload import LossKind, Workload
+from finetune_operator.memory.kinds import LossKind
+from finetune_operator.memory.workload import Workload
 
 TILE_TOKENS: Final = 4096
 """trl/kernels/chunked_logprob.py: TOKEN_CHUNK_SIZE."""

@@ -12,16 +12,8 @@ from finetune_operator.api.compatibility import Checkpointing, Objective, Offloa
 from finetune_operator.api.methods import IA3_TARGETS, LORA_METHODS, VIRTUAL_TOKEN_METHODS, Method
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.tuning import LoraVariant
-from finetune_operator.memory.workload import (
-    FLOAT32,
-    FLOAT32_MASTER,
-    Goal,
-    Numerics,
-    Optimizer,
-    Quantization,
-    Tuning,
-    Workload,
-)
+from finetune_operator.memory.kinds import FLOAT32, FLOAT32_MASTER, Goal, Numerics, Optimizer, Quantization, Tuning
+from finetune_operator.memory.workload import Workload
 
 
 def numerics_of(spec: FineTuneJobSpec) -> Numerics:

@@ -97,7 +97,7 @@ def _adapts_experts(trace: ArchitectureTrace) -> bool:
 
 
 def _adapted(tensor: Tensor, hidden: int, joined: int) -> Tensor:
-    """Return a parameter of experts or their router with its adapters, as api.compatibility.EXPERTS_ADAPTED says of the types it names.
+    """Return a parameter of experts or their router with its adapters, as api.model_types.EXPERTS_ADAPTED says of the types it names.
 
     `joined`: elements of the gate and up projections of all experts, which are one tensor.
     """

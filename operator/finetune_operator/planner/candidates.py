@@ -10,11 +10,11 @@ from finetune_operator.api.compatibility import (
     Checkpointing,
     Offload,
     Strategy,
-    impossibility,
     least_micro_batch,
     offloads,
     resume_obstacle,
 )
+from finetune_operator.api.impossible import impossibility
 from finetune_operator.api.inspection import ResumePoint
 from finetune_operator.api.methods import Method
 from finetune_operator.api.plan import PlanError

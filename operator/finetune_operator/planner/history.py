@@ -20,8 +20,8 @@ from finetune_operator.api.history import History, KindRecord, MeasuredRun, Pred
 from finetune_operator.api.methods import Optimizer
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.memory.architecture import Architecture
+from finetune_operator.memory.kinds import Quantization, Tuning
 from finetune_operator.memory.own_workload import quantization_of, tuning_of
-from finetune_operator.memory.workload import Quantization, Tuning
 
 ESTIMATOR_VERSION: Final = 1
 """Raise it when the formulas of memory or throughput change: ratios to the old ones are then left alone, and age out."""

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
-from finetune_operator.api.compatibility import Objective, Strategy, impossibility
+from finetune_operator.api.compatibility import Objective, Strategy
+from finetune_operator.api.impossible import impossibility
 from finetune_operator.api.methods import Method
 from finetune_operator.api.spec import FineTuneJobSpec, Tuning
 from finetune_operator.planner.candidate import Candidate

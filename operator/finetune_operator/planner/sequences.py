@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Final
 
-from finetune_operator.api.compatibility import LEARN_TEXTS, PACKING_ISOLATED, PACKING_LEAKS, Objective
+from finetune_operator.api.compatibility import LEARN_TEXTS, Objective
 from finetune_operator.api.inspection import DatasetFacts, InspectionReport, PackedRows, TokenHistogram
 from finetune_operator.api.methods import VIRTUAL_TOKEN_METHODS
+from finetune_operator.api.model_types import PACKING_ISOLATED, PACKING_LEAKS
 from finetune_operator.api.packing import packed_rows
 from finetune_operator.api.plan import PlanError
 from finetune_operator.api.reasons import Reason

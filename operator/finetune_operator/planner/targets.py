@@ -70,7 +70,7 @@ def _check_layers(spec: FineTuneJobSpec, architecture: Architecture) -> PlanErro
 
 
 def _check_experts(spec: FineTuneJobSpec, architecture: Architecture, targets: tuple[str, ...]) -> PlanError | None:
-    """What PEFT refuses where it adapts experts' parameters (api.compatibility.EXPERTS_ADAPTED)."""
+    """What PEFT refuses where it adapts experts' parameters (api.model_types.EXPERTS_ADAPTED)."""
     for tensor in architecture.tensors:
         missing = [name for name in tensor.targets if name not in targets]
         if targets != (ALL_LINEAR,) and 0 < len(missing) < len(tensor.targets):

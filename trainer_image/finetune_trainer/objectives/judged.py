@@ -20,7 +20,7 @@ from finetune_trainer.rows import JudgedCompletion, RowValue
 from finetune_trainer.tokenizer_files import TokenizerFiles
 
 if TYPE_CHECKING:
-    from finetune_trainer.job_trainer import JobContext
+    from finetune_trainer.job_context import JobContext
 
 
 class _Judged(Recipe):

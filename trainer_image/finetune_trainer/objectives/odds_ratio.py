@@ -14,7 +14,7 @@ from finetune_trainer.objectives.recipe import Parts, Recipe, RowEncoder
 from finetune_trainer.tokenizer_files import TokenizerFiles
 
 if TYPE_CHECKING:
-    from finetune_trainer.job_trainer import JobContext
+    from finetune_trainer.job_context import JobContext
 
 
 class _OddsRatio(Recipe):

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as functional
 from trl import DPOTrainer
 
-from finetune_trainer.job_trainer import JobContext, JobTraining
+from finetune_trainer.job_context import JobContext
+from finetune_trainer.job_trainer import JobTraining
 from finetune_trainer.objectives.reference import without_reference_model
 
 

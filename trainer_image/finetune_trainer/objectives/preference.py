@@ -20,7 +20,7 @@ from finetune_trainer.rows import RowValue
 from finetune_trainer.tokenizer_files import TokenizerFiles
 
 if TYPE_CHECKING:
-    from finetune_trainer.job_trainer import JobContext
+    from finetune_trainer.job_context import JobContext
 
 TOKENS: Final = pa.list_(pa.int32())
 PAIR_SCHEMA: Final = pa.schema(

@@ -8,7 +8,8 @@ from typing import Any
 from trl import DPOTrainer, KTOTrainer, RewardTrainer
 from trl.trainer.utils import disable_dropout_in_model
 
-from finetune_trainer.job_trainer import JobContext, JobTraining
+from finetune_trainer.job_context import JobContext
+from finetune_trainer.job_trainer import JobTraining
 from finetune_trainer.objectives.reference import ReferenceTraining
 
 

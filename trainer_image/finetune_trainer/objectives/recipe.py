@@ -21,7 +21,7 @@ from finetune_trainer.rows import RowValue
 from finetune_trainer.tokenizer_files import TokenizerFiles
 
 if TYPE_CHECKING:
-    from finetune_trainer.job_trainer import JobContext
+    from finetune_trainer.job_context import JobContext
 
 EncodedRow = Mapping[str, Any]
 """One row of the encoded data set: a value per column of the recipe's schema."""

@@ -22,7 +22,8 @@ from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.time_spent import LostCause
 from finetune_trainer.dataset import rows_digest
 from finetune_trainer.failures import TrainerFailure
-from finetune_trainer.job_trainer import JobContext, JobTraining
+from finetune_trainer.job_context import JobContext
+from finetune_trainer.job_trainer import JobTraining
 
 REFERENCE_FILE: Final = "reference_log_probabilities.pt"
 ROW: Final = "row"

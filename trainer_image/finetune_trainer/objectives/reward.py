@@ -18,7 +18,7 @@ from finetune_trainer.rows import RowValue
 from finetune_trainer.tokenizer_files import TokenizerFiles
 
 if TYPE_CHECKING:
-    from finetune_trainer.job_trainer import JobContext
+    from finetune_trainer.job_context import JobContext
 
 SCORE: Final = ModelHead("AutoModelForSequenceClassification", "SEQ_CLS", {"num_labels": 1})
 """One number at the last token of a sequence that is no padding."""

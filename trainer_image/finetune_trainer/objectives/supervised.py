@@ -17,7 +17,7 @@ from finetune_trainer.rows import RowValue
 from finetune_trainer.tokenizer_files import TokenizerFiles
 
 if TYPE_CHECKING:
-    from finetune_trainer.job_trainer import JobContext
+    from finetune_trainer.job_context import JobContext
 
 
 def supervised_arguments(attempt: AttemptFile) -> dict[str, Any]:

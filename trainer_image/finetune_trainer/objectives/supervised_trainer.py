@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from trl import SFTTrainer
 
-from finetune_trainer.job_trainer import JobContext, JobTraining
+from finetune_trainer.job_context import JobContext
+from finetune_trainer.job_trainer import JobTraining
 from finetune_trainer.packed_batches import PackedCollator, check_isolation, real_tokens
 
 

@@ -13,7 +13,7 @@ from finetune_operator.memory.activations.size import Size
 from finetune_operator.memory.activations.tape import Tape
 from finetune_operator.memory.activations.unspread import eager, mathematical, picked_heads
 from finetune_operator.memory.blocks import Attention, Block, Latent, Positions
-from finetune_operator.memory.workload import AttentionKernel, Tuning
+from finetune_operator.memory.kinds import AttentionKernel, Tuning
 
 STATISTICS = 4
 """One float32 per token and head: the logsumexp of its scores."""

@@ -17,7 +17,7 @@ from finetune_operator.memory.activations.mode import LayerMode
 from finetune_operator.memory.activations.size import Size
 from finetune_operator.memory.activations.tape import Tape
 from finetune_operator.memory.blocks import Block, FeedForward
-from finetune_operator.memory.workload import Tuning
+from finetune_operator.memory.kinds import Tuning
 
 FLOAT32 = 4
 INDEX = 8

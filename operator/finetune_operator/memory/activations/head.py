@@ -18,8 +18,8 @@ from finetune_operator.memory.activations.profile import Profile
 from finetune_operator.memory.activations.size import NOTHING, Size
 from finetune_operator.memory.activations.tape import Tape
 from finetune_operator.memory.blocks import NormKind
+from finetune_operator.memory.kinds import LossKind
 from finetune_operator.memory.loss import TILE_WORDS, TORCH_TILE_BYTES, words_of_two_slices
-from finetune_operator.memory.workload import LossKind
 
 FLOAT32 = 4
 LOG_PROBABILITIES: Final = Size(token=24)

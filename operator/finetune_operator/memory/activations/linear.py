@@ -6,7 +6,7 @@ from finetune_operator.memory.activations.gradients import Value
 from finetune_operator.memory.activations.mode import LayerMode
 from finetune_operator.memory.activations.size import NOTHING, Size
 from finetune_operator.memory.activations.tape import Tape
-from finetune_operator.memory.workload import Tuning
+from finetune_operator.memory.kinds import Tuning
 
 HALF = 2
 """Bytes per element of float16."""

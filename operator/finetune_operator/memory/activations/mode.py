@@ -7,8 +7,9 @@ from typing import Final
 
 from finetune_operator.memory.architecture import ALL_LINEAR, Architecture
 from finetune_operator.memory.blocks import NormKind, NormPlacement
+from finetune_operator.memory.kinds import AttentionKernel, Quantization, Tuning
 from finetune_operator.memory.software import Software
-from finetune_operator.memory.workload import AttentionKernel, Quantization, Tuning, Workload
+from finetune_operator.memory.workload import Workload
 
 FLOAT32 = 4
 BITSANDBYTES_4BIT: Final = frozenset({Quantization.NF4, Quantization.NF4_DOUBLE})

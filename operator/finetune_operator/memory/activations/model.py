@@ -15,7 +15,8 @@ from finetune_operator.memory.activations.size import NOTHING, Size, total
 from finetune_operator.memory.architecture import Architecture
 from finetune_operator.memory.blocks import Attention, Block, Positions
 from finetune_operator.memory.derived import derived
-from finetune_operator.memory.workload import AttentionKernel, LossKind, Tuning, Workload
+from finetune_operator.memory.kinds import AttentionKernel, LossKind, Tuning
+from finetune_operator.memory.workload import Workload
 
 INDICES = 8
 """Token ids, labels and masks are 64-bit whole numbers."""

@@ -8,8 +8,9 @@ from finetune_operator.memory.activations.head import OutputHead, head_profile
 from finetune_operator.memory.activations.mode import LayerMode, has_wide_stream, layer_mode
 from finetune_operator.memory.activations.profile import Profile
 from finetune_operator.memory.architecture import Architecture, Head
+from finetune_operator.memory.kinds import AttentionKernel, Goal, LossKind, Quantization, Tuning
 from finetune_operator.memory.loss import TILE_TOKENS, head_calls
-from finetune_operator.memory.workload import AttentionKernel, Goal, LossKind, Quantization, Tuning, Workload
+from finetune_operator.memory.workload import Workload
 
 CLASSES = 2
 """Outputs of a classification whose number of labels is not known."""

@@ -15,9 +15,9 @@ from finetune_operator.memory.activations.profile import Profile
 from finetune_operator.memory.activations.size import Size
 from finetune_operator.memory.architecture import ALL_LINEAR
 from finetune_operator.memory.blocks import Block
+from finetune_operator.memory.kinds import AttentionKernel, Tuning
 from finetune_operator.memory.software import OWN_SOFTWARE
 from finetune_operator.memory.traced_layers import TracedActivations, TracedLayer
-from finetune_operator.memory.workload import AttentionKernel, Tuning
 
 BFLOAT16: Final = 2
 LAST_NORM: Final = 18

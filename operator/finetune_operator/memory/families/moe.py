@@ -2,7 +2,7 @@
 
 Since transformers 5 the experts of a layer are two three-dimensional parameters (gate and up in one, down in the other): no linear modules, so
 bitsandbytes does not quantise them; the router is a parameter as well. PEFT adapts them all the same in the families of
-api.compatibility.EXPERTS_ADAPTED. Before, most families had a linear module per expert and matrix, and a linear router:
+api.model_types.EXPERTS_ADAPTED. Before, most families had a linear module per expert and matrix, and a linear router:
 `ConfigReader.transformers_major` says which is meant.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from finetune_operator.api.compatibility import EXPERTS_ADAPTED
+from finetune_operator.api.model_types import EXPERTS_ADAPTED
 from finetune_operator.memory.architecture import Architecture
 from finetune_operator.memory.blocks import Attention, Block, FeedForward, Positions, Tensor, TensorClass
 from finetune_operator.memory.config_reader import ConfigReader, Shape, layer_windows, read_shape

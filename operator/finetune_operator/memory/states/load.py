@@ -6,9 +6,10 @@ from typing import Final
 
 from finetune_operator.api.compatibility import Strategy
 from finetune_operator.memory.architecture import Architecture
+from finetune_operator.memory.kinds import Quantization
 from finetune_operator.memory.states.quantization import base_weight_bytes
 from finetune_operator.memory.states.sharding import Whole, share
-from finetune_operator.memory.workload import Quantization, Workload
+from finetune_operator.memory.workload import Workload
 
 STORED_BUFFERS: Final = frozenset({"deepseek_v3", "glm4_moe"})
 """Types with buffers in their state dict, the corrections of expert scores, which accelerate 1.15 cannot send: every rank reads the model

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from finetune_operator.api.compatibility import Checkpointing, Strategy
 from finetune_operator.memory.architecture import Architecture
 from finetune_operator.memory.derived import derived
+from finetune_operator.memory.kinds import Tuning
 from finetune_operator.memory.states.load import loaded_weights
 from finetune_operator.memory.states.optimizers import OptimizerMemory, optimizer_memory
 from finetune_operator.memory.states.padding import padding_of
@@ -22,7 +23,7 @@ from finetune_operator.memory.states.quantization import (
 from finetune_operator.memory.states.sharding import Shard, Whole, shard, share
 from finetune_operator.memory.states.states import States
 from finetune_operator.memory.states.trainable import Trained, has_score_head, outer_tensors, total, trained_tensors
-from finetune_operator.memory.workload import Tuning, Workload
+from finetune_operator.memory.workload import Workload
 
 
 class _Model(NamedTuple):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from finetune_operator.memory.kinds import Numerics, Optimizer
 from finetune_operator.memory.states.trainable import Trained, total
-from finetune_operator.memory.workload import Numerics, Optimizer, Workload
+from finetune_operator.memory.workload import Workload
 
 QUANTIZED_LEAST: Final = 4096
 """Tensors with fewer elements keep 32-bit moments (bitsandbytes 0.50, Optimizer2State, min_8bit_size)."""

@@ -14,9 +14,10 @@ from finetune_operator.api.compatibility import Strategy
 from finetune_operator.memory.architecture import Architecture
 from finetune_operator.memory.blocks import Block, Tensor
 from finetune_operator.memory.derived import derived
+from finetune_operator.memory.kinds import Quantization
 from finetune_operator.memory.states.quantization import frozen_element_bytes
 from finetune_operator.memory.states.trainable import trained_tensors
-from finetune_operator.memory.workload import Quantization, Workload
+from finetune_operator.memory.workload import Workload
 
 
 class Padding(NamedTuple):

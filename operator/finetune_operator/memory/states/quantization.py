@@ -9,8 +9,9 @@ from typing import Final, NamedTuple
 from finetune_operator.memory.architecture import Architecture
 from finetune_operator.memory.blocks import Tensor, TensorClass
 from finetune_operator.memory.derived import derived
+from finetune_operator.memory.kinds import Quantization
 from finetune_operator.memory.states.trainable import outer_tensors
-from finetune_operator.memory.workload import Quantization, Workload
+from finetune_operator.memory.workload import Workload
 
 NF4_BITS: Final = 4 + 8 / 64 + 32 / (64 * 256)
 """4.127 bits per weight of NF4 with double quantisation: 4, an 8-bit scale per 64 weights, a float32 per 256 scales (QLoRA, arXiv 2305.14314)."""

@@ -9,7 +9,8 @@ from typing import Final, NamedTuple
 from finetune_operator.memory.architecture import EMBEDDING_NAME, Architecture, Head
 from finetune_operator.memory.blocks import Block, Tensor, TensorClass
 from finetune_operator.memory.derived import derived
-from finetune_operator.memory.workload import Goal, Tuning, Workload
+from finetune_operator.memory.kinds import Goal, Tuning
+from finetune_operator.memory.workload import Workload
 
 
 class Trained(NamedTuple):

@@ -7,7 +7,8 @@ from typing import Final
 
 from finetune_operator.memory.architecture import Architecture
 from finetune_operator.memory.derived import derived
-from finetune_operator.memory.workload import Tuning, Workload
+from finetune_operator.memory.kinds import Tuning
+from finetune_operator.memory.workload import Workload
 
 INPUT_PASSES: Final = 1
 OUTPUT_PASSES: Final = 5

@@ -11,7 +11,8 @@ from typing import Final
 
 from finetune_operator.memory.architecture import Architecture
 from finetune_operator.memory.blocks import Attention, Block, NormKind, Positions, Tensor, TensorClass
-from finetune_operator.memory.workload import AttentionKernel, Quantization, Tuning, Workload
+from finetune_operator.memory.kinds import AttentionKernel, Quantization, Tuning
+from finetune_operator.memory.workload import Workload
 from finetune_operator.planner.roofline.kernel_style import KernelStyle
 
 WRITTEN_OUT_NORM: Final = (36, 6)

@@ -7,8 +7,9 @@ from typing import Final
 
 from finetune_operator.api.compatibility import Offload, Strategy
 from finetune_operator.memory.architecture import Architecture
+from finetune_operator.memory.kinds import Optimizer
 from finetune_operator.memory.states import base_weight_bytes, trainable_parameters
-from finetune_operator.memory.workload import Optimizer, Workload
+from finetune_operator.memory.workload import Workload
 
 STEP_PASSES: Final = {Optimizer.ADAMW_FOREACH: 3.0, Optimizer.ADAFACTOR: 2.0, Optimizer.MUON: 3.0}
 """Traffic of the step relative to a fused kernel, which reads and writes every state once: foreach kernels write intermediate values."""

@@ -11,8 +11,9 @@ from typing import Final, NamedTuple
 from finetune_operator.api.compatibility import Checkpointing, Offload, Strategy
 from finetune_operator.memory.architecture import Architecture
 from finetune_operator.memory.derived import derived
+from finetune_operator.memory.kinds import LossKind, Quantization, Tuning
 from finetune_operator.memory.states import base_weight_bytes, trainable_parameters
-from finetune_operator.memory.workload import LossKind, Quantization, Tuning, Workload
+from finetune_operator.memory.workload import Workload
 from finetune_operator.planner.roofline.adapters import adapter_cost
 from finetune_operator.planner.roofline.kernel_style import PLAIN, KernelStyle
 from finetune_operator.planner.roofline.layers import LayerCost, layer_cost
