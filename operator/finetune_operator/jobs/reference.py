@@ -142,7 +142,8 @@ def strategies_page() -> str:
             "",
             "How states are spread over processes (`resources.strategy`; `auto` lets the planner choose), and what can live in host memory",
             "(`resources.offload`; `auto` only where nothing else fits, and with `qlora` nothing). API server, planner and trainer refuse by the",
-            "tables from which this page is made (`api/compatibility.py`, `api/impossible.py`). Every rank checks at its start that it is wrapped and sharded as planned.",
+            "tables from which this page is made (`api/compatibility.py`, `api/impossible.py`).",
+            "Every rank checks at its start that it is wrapped and sharded as planned.",
             "",
             *_table(
                 ("strategy", "what it does", "methods", "can offload", "resume with another number of processes"), rows
