@@ -172,6 +172,17 @@ state = "{RUNTIME_STATE}"
             "syncFrequency": "5s",
         }
         (self.directory / "kubelet.json").write_text(json.dumps(config))
+        ready = "jsonpath={.status.conditions[?(@.type=='Ready')].status}"
+
+        def is_ready() -> bool:
+            # containerd answers before the half of it that the kubelet needs, which then ends at once: a service manager would start it again.
+            if self.processes.pid("6-kubelet") is None:
+                self._run_kubelet()
+            return self.try_kubectl("get", "node", NAME, "--output", ready).stdout == "True"
+
+        self.processes.wait_until("6-kubelet", "the node is ready", is_ready)
+
+    def _run_kubelet(self) -> None:
         self.processes.start(
             "6-kubelet",
             self._binary,
@@ -182,12 +193,6 @@ state = "{RUNTIME_STATE}"
             f"--node-ip={NODE_ADDRESS}",
             f"--root-dir={KUBELET_STATE}",
             f"--cert-dir={self.pki}",
-        )
-        ready = "jsonpath={.status.conditions[?(@.type=='Ready')].status}"
-        self.processes.wait_until(
-            "6-kubelet",
-            "the node is ready",
-            lambda: self.try_kubectl("get", "node", NAME, "--output", ready).stdout == "True",
         )
 
     def _start_proxy(self) -> None:
