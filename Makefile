@@ -36,15 +36,18 @@ $(STAMP): requirements/dev.txt pyproject.toml | $(UV)
 demo: setup ## Fine-tune a tiny model on this machine: plan, two sharded processes, a kill, a resume, a result
 	$(BIN)/python examples/demo/demo.py
 
-# In two halves at once: tests on a node wait for kubelets and restarts most of their time. Each half's output is shown when it ends.
+# In two halves at once: tests on a node wait for kubelets and restarts most of their time. The half on a node shows its output when it ends.
 .PHONY: test
 test: setup ## Run the tests; with root and Go also on a real cluster
 	@if [ "$$(id -u)" = 0 ] && command -v go >/dev/null; then \
 		$(CLUSTER) programs; $(CLUSTER) sweep build/test-cluster; trap '$(CLUSTER) sweep build/test-cluster' EXIT; \
-		$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target test-node test-without-node; \
+		echo "On a real node, beside these: build/test-node.log, shown when it is complete."; \
+		$(MAKE) --no-print-directory --jobs=2 --keep-going test-node-to-log test-without-node; \
 	else $(BIN)/pytest; echo "NOT RUN: the cluster tests need root and Go (make test-cluster)"; fi
 
-.PHONY: test-node test-without-node
+.PHONY: test-node test-node-to-log test-without-node
+test-node-to-log: setup
+	@mkdir -p build; status=0; $(MAKE) --no-print-directory test-node >build/test-node.log 2>&1 || status=$$?; cat build/test-node.log; exit $$status
 test-node: setup
 	$(CLUSTER) prepare
 	$(BIN)/pytest -m node tests/cluster
