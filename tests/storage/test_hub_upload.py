@@ -122,7 +122,9 @@ def test_one_that_may_not_is_refused_with_the_remedy(
         repository(hub, name).check_writable()
 
 
-def test_a_hub_that_is_gone_is_told_as_such() -> None:
+def test_a_hub_that_is_gone_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     gone = HubRepository("team/bot", endpoint="http://127.0.0.1:9", token="hf_test")
     with pytest.raises(StorageUnavailable):
         gone.check_writable()
