@@ -114,4 +114,4 @@ def test_pairs_and_words_are_counted_as_encoders_read_them(tokenizer: TokenizerF
     first, second = tokens(tokenizer, "one", "one two")
     assert scored.sides == {"first": {first: 1}, "second": {second: 1}}
     words = surveyed([{"tokens": ["one", "two"], "tags": ["O", "O"]}], "token-classification", tokenizer)
-    assert words.lengths == {len(tokenizer.tokenizer.encode(["one", "two"], is_pretokenized=True).ids): 1}
+    assert words.lengths == {len(tokenizer.tokenizer.encode("one two").ids): 1}

@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 from tests.memory.small_configs import DECODERS, ENCODERS
 from tests.memory.transformers_counts import Counts, count, loaded_config, natural_head, quantised_by_bitsandbytes
+from transformers.models.auto import modeling_auto
 
+from finetune_operator.api.compatibility import Objective
+from finetune_operator.api.model_types import NO_HEAD
 from finetune_operator.memory.architecture import Architecture, Head, architecture_of, text_part
 from finetune_operator.memory.families import FAMILIES, REMOTE_CODE
 
@@ -65,12 +68,23 @@ def test_bitsandbytes_gets_the_weights_that_count_as_quantisable(name: str) -> N
     assert quantised_by_bitsandbytes(loaded_config(config)) == read(config).quantisable_parameters
 
 
-@pytest.mark.parametrize("head", [Head.NONE, Head.SEQUENCE_CLASSIFICATION])
-@pytest.mark.parametrize("name", ["llama", "gpt2", "opt with norms behind", "qwen3"])
+@pytest.mark.parametrize("head", [Head.NONE, Head.SEQUENCE_CLASSIFICATION, Head.TOKEN_CLASSIFICATION])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "mistral", "qwen3"])
 def test_a_decoder_can_be_bare_or_classify(name: str, head: Head) -> None:
     config = DECODERS[name]
     expected = count(loaded_config(config, labels=5), head)
     assert counts_of(read(config, head=head, labels=5)) == expected
+
+
+def test_the_types_without_a_head_of_classes_are_those_that_transformers_has_none_for() -> None:
+    tables = {
+        Objective.REWARD: modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+        Objective.CLASSIFICATION: modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+        Objective.TOKEN_CLASSIFICATION: modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+    }
+    assert set(tables) == set(NO_HEAD)
+    for objective, known in tables.items():
+        assert NO_HEAD[objective] == (set(FAMILIES) - set(known)) | set(REMOTE_CODE)
 
 
 def test_every_family_is_tried_against_transformers() -> None:

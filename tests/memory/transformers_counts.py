@@ -24,6 +24,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     BitsAndBytesConfig,
     PreTrainedConfig,
 )
@@ -38,6 +39,7 @@ AUTO_CLASSES: Mapping[Head, Any] = {
     Head.CAUSAL_LM: AutoModelForCausalLM,
     Head.MASKED_LM: AutoModelForMaskedLM,
     Head.SEQUENCE_CLASSIFICATION: AutoModelForSequenceClassification,
+    Head.TOKEN_CLASSIFICATION: AutoModelForTokenClassification,
     Head.NONE: AutoModel,
 }
 IN_A_LAYER = re.compile(r"(^|\.)(layers?|h|blocks)\.\d+\.")
@@ -81,6 +83,8 @@ def count(config: PreTrainedConfig, head: Head) -> Counts:
     wanted = LoraConfig(target_modules="all-linear", task_type=task)
     adapted = _maybe_include_all_linear_layers(wanted, model).target_modules
     assert isinstance(adapted, set)
+    if head is Head.TOKEN_CLASSIFICATION:  # the trainer excludes the new head (modeling.py)
+        adapted -= {"classifier", "score"}
     modules = {name: model.get_submodule(name) for name in adapted}
     return Counts(
         by_class=dict(by_class),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from finetune_operator.api.compatibility import Checkpointing, Strategy
+from finetune_operator.api.compatibility import Checkpointing, Objective, Strategy
 from finetune_operator.api.reasons import Reason
 from finetune_operator.memory.architecture import Architecture, architecture_of
 from finetune_operator.memory.families import ENCODERS
@@ -100,6 +100,35 @@ def test_an_encoder_is_refused_since_the_trainer_would_load_it_as_a_causal_langu
     assert "objective: sft" in error.message
     assert model in error.message
     assert "finetune estimate" in error.message
+
+
+@pytest.mark.parametrize("objective", ["classification", "token-classification"])
+@pytest.mark.parametrize(
+    ("model", "cut"),
+    [("google-bert/bert-base-uncased", 512), ("FacebookAI/roberta-base", 512), ("Qwen/Qwen3-0.6B", 2048)],
+)
+def test_encoders_and_decoders_learn_classes_within_their_positions(objective: str, model: str, cut: int) -> None:
+    spec = spec_of(model, method="full", training={"packing": "auto"}).model_copy(
+        update={"objective": Objective(objective)}
+    )
+    plan = good(plan_of(spec))
+    assert plan.max_length == cut
+    assert not plan.packed
+    assert plan.trainable_parameters == plan.total_parameters
+
+
+@pytest.mark.parametrize(
+    ("objective", "says"),
+    [
+        (Objective.CLASSIFICATION, "set model.uri to an encoder"),
+        (Objective.TOKEN_CLASSIFICATION, "set model.uri to an encoder"),
+        (Objective.REWARD, "set model.uri to a Llama"),
+    ],
+)
+def test_a_model_without_the_head_that_the_objective_needs_is_refused(objective: Objective, says: str) -> None:
+    error = bad(plan_of(spec_of("ibm-granite/granite-3.1-2b-instruct").model_copy(update={"objective": objective})))
+    assert error.reason == Reason.UNSUPPORTED_COMBINATION
+    assert says in error.message
 
 
 def test_three_thousand_rows_with_batch_four_make_750_steps() -> None:

@@ -47,10 +47,10 @@ def test_raw_text_is_packed_wherever_that_is_safe() -> None:
     """Its pieces are nearly all full, so that `auto` would save too little of other rows."""
     full = report_on({2048: 900, 1500: 30})
     for model_type, packed in (("llama", True), ("bloom", False)):
-        made = sequences_of(spec_of(objective="pretrain"), model_type, full, 0)
+        made = sequences_of(spec_of(objective="pretrain"), model_type, full, 0, cut=2048)
         assert isinstance(made, SequencesOfEpoch)
         assert made.packed is packed
-    alone = sequences_of(spec_of(objective="pretrain", training={"packing": "none"}), "llama", full, 0)
+    alone = sequences_of(spec_of(objective="pretrain", training={"packing": "none"}), "llama", full, 0, cut=2048)
     assert isinstance(alone, SequencesOfEpoch)
     assert not alone.packed
 
@@ -111,9 +111,12 @@ def test_the_number_of_sequences_is_open_without_an_inspection() -> None:
 
 def test_models_whose_packed_rows_see_each_other_are_refused_or_not_packed() -> None:
     report = report_on(SHORT)
-    assert "see each other" in bad(sequences_of(spec_of(training={"packing": "best-fit"}), "bloom", report, 0)).message  # type: ignore[arg-type]
+    assert (
+        "see each other"
+        in bad(sequences_of(spec_of(training={"packing": "best-fit"}), "bloom", report, 0, cut=2048)).message
+    )  # type: ignore[arg-type]
     for model_type in ("bloom", "never_heard_of"):
-        made = sequences_of(spec_of(), model_type, report, 0)
+        made = sequences_of(spec_of(), model_type, report, 0, cut=2048)
         assert not getattr(made, "packed", True)
         assert "not known to keep packed rows apart" in str(made)
 

@@ -168,6 +168,9 @@ def adapter_config(attempt: AttemptFile) -> Any:
     import peft
 
     name, settings = found
+    if settings["task_type"] == "TOKEN_CLS":
+        # all-linear takes the new head, which is trained whole, for one more linear layer (peft 0.21 leaves it out for SEQ_CLS alone).
+        settings["exclude_modules"] = ["classifier", "score"]
     return getattr(peft, name)(**settings)
 
 

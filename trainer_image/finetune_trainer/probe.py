@@ -21,6 +21,8 @@ from finetune_trainer.telemetry import Telemetry
 
 _ENGINE_COUNTERS: Final = ("global_steps", "global_samples", "micro_steps", "skipped_steps")
 """What DeepSpeed's engine counts, and writes into its checkpoints."""
+_TRAINER_COUNTERS: Final = ("_metrics", "_total_train_tokens", "_counts")
+"""What TRL's trainers and ours (labelled_trainer.py) count in each batch, as far as a trainer has it."""
 
 
 def longest_rows(dataset: Any, count: int, lengths_of: Callable[[Any], Any]) -> list[int]:
@@ -100,7 +102,7 @@ def _as_before(trainer: Any, engine: Any) -> Iterator[None]:
     """Restore random numbers and counters; not after an error, which ends the process."""
     python, arrays, tensors = random.getstate(), numpy.random.get_state(), torch.get_rng_state()
     devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    metrics, tokens = copy.deepcopy(trainer._metrics), trainer._total_train_tokens
+    counted = {name: copy.deepcopy(getattr(trainer, name)) for name in _TRAINER_COUNTERS if hasattr(trainer, name)}
     counters = {name: getattr(engine, name) for name in _ENGINE_COUNTERS} if engine is not None else {}
     sync = trainer.accelerator.gradient_state.sync_gradients
     yield
@@ -109,7 +111,8 @@ def _as_before(trainer: Any, engine: Any) -> Iterator[None]:
     torch.set_rng_state(tensors)
     if devices:
         torch.cuda.set_rng_state_all(devices)
-    trainer._metrics, trainer._total_train_tokens = metrics, tokens
+    for name, value in counted.items():
+        setattr(trainer, name, value)
     for name, value in counters.items():
         setattr(engine, name, value)
     trainer.accelerator.gradient_state._set_sync_gradients(sync)

@@ -37,7 +37,7 @@ class Text(NamedTuple):
 
     `side` tells which of a row's texts it is: row, chosen, rejected, completion, prompt, anchor, positive, negative, first, second. `prompt` is
     how many characters of it are given and never learned (0 where the row's kind has no such border). `by_template`: the chat template wrote it,
-    with all special tokens; other texts get those that the tokenizer adds. `pair` is read together with it; `words` stand instead of the text.
+    with all special tokens; other texts get those that the tokenizer adds. `pair` is read together with it.
     """
 
     side: str
@@ -45,7 +45,6 @@ class Text(NamedTuple):
     prompt: int = 0
     by_template: bool = False
     pair: str | None = None
-    words: tuple[str, ...] | None = None
 
 
 class RenderedRow(NamedTuple):
@@ -122,7 +121,7 @@ def _texts(value: RowValue, template: ChatTemplate | None, eos_token: str | None
         case LabelledText():
             return (Text("row", value.text, pair=value.text_pair),)
         case LabelledWords():
-            return (Text("row", " ".join(value.words), words=value.words),)
+            return (Text("row", " ".join(value.words)),)
         case ScoredPair():
             return (Text("first", value.first), Text("second", value.second))
         case PositivePair():

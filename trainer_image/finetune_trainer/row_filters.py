@@ -137,9 +137,4 @@ class RowFilter:
 
 def longest(tokenizer: Any, texts: Sequence[Text]) -> int:
     """Return the tokens of the longest of a row's texts, as the inspection counts them."""
-    return max(
-        len(tokenizer.encode(list(text.words), is_pretokenized=True))
-        if text.words is not None
-        else len(tokenizer.encode(text.text, text.pair, add_special_tokens=not text.by_template))
-        for text in texts
-    )
+    return max(len(tokenizer.encode(text.text, text.pair, add_special_tokens=not text.by_template)) for text in texts)

@@ -23,10 +23,14 @@ class Objective(Word):
     ORPO = "orpo"
     KTO = "kto"
     REWARD = "reward"
+    CLASSIFICATION = "classification"
+    TOKEN_CLASSIFICATION = "token-classification"  # noqa: S105 - tokens of a text
 
 
 PREFERENCES: Final = (Objective.DPO, Objective.ORPO, Objective.KTO, Objective.REWARD)
 """Objectives that learn which answers are preferred."""
+LABELLING: Final = (Objective.CLASSIFICATION, Objective.TOKEN_CLASSIFICATION)
+"""Objectives whose model gives classes: its head has as many outputs as the rows have labels."""
 LEARN_TEXTS: Final = frozenset({Objective.SFT, Objective.PRETRAIN})
 """Objectives that learn the next token of texts one by one: these can be packed, and cut at either end."""
 
@@ -38,6 +42,8 @@ OBJECTIVE_MEANINGS: Final[Mapping[Objective, str]] = MappingProxyType(
         Objective.ORPO: "the chosen answers and their odds over the rejected ones at once, without a reference",
         Objective.KTO: "answers that are each wanted or not",
         Objective.REWARD: "a reward model, which gives answers a number",
+        Objective.CLASSIFICATION: "a class for each text, or for each pair of texts that are read together",
+        Objective.TOKEN_CLASSIFICATION: "a class for each word",
     }
 )
 

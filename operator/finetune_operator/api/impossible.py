@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from finetune_operator.api.compatibility import (
+    LABELLING,
     PREFERENCES,
     SHARDED_STRATEGIES,
     ZERO_STAGES,
@@ -157,6 +158,19 @@ OBJECTIVE_IMPOSSIBLE: Final = (
         for objective in PREFERENCES
         for method in Method
         if method not in (Method.FULL, *LORA_METHODS)
+    ),
+    *(
+        Impossible(
+            method=method,
+            strategy=None,
+            accelerator=None,
+            why="classes were tried with whole models and LoRA alone",
+            remedy="use tuning.method: lora or full",
+            objective=objective,
+        )
+        for objective in LABELLING
+        for method in Method
+        if method not in (Method.FULL, Method.LORA)
     ),
 )
 """What an objective does not work with, beside what works with none."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Final, Literal, get_args
 
 from pydantic import Field, StringConstraints
+from pydantic.alias_generators import to_camel
 
 from finetune_operator.api.chat_templates import TEMPLATE_LIMIT, TEMPLATE_TOKENS
 from finetune_operator.api.evaluation import EvaluationSource, Split
@@ -81,7 +82,18 @@ class ModelSource(SpecModel):
     )
 
 
-Format = Literal["auto", "messages", "prompt-completion", "alpaca", "sharegpt", "text", "preference", "kto"]
+Format = Literal[
+    "auto",
+    "messages",
+    "prompt-completion",
+    "alpaca",
+    "sharegpt",
+    "text",
+    "preference",
+    "kto",
+    "classification",
+    "token-classification",
+]
 """The layouts that the objectives learn from; a test compares them with the tables in layouts.py."""
 FORMATS: Final = tuple(Layout(name) for name in get_args(Format) if name != "auto")
 
@@ -103,13 +115,20 @@ class Columns(SpecModel):
     tools: ColumnName | None = _column("tools", "the optional list of tools")
     prompt: ColumnName | None = _column("prompt", "the prompt")
     completion: ColumnName | None = _column("completion", "the answer")
-    label: ColumnName | None = _column("label", "whether the answer is wanted: true or false, 1 or 0")
-    text: ColumnName | None = _column("text", "the document")
     chosen: ColumnName | None = _column("chosen", "the better answer, alone or with the prompt before it")
     rejected: ColumnName | None = _column("rejected", "the worse answer, alone or with the prompt before it")
     instruction: ColumnName | None = _column("instruction", "the instruction")
     input: ColumnName | None = _column("input", "the optional input")
     output: ColumnName | None = _column("output", "the answer")
+    text: ColumnName | None = _column("text", "the text")
+    text_pair: ColumnName | None = _column(
+        "text_pair", "the optional second text, which is read together with the first"
+    )
+    label: ColumnName | None = _column(
+        "label", "the class: its name, a whole number or a truth value; of kto: whether the answer is wanted"
+    )
+    tokens: ColumnName | None = _column("tokens", "the list of words")
+    tags: ColumnName | None = _column("tags", "the list of each word's class")
 
     @property
     def named(self) -> dict[str, str]:
@@ -121,8 +140,8 @@ def _belongs(column: str) -> Rule:
     """Return the rule that a column is named only for formats that have it."""
     formats = layouts_with(column, FORMATS)
     return Rule(
-        cel=f"!has(self.columns.{column}) || self.format in [{_quoted(('auto', *formats))}]",
-        message=f"dataset.columns.{column} belongs to format {listed(formats)}; set dataset.format to that or remove it",
+        cel=f"!has(self.columns.{to_camel(column)}) || self.format in [{_quoted(('auto', *formats))}]",
+        message=f"dataset.columns.{to_camel(column)} belongs to format {listed(formats)}; set dataset.format to that or remove it",
         holds=lambda d: getattr(d.columns, column) is None or d.format in ("auto", *formats),
     )
 

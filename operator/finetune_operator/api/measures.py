@@ -12,6 +12,7 @@ from typing import Final
 MEASURES: Final[Mapping[str, str]] = MappingProxyType(
     {
         "token_accuracy": "Share of the counted tokens (0 to 1) that the model gave the highest probability.",
+        "batch_accuracy": "Share of the step's classes (0 to 1) that the model gave the highest probability, before it learned from them.",
         "entropy": "Mean entropy of the model's next-token distribution over the counted tokens, in nats.",
         "reward_margin": "Mean of the chosen answers' rewards minus the rejected ones'.",
         "reward_accuracy": "Share of the pairs (0 to 1) whose chosen answer has the higher reward.",

@@ -1,8 +1,12 @@
-"""What single model types can do that others cannot: adapters beside experts, packed rows that do not see each other."""
+"""What single model types can do that others cannot: adapters beside experts, packed rows that do not see each other, heads that give numbers."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
+
+from finetune_operator.api.compatibility import Objective
 
 EXPERTS_ADAPTED: Final = frozenset({"deepseek_v2", "deepseek_v3", "glm4_moe", "mixtral", "olmoe", "qwen3_moe"})
 """Model types whose experts and router get adapters from targets all-linear, or from the names that their linear modules had in transformers 4.
@@ -60,3 +64,27 @@ PACKING_ISOLATED: Final = frozenset(
 not change a row's logits (tests/trainer/test_packing_isolation.py; with experts by rounding, 3e-7)."""
 PACKING_LEAKS: Final = frozenset({"bloom", "falcon", "gpt_oss", "mpt", "opt"})
 """Model types whose packed rows do see each other (the same test): they make their own masks or positions, and ask for no block-diagonal one."""
+
+_NO_SEQUENCE_HEAD: Final = frozenset(
+    {
+        *("cohere", "cohere2", "glm4_moe", "granite", "granitemoe", "granitemoeshared", "llama4_text", "olmoe"),
+        *("baichuan", "chatglm", "internlm", "internlm2", "qwen"),
+    }
+)
+_NO_TOKEN_HEAD: Final = frozenset(
+    {
+        *("cohere", "cohere2", "deepseek_v2", "gemma3_text", "glm4_moe", "gptj", "granite", "granitemoe"),
+        *("granitemoeshared", "llama4_text", "olmo", "olmo2", "olmo3", "olmoe", "opt"),
+        *("baichuan", "chatglm", "internlm", "internlm2", "qwen"),
+    }
+)
+
+NO_HEAD: Final[Mapping[Objective, frozenset[str]]] = MappingProxyType(
+    {
+        Objective.REWARD: _NO_SEQUENCE_HEAD,
+        Objective.CLASSIFICATION: _NO_SEQUENCE_HEAD,
+        Objective.TOKEN_CLASSIFICATION: _NO_TOKEN_HEAD,
+    }
+)
+"""Model types without a class for the objective in transformers 5.23's tables of AutoModelForSequenceClassification and
+AutoModelForTokenClassification (a test compares); models that bring their own code are not tried."""

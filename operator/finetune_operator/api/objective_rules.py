@@ -1,17 +1,25 @@
-"""What of a spec has no meaning with an objective: each a rule of the CRD with its reason and remedy."""
+"""What of a spec has no meaning with an objective, or does not work with it: each a rule of the CRD with its reason and remedy."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from finetune_operator.api.compatibility import LEARN_TEXTS, PREFERENCES, SHARDED_STRATEGIES, Method, Objective
+from finetune_operator.api.compatibility import (
+    LABELLING,
+    LEARN_TEXTS,
+    PREFERENCES,
+    SHARDED_STRATEGIES,
+    Method,
+    Objective,
+)
 from finetune_operator.api.layouts import listed
 from finetune_operator.api.model import Rule
 from finetune_operator.api.preference import OBJECTIVE_SETTINGS
 
 _TEXTS: Final = ", ".join(f"'{objective}'" for objective in Objective if objective in LEARN_TEXTS)
-
 _PREFERENCES: Final = ", ".join(f"'{objective}'" for objective in PREFERENCES)
+_LABELLING: Final = ", ".join(f"'{objective}'" for objective in LABELLING)
+_WITHOUT_WORDS: Final = (Objective.REWARD, *LABELLING)
 
 
 def _own_block(objective: Objective) -> Rule:
@@ -30,14 +38,14 @@ OBJECTIVE_RULES: Final = (
         holds=lambda s: s.objective is not Objective.PRETRAIN or s.training.truncation == "right",
     ),
     Rule(
-        cel=f"self.objective in [{_TEXTS}] || self.training.truncation == 'right'",
-        message="training.truncation: left belongs to objective: sft; the answers of others are cut on the right; remove truncation",
-        holds=lambda s: s.objective in LEARN_TEXTS or s.training.truncation == "right",
+        cel=f"!(self.objective in [{_PREFERENCES}]) || self.training.truncation == 'right'",
+        message=f"training.truncation: the answers of objectives {listed(PREFERENCES, 'and')} are cut on the right; remove truncation",
+        holds=lambda s: s.objective not in PREFERENCES or s.training.truncation == "right",
     ),
     Rule(
         cel=f"self.objective in [{_TEXTS}] || self.training.packing != 'best-fit'",
-        message="training.packing: best-fit joins texts that are learned token by token (objective: sft, pretrain), not rows that are compared; "
-        "set packing: none",
+        message="training.packing: best-fit joins texts that are learned token by token (objective: sft, pretrain), not rows that are compared or "
+        "have classes; set packing: none",
         holds=lambda s: s.objective in LEARN_TEXTS or s.training.packing != "best-fit",
     ),
     Rule(
@@ -46,9 +54,9 @@ OBJECTIVE_RULES: Final = (
         holds=lambda s: s.objective in (*LEARN_TEXTS, Objective.ORPO) or s.training.loss_on != "all",
     ),
     Rule(
-        cel=f"self.objective in [{_TEXTS}] || !(has(self.dataset.split) || has(self.dataset.evaluation))",
-        message="dataset: split and evaluation are for objective: sft and pretrain, whose loss is that of single tokens; remove them",
-        holds=lambda s: s.objective in LEARN_TEXTS or not s.dataset.evaluates,
+        cel=f"!(self.objective in [{_PREFERENCES}]) || !(has(self.dataset.split) || has(self.dataset.evaluation))",
+        message=f"dataset: split and evaluation are not for objectives {listed(PREFERENCES, 'and')}, whose loss compares answers; remove them",
+        holds=lambda s: s.objective not in PREFERENCES or not s.dataset.evaluates,
     ),
     *map(_own_block, OBJECTIVE_SETTINGS),
     Rule(
@@ -79,8 +87,14 @@ OBJECTIVE_RULES: Final = (
         holds=lambda s: s.objective is not Objective.REWARD or s.tuning.method is not Method.QLORA,
     ),
     Rule(
-        cel="self.objective != 'reward' || !has(self.output.gguf) || self.output.gguf.size() == 0",
-        message="output.gguf: what objective: reward makes writes no tokens, and GGUF files are for programs that do; remove output.gguf",
-        holds=lambda s: s.objective is not Objective.REWARD or not s.output.gguf,
+        cel=f"!(self.objective in [{_LABELLING}]) || self.tuning.method in ['full', 'lora']",
+        message=f"tuning.method: objectives {listed(LABELLING, 'and')} were tried with full and lora alone; set one of them",
+        holds=lambda s: s.objective not in LABELLING or s.tuning.method in (Method.FULL, Method.LORA),
+    ),
+    Rule(
+        cel=f"!(self.objective in ['reward', {_LABELLING}]) || !has(self.output.gguf) || self.output.gguf.size() == 0",
+        message=f"output.gguf: objectives {listed(_WITHOUT_WORDS, 'and')} make models that give numbers, and llama.cpp runs models that write; "
+        "remove output.gguf",
+        holds=lambda s: s.objective not in _WITHOUT_WORDS or not s.output.gguf,
     ),
 )

@@ -29,6 +29,12 @@ PROVEN: Final[Mapping[Objective, tuple[Combination, ...]]] = MappingProxyType(
         Objective.ORPO: ((Method.LORA, _SINGLE), (Method.FULL, _FSDP), (Method.LORA, _DDP)),
         Objective.KTO: ((Method.LORA, _SINGLE), (Method.FULL, _DDP), (Method.LORA, _ZERO2)),
         Objective.REWARD: ((Method.LORA, _SINGLE), (Method.FULL, _FSDP), (Method.LORA, _DDP)),
+        # tests/trainer/test_classes.py
+        Objective.CLASSIFICATION: (
+            *((Method.FULL, strategy) for strategy in (_SINGLE, _DDP, _FSDP, _ZERO2, _ZERO3)),
+            (Method.LORA, _SINGLE),
+        ),
+        Objective.TOKEN_CLASSIFICATION: ((Method.FULL, _SINGLE), (Method.LORA, _SINGLE)),
     }
 )
 """The losses of several ranks are those of one process on the same batches."""

@@ -34,6 +34,8 @@ LEARNING_RATE_SHARES: Final = {
     Objective.ORPO: 0.5,
     Objective.KTO: 0.1,
     Objective.REWARD: 1.0,
+    Objective.CLASSIFICATION: 1.0,
+    Objective.TOKEN_CLASSIFICATION: 1.0,
 }
 """Of those, by objective. DPO: TRL 1.16 trains whole models with 1e-6 (DPOConfig), and so KTO. ORPO: 5e-6 to 8e-6
 (arXiv 2403.07691, C)."""

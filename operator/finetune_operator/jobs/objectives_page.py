@@ -8,6 +8,7 @@ from typing import Final
 from finetune_operator.api.compatibility import OBJECTIVE_MEANINGS, Method, Objective, Strategy
 from finetune_operator.api.impossible import OBJECTIVE_IMPOSSIBLE, impossibility
 from finetune_operator.api.layouts import OBJECTIVE_LAYOUTS
+from finetune_operator.api.model_types import NO_HEAD
 from finetune_operator.api.preference import OBJECTIVE_SETTINGS
 from finetune_operator.api.proven import PROVEN
 from finetune_operator.api.training import DEFAULT_LEARNING_RATES, LEARNING_RATE_SHARES
@@ -60,8 +61,58 @@ def objectives_page(generated: str) -> str:
             "",
             *_table(("objective", "method", "strategy", "why", "instead"), refused),
             "",
+            *_heads(),
+            *CLASSES,
+            "",
         )
     )
+
+
+CLASSES: Final = (
+    "## Classes",
+    "",
+    "`classification` and `token-classification` take encoders (BERT, RoBERTa, DistilBERT, ModernBERT, ELECTRA, MPNet, DeBERTa, XLM-R,",
+    "CamemBERT) and decoders. The ticks above were made on CPUs: the losses of several ranks are those of one process within 1e-4, those of one",
+    "process are transformers' own Trainer's within 1e-6, and a stopped run goes on bit for bit (tests/trainer/test_classes.py).",
+    "",
+    "- **Their names** come from the rows: the inspection finds them, counts them (`dataset.labels` of its report) and numbers them, by value",
+    "  where all are whole numbers, else by name. The published model has the names in `id2label`. At most 1,000 classes; data with a single",
+    "  one is refused.",
+    "- **The head** is new, its weights drawn by `training.seed`, unless the model has a head with as many outputs: then that one is trained",
+    "  on. With `lora` the head is trained whole and lies in the adapter's files.",
+    "- **The loss** is the mean cross-entropy over all classes of a global batch, whatever its split. transformers' own Trainer adds up the",
+    "  means of the micro-batches for BERT and RoBERTa when it accumulates (5.23: their forward takes the number of classes and ignores it).",
+    "- **Words** (`token-classification`): words are joined by single spaces and tokenized as one text, as they will be when the model is used.",
+    "  The class stands at a word's first token and nowhere else; a word without a token of its own, or behind the cut, is not learned.",
+    "- **Length**: rows are cut at `training.maxLength`, or at what the model has positions for (512 for BERT) if that is less. The plan says",
+    "  which (`maxLength`). `training.truncation` says at which end.",
+    "- `training.packing: best-fit` and `training.lossOn: all` are refused; a chat template is not needed.",
+    "- **Measured** is the share of right classes in each step's own batch, before it is learned from (`batch_accuracy`). That is no test of",
+    "  what the model does with other texts: keep rows apart for that (`dataset.split`), whose loss is told.",
+    "- Learning rates that suit a small encoder are higher than the default of `full` (1e-5): BERT's authors used 2e-5 to 5e-5",
+    "  ([arXiv 1810.04805](https://arxiv.org/abs/1810.04805), A.3). Set `training.learningRate`.",
+    "- CPUs are enough for small encoders: `resources: {accelerator: cpu}`.",
+    "",
+    "Examples: [classification.yaml](../../examples/classification.yaml), [token-classification.yaml](../../examples/token-classification.yaml).",
+)
+
+
+def _heads() -> list[str]:
+    """Return which models have no head for which objective."""
+    rows = (
+        (f"`{objective}`", ", ".join(f"`{model_type}`" for model_type in sorted(NO_HEAD[objective])))
+        for objective in Objective
+        if objective in NO_HEAD
+    )
+    return [
+        "## Models without a head for it",
+        "",
+        "transformers 5.23 has no class for these model types with the head that the objective needs, or they bring their own code, which is not",
+        "tried; the plan refuses them. Encoders learn classes alone.",
+        "",
+        *_table(("objective", "model types"), rows),
+        "",
+    ]
 
 
 def _cell(objective: Objective, method: Method, strategy: Strategy) -> str:

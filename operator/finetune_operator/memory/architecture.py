@@ -25,6 +25,7 @@ class Head(StrEnum):
     CAUSAL_LM = "causal-lm"
     MASKED_LM = "masked-lm"
     SEQUENCE_CLASSIFICATION = "sequence-classification"
+    TOKEN_CLASSIFICATION = "token-classification"  # noqa: S105 - tokens of a text
     NONE = "none"
     """AutoModel: hidden states only, as sentence-transformers trains them."""
 
@@ -44,7 +45,7 @@ class Architecture:
     """Longest sequence that the model was made for; 0 when the config does not say."""
     head: Head = Head.CAUSAL_LM
     labels: int = 0
-    """Classes of a sequence-classification head."""
+    """Classes of a classification head."""
     final_norm: bool = True
     """A norm stands behind the last layer; post-norm encoders have none."""
     embedding_norm: bool = False
@@ -196,7 +197,7 @@ def architecture_of(
         config: the content of config.json.
         trace: what the oracle measured (memory/traced.py); used where no family describes the config.
         head: what stands behind the last layer; None: the language-modelling head that the type was trained with.
-        labels: classes of a sequence-classification head.
+        labels: classes of a classification head.
         transformers_major: which transformers' module layout is meant; before 5, experts and Falcon's layers count as plain linear modules.
     """
     # They build Architectures and so import this module.

@@ -21,9 +21,14 @@ class ConfigReader:
     config: Mapping[str, JsonValue]
     head: Head = Head.CAUSAL_LM
     labels: int = 2
-    """Classes of a sequence-classification head."""
+    """Classes of a classification head."""
     transformers_major: int = 5
     """Which transformers' module layout is described: before 5, experts were linear modules."""
+
+    @property
+    def head_labels(self) -> int:
+        """Outputs of the head that is to be built; 0 where they are words or there is none."""
+        return self.labels if self.head in (Head.SEQUENCE_CLASSIFICATION, Head.TOKEN_CLASSIFICATION) else 0
 
     @property
     def model_type(self) -> str:

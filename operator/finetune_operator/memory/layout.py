@@ -169,14 +169,17 @@ def decoder(
         ),
         max_positions=shape.max_positions,
         head=config.head,
-        labels=config.labels if config.head is Head.SEQUENCE_CLASSIFICATION else 0,
+        labels=config.head_labels,
         final_norm=final_norm,
     )
 
 
 def _decoder_head(config: ConfigReader, shape: Shape, width: int, *, bias: bool) -> tuple[Tensor, ...]:
     if config.head is Head.SEQUENCE_CLASSIFICATION:
-        return (Tensor("score", TensorClass.HEAD, (config.labels, width)),)
+        return (Tensor("score", TensorClass.HEAD, (config.labels, width), task_head=True),)
+    if config.head is Head.TOKEN_CLASSIFICATION:
+        shapes = ((config.labels, width), (config.labels,))
+        return tuple(Tensor("score", TensorClass.HEAD, each, task_head=True) for each in shapes)
     if config.head is not Head.CAUSAL_LM:
         return ()
     weight = () if shape.tied else (Tensor("lm_head", TensorClass.HEAD, (shape.vocabulary, width)),)

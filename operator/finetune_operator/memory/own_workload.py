@@ -12,6 +12,7 @@ from finetune_operator.api.compatibility import Checkpointing, Objective, Offloa
 from finetune_operator.api.methods import IA3_TARGETS, LORA_METHODS, VIRTUAL_TOKEN_METHODS, Method
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.tuning import LoraVariant
+from finetune_operator.memory.architecture import Head
 from finetune_operator.memory.kinds import FLOAT32, FLOAT32_MASTER, Goal, Numerics, Optimizer, Quantization, Tuning
 from finetune_operator.memory.workload import Workload
 
@@ -33,9 +34,20 @@ GOALS: Final[Mapping[Objective, Goal]] = MappingProxyType(
         Objective.ORPO: Goal.ORPO,
         Objective.KTO: Goal.KTO,
         Objective.REWARD: Goal.REWARD,
+        Objective.CLASSIFICATION: Goal.CLASSIFICATION,
+        Objective.TOKEN_CLASSIFICATION: Goal.CLASSIFICATION,
     }
 )
 """Which sequences, models and heads of each objective are in memory."""
+
+
+HEADS: Final[Mapping[Objective, Head]] = MappingProxyType(
+    {
+        Objective.CLASSIFICATION: Head.SEQUENCE_CLASSIFICATION,
+        Objective.TOKEN_CLASSIFICATION: Head.TOKEN_CLASSIFICATION,
+    }
+)
+"""What stands behind the last layer; objectives that are not here keep the head of a language model."""
 
 
 def as_trained_here(workload: Workload) -> Workload:

@@ -18,7 +18,8 @@ from finetune_operator.api.plan import Plan, PlanError
 from finetune_operator.api.prices import NO_PRICES, Prices
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import FineTuneJobSpec
-from finetune_operator.memory.architecture import Head, architecture_of
+from finetune_operator.memory.architecture import architecture_of
+from finetune_operator.memory.own_workload import HEADS
 from finetune_operator.memory.states import trainable_parameters
 from finetune_operator.planner.candidate import Candidate
 from finetune_operator.planner.candidates import check_micro_batch, check_resume, forbidden_strategy, process_counts
@@ -35,6 +36,7 @@ from finetune_operator.planner.explanation import (
 from finetune_operator.planner.history import corrections_of
 from finetune_operator.planner.inventory import Inventory
 from finetune_operator.planner.limits import NO_LIMITS, Limits
+from finetune_operator.planner.objectives import check_objective, length_limit
 from finetune_operator.planner.pools import Pool, cpu_pools, gpu_pools
 from finetune_operator.planner.price_list import PriceList
 from finetune_operator.planner.publication import check_formats
@@ -47,6 +49,8 @@ from finetune_operator.planner.task import Task
 
 STORED_BYTES_PER_PARAMETER = 2
 """Assumed size of downloaded weights where nothing was inspected: bfloat16."""
+ASSUMED_LABELS = 2
+"""Classes where nothing was inspected; each costs a vector of the hidden size."""
 TRACED = "model: no table knows model_type {}; its memory was traced on fake tensors and is carried over to this plan, with a wider upper bound"
 
 
@@ -91,7 +95,7 @@ def make_plan(
     )
     if isinstance(question, PlanError):
         return question
-    return _not_launched(question.task) or question.answer()
+    return check_objective(question.task.spec, question.task.architecture) or question.answer()
 
 
 @dataclass(frozen=True)
@@ -165,7 +169,9 @@ def question_of(
             reason=Reason.UNKNOWN_ARCHITECTURE,
             message=f"nothing is known about {spec.model.uri}; give an inspection, or a local folder with its config.json",
         )
-    architecture = architecture_of(config, None if isinstance(trace, str) else trace)
+    head = HEADS.get(spec.objective)
+    labels = len(inspection.dataset.labels) if inspection is not None else ASSUMED_LABELS
+    architecture = architecture_of(config, None if isinstance(trace, str) else trace, head=head, labels=labels)
     if isinstance(architecture, PlanError):
         return untraced(architecture, trace) if isinstance(trace, str) else architecture
     if "text_config" in config:
@@ -183,7 +189,8 @@ def question_of(
     if refusal is not None:
         return refusal
     weight_bytes = architecture.parameters * STORED_BYTES_PER_PARAMETER
-    made = sequences_of(spec, architecture.model_type, inspection, rows)
+    cut = length_limit(spec, architecture)
+    made = sequences_of(spec, architecture.model_type, inspection, rows, cut=cut)
     if isinstance(made, PlanError):
         return made
     if resume is not None and resume.step >= (last := total_steps(spec, made.count)):
@@ -234,20 +241,6 @@ def _multimodal(spec: FineTuneJobSpec) -> PlanError:
     )
 
 
-def _not_launched(task: Task) -> PlanError | None:
-    """Return why the trainer cannot start the job, although its memory is known: transformers would load an encoder as a causal language model."""
-    if task.architecture.head is Head.CAUSAL_LM:
-        return None
-    return PlanError(
-        reason=Reason.UNSUPPORTED_COMBINATION,
-        message=(
-            f"objective: {task.spec.objective} teaches a model to write the next token, and {task.spec.model.uri} "
-            f"({task.architecture.model_type}) is an encoder; set model.uri to a decoder-only model. "
-            "finetune estimate tells the memory of an encoder all the same"
-        ),
-    )
-
-
 def _pools(
     spec: FineTuneJobSpec, inventory: Inventory, kept_free_bytes: int
 ) -> tuple[tuple[Pool, ...], tuple[Pool, ...]]:
@@ -282,7 +275,7 @@ def _plan(
         global_batch_size=spec.training.global_batch_size,
         gradient_checkpointing=split.checkpointing,
         offload=split.offload,
-        max_length=spec.training.max_length,
+        max_length=length_limit(spec, architecture),
         rows=made.rows,
         packed=made.packed,
         precomputed_reference=chosen.sized.workload.precomputed_reference,

@@ -43,10 +43,18 @@ class SequencesOfEpoch:
 
 
 def sequences_of(
-    spec: FineTuneJobSpec, model_type: str, inspection: InspectionReport | None, rows: int
+    spec: FineTuneJobSpec, model_type: str, inspection: InspectionReport | None, rows: int, *, cut: int
 ) -> SequencesOfEpoch | PlanError:
-    """Return what an epoch is made of; `rows` are those that are known without an inspection, 0 where they are not."""
-    wanted, cut = spec.training.packing, spec.training.max_length
+    """Return what an epoch is made of.
+
+    Args:
+        spec: What the user wants.
+        model_type: Which family the model is of: some mix rows that are packed.
+        inspection: What is known of the rows.
+        rows: Those that are known without an inspection, 0 where they are not.
+        cut: Tokens of the longest sequence; longer rows are cut.
+    """
+    wanted = spec.training.packing
     if wanted == "best-fit" and model_type in PACKING_LEAKS:
         return PlanError(
             reason=Reason.UNSUPPORTED_COMBINATION,

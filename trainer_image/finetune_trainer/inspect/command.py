@@ -109,7 +109,7 @@ def inspect(request: InspectionRequest, output: Path | None = None, *, trace: bo
     survey = survey_rows(rows, tokenizer, limits)
     logger.info("data set %s: %s, %d rows, %d dropped", spec.dataset.uri, layout.layout, survey.rows, survey.dropped)
     report_uri = write_full_report(target, request, survey)
-    refusal = check_rows(survey, spec.dataset.uri, spec.dataset.filters.max_dropped)
+    refusal = check_rows(survey, spec.dataset.uri, spec.dataset.filters.max_dropped, spec.objective)
     if refusal is not None:
         raise TrainerFailure(refusal.exit_code, f"{refusal}. All of them: {report_uri}")
     facts = _dataset_facts(request, files, layout.layout, survey)

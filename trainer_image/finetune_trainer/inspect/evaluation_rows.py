@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from finetune_operator.api.compatibility import LABELLING, Objective
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.inspection import EvaluationFacts
 from finetune_operator.api.spec import FineTuneJobSpec
@@ -37,7 +38,19 @@ def evaluation_facts(spec: FineTuneJobSpec, survey: Survey, tokenizer: Tokenizer
         tokenizer,
         Limits(training.max_length, training.loss_on, training.truncation, None, spec.dataset.filters),
     )
-    refusal = check_rows(own, source.uri, spec.dataset.filters.max_dropped)
+    refusal = check_rows(own, source.uri, spec.dataset.filters.max_dropped, spec.objective)
+    refusal = refusal or _unknown_classes(own, survey, source.uri, spec.objective)
     if refusal is not None:
         raise refusal
     return EvaluationFacts(rows=own.used, dropped=own.dropped, longest=max(own.lengths), files=files.inputs)
+
+
+def _unknown_classes(own: Survey, survey: Survey, uri: str, objective: Objective) -> TrainerFailure | None:
+    unknown = sorted(own.labels.keys() - survey.labels.keys()) if objective in LABELLING else []
+    if not unknown:
+        return None
+    return TrainerFailure(
+        ExitCode.BAD_DATA,
+        f"{len(unknown)} classes of {uri} (dataset.evaluation) are in no row that is learned from, the first is {unknown[0]}; remove these rows, "
+        "or add rows of the class to dataset.uri",
+    )

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Final, Literal, NamedTuple
+from typing import Final, Literal
 
 from tokenizers import Tokenizer
 
@@ -181,14 +181,14 @@ class _Lengths:
         A rendered conversation brings its own special tokens; other texts get those that the tokenizer adds.
         """
         texts = [text for row in batch for text in row.texts]
-        by_kind: dict[_Kind, list[Any]] = {}
+        given: dict[bool, list[str | tuple[str, str]]] = {}
         for text in texts:
-            by_kind.setdefault(_kind(text), []).append(_given(text))
+            given.setdefault(text.by_template, []).append(text.text if text.pair is None else (text.text, text.pair))
         counted = {
-            kind: map(len, self._tokenizer.encode_batch_fast(given, kind.is_words, kind.gets_special_tokens))
-            for kind, given in by_kind.items()
+            by_template: map(len, self._tokenizer.encode_batch_fast(some, add_special_tokens=not by_template))
+            for by_template, some in given.items()
         }
-        return iter([next(counted[_kind(text)]) for text in texts])
+        return iter([next(counted[text.by_template]) for text in texts])
 
     def problem(self, value: RowValue, texts: Sequence[Text], lengths: Mapping[str, int]) -> str | None:
         """Return why a row of these lengths cannot be used: it has no token, or training cuts off all of an answer.
@@ -230,21 +230,3 @@ class _Lengths:
         if min(lengths.values()) <= self.limits.max_length:
             return False
         return min(answer_tokens(self._files, text)[1] for text in texts) >= self.limits.max_length
-
-
-class _Kind(NamedTuple):
-    """Texts that can be tokenized in one batch."""
-
-    is_words: bool
-    gets_special_tokens: bool
-
-
-def _kind(text: Text) -> _Kind:
-    return _Kind(text.words is not None, not text.by_template)
-
-
-def _given(text: Text) -> str | tuple[str, str] | list[str]:
-    """Return a text as `tokenizers` takes it."""
-    if text.words is not None:
-        return list(text.words)
-    return text.text if text.pair is None else (text.text, text.pair)

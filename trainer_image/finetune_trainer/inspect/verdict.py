@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Final
 
+from finetune_operator.api.compatibility import LABELLING, Objective
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_trainer.failures import TrainerFailure
 from finetune_trainer.inspect.survey import Survey
 
 PROBLEMS_NAMED: Final = 5
+LEAST_CLASSES: Final = 2
 
 
-def check_rows(survey: Survey, uri: str, max_dropped: float) -> TrainerFailure | None:
+def check_rows(survey: Survey, uri: str, max_dropped: float, objective: Objective) -> TrainerFailure | None:
     """Return why the job cannot go on with these rows, or None."""
     read = survey.used + survey.evaluated.total() + survey.filtered + survey.dropped
     if read == 0:
@@ -36,6 +38,12 @@ def check_rows(survey: Survey, uri: str, max_dropped: float) -> TrainerFailure |
             f"{survey.dropped} of {read} rows of {uri} ({survey.dropped / read:.2%}) cannot be used, "
             f"dataset.filters.maxDropped allows {max_dropped:.2%}: {_named(survey)}; mend or remove these rows, or raise "
             "dataset.filters.maxDropped",
+        )
+    if objective in LABELLING and len(survey.labels) < LEAST_CLASSES:
+        return TrainerFailure(
+            ExitCode.BAD_DATA,
+            f"all {survey.rows} rows of {uri} have the same class, so that there is nothing to tell apart; name the column of the classes in "
+            "dataset.columns",
         )
     return None
 

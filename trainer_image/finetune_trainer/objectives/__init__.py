@@ -18,6 +18,8 @@ _MODULES: Final[Mapping[Objective, str]] = MappingProxyType(
         Objective.ORPO: "odds_ratio",
         Objective.KTO: "judged",
         Objective.REWARD: "reward",
+        Objective.CLASSIFICATION: "classification",
+        Objective.TOKEN_CLASSIFICATION: "token_classification",
     }
 )
 """Objective → module of this package that has its `RECIPE`."""

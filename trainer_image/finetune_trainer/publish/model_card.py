@@ -3,23 +3,39 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from huggingface_hub import ModelCardData
 
+from finetune_operator.api.compatibility import LABELLING, Objective
 from finetune_operator.api.gguf import gguf_name
 from finetune_operator.api.manifest import Manifest
 from finetune_operator.api.methods import LORA_METHODS, VIRTUAL_TOKEN_METHODS, Method
 from finetune_operator.api.plan import AttemptFile
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_trainer.objectives import recipe_of
-from finetune_trainer.objectives.recipe import CAUSAL
+from finetune_trainer.objectives.recipe import CAUSAL, ModelHead
 from finetune_trainer.publish.hub import CARD_KEY
 
 VLLM_RANKS: Final = (8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM's --max-lora-rank takes; an adapter of a smaller rank fits."""
+PIPELINES: Final[Mapping[Objective, str]] = MappingProxyType(
+    {
+        Objective.SFT: "text-generation",
+        Objective.PRETRAIN: "text-generation",
+        Objective.DPO: "text-generation",
+        Objective.ORPO: "text-generation",
+        Objective.KTO: "text-generation",
+        Objective.REWARD: "text-classification",
+        Objective.CLASSIFICATION: "text-classification",
+        Objective.TOKEN_CLASSIFICATION: "token-classification",
+    }
+)
+"""The hub's word for what a model of the objective does, which transformers' pipeline() takes as well."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +98,9 @@ def model_card(attempt: AttemptFile, checkpoint: Manifest, history: History, tri
     ]
     lines += ["| file | bytes | ETag |", "|---|---|---|"]
     lines += [f"| `{file.uri}` | {file.size} | {file.etag or ''} |" for file in facts.dataset.files]
+    if facts.dataset.labels:
+        named = ", ".join(f"`{name}` ({count})" for name, count in facts.dataset.labels.items())
+        lines += ["", f"Classes, with how often each stands in the rows: {named}."]
     lines += ["", "## Lineage", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in _lineage(attempt, checkpoint, trial)]
     lines += [f"| {name} | {version} |" for name, version in sorted(checkpoint.versions.items())]
@@ -104,7 +123,7 @@ def front_matter(attempt: AttemptFile, checkpoint: Manifest) -> ModelCardData:
         base_model=spec.model.uri.removeprefix("hf://"),
         base_model_relation="finetune" if merged else "adapter",
         library_name="transformers" if merged else "peft",
-        pipeline_tag="text-generation" if recipe_of(spec.objective).head(attempt) is CAUSAL else "text-classification",
+        pipeline_tag=PIPELINES[spec.objective],
         tags=["finetune-operator", spec.objective.value, spec.tuning.method.value],
         license=known.id if known else None,
         license_name=known.name if known else None,
@@ -143,20 +162,30 @@ def serving(attempt: AttemptFile) -> list[str]:
 
 
 def _usage(attempt: AttemptFile) -> list[str]:
-    loader = recipe_of(attempt.spec.objective).head(attempt).auto_class
-    if publishes_model(attempt.spec):
+    head = recipe_of(attempt.spec.objective).head(attempt)
+    is_whole = publishes_model(attempt.spec)
+    if is_whole and attempt.spec.objective in LABELLING:
+        task = PIPELINES[attempt.spec.objective]
+        return ["from transformers import pipeline", "", f'classify = pipeline("{task}", "<this folder>")']
+    if is_whole:
         return [
-            f"from transformers import {loader}, AutoTokenizer",
+            f"from transformers import {head.auto_class}, AutoTokenizer",
             "",
-            f'model = {loader}.from_pretrained("<this folder>")',
+            f'model = {head.auto_class}.from_pretrained("<this folder>")',
             'tokenizer = AutoTokenizer.from_pretrained("<this folder>")',
         ]
-    peft = loader.replace("Auto", "AutoPeft", 1)
+    peft = head.auto_class.replace("Auto", "AutoPeft", 1)
     return [
         f"from peft import {peft}",
         "",
-        f'model = {peft}.from_pretrained("<this folder>/adapter")',
+        f'model = {peft}.from_pretrained("<this folder>/adapter"{_outputs(head)})',
     ]
+
+
+def _outputs(head: ModelHead) -> str:
+    """Return what the base model's config must be told before the adapter's head fits it: how many numbers a head gives that writes no words."""
+    outputs = head.settings.get("num_labels") or len(head.settings.get("id2label", ()))
+    return f", num_labels={outputs}" if outputs else ""
 
 
 def _settings(attempt: AttemptFile, checkpoint: Manifest) -> list[tuple[str, object]]:
@@ -172,7 +201,7 @@ def _settings(attempt: AttemptFile, checkpoint: Manifest) -> list[tuple[str, obj
         ("learning rate", f"{spec.learning_rate:g}, {training.schedule}, warm-up {training.warmup:g}"),
         ("optimizer", f"{training.optimizer}, weight decay {training.weight_decay:g}"),
         ("precision", training.precision),
-        ("loss on", training.loss_on),
+        *([] if spec.objective in LABELLING else [("loss on", training.loss_on)]),
         ("seed", training.seed),
     ]
     if spec.tuning.method is Method.FREEZE:
@@ -196,23 +225,23 @@ def _lineage(attempt: AttemptFile, checkpoint: Manifest, trial: Trial) -> list[t
         ("uid", attempt.uid),
         ("attempt", checkpoint.attempt),
         ("checkpoint", f"step {checkpoint.step}, written by {checkpoint.world_size} processes ({checkpoint.strategy})"),
-        (
-            "tried",
-            f"{trial.generated_tokens} tokens generated, all logits finite"
-            if trial.generated_tokens
-            else "all its numbers are finite",
-        ),
+        ("tried", f"{_generated(trial)}all logits finite"),
     ]
     if trial.merge_difference is not None:
         lineage.append(
             (
                 "merged against adapter",
-                f"largest difference {trial.merge_difference:.2g} of the largest logit"
-                + (
-                    f"; {trial.equal_tokens} of {trial.generated_tokens} greedily generated tokens equal"
-                    if trial.generated_tokens
-                    else ""
-                ),
+                f"largest difference {trial.merge_difference:.2g} of the largest logit{_equal(trial)}",
             )
         )
     return lineage
+
+
+def _generated(trial: Trial) -> str:
+    return f"{trial.generated_tokens} tokens generated, " if trial.generated_tokens else ""
+
+
+def _equal(trial: Trial) -> str:
+    if not trial.generated_tokens:
+        return ""
+    return f"; {trial.equal_tokens} of {trial.generated_tokens} greedily generated tokens equal"

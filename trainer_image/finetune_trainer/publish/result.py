@@ -10,7 +10,6 @@ from __future__ import annotations
 import gc
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,12 +21,11 @@ from finetune_trainer.export import check_exported, exported
 from finetune_trainer.failures import TrainerFailure
 from finetune_trainer.modeling import load_adapted_base, load_base_model
 from finetune_trainer.publish.model_card import Trial, model_card, publishes_model, read_history
+from finetune_trainer.publish.trial import answer, logits_of, probe_tokens
 from finetune_trainer.turn_end import end_generation_with_turns
 
 ADAPTER_FOLDER: Final = "adapter"
 SHARD_SIZE: Final = "5GB"
-NEW_TOKENS: Final = 8
-PROBE_TEXT: Final = "The answer is"
 MERGE_TOLERANCE: Final = 0.05
 """Largest allowed difference of a logit between merged model and adapter, as a share of the largest logit (at least of 1).
 
@@ -82,7 +80,7 @@ def _full_model(attempt: AttemptFile, source: Path, target: Path) -> Trial:
     del model
     gc.collect()
     loaded = load_base_model(attempt, target, dtype=_dtype(attempt), quantized=False)
-    return Trial(_answer(loaded, _probe_tokens(source)).generated)
+    return Trial(answer(loaded, probe_tokens(source)).generated)
 
 
 def _adapter(attempt: AttemptFile, base: Path, source: Path, target: Path) -> Trial:
@@ -95,8 +93,8 @@ def _adapter(attempt: AttemptFile, base: Path, source: Path, target: Path) -> Tr
     _name_base(adapter / "adapter_config.json", attempt.spec.model.uri)
     model = load_adapted_base(attempt, base, dtype=_dtype(attempt))
     adapted = PeftModel.from_pretrained(model, adapter).eval()
-    prompt = _probe_tokens(source)
-    expected = _answer(adapted, prompt)
+    prompt = probe_tokens(source)
+    expected = answer(adapted, prompt)
     if not publishes_model(attempt.spec):
         return Trial(expected.generated)
     merged = adapted.merge_and_unload()
@@ -104,14 +102,14 @@ def _adapter(attempt: AttemptFile, base: Path, source: Path, target: Path) -> Tr
     del merged, adapted, model
     gc.collect()
     loaded = load_base_model(attempt, target, dtype=_dtype(attempt), quantized=False).eval()
-    difference = _relative_difference(_logits(loaded, expected.tokens), expected.logits)
+    difference = _relative_difference(logits_of(loaded, expected.tokens), expected.logits)
     allowed = FLOAT_TOLERANCE if _dtype(attempt) == "float32" else MERGE_TOLERANCE
     if not difference <= allowed:
         raise TrainerFailure(
             ExitCode.BUG,
             f"the merged model differs from the adapter by {difference:.2g} of the largest logit, more than {allowed:g}; nothing was published",
         )
-    found = _answer(loaded, prompt)
+    found = answer(loaded, prompt)
     equal = sum(a == b for a, b in zip(found.continuation, expected.continuation, strict=False))
     return Trial(found.generated, difference, equal)
 
@@ -128,59 +126,5 @@ def _save(model: Any, target: Path) -> None:
     model.save_pretrained(target, max_shard_size=SHARD_SIZE)
 
 
-def _probe_tokens(folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True)(PROBE_TEXT, return_tensors="pt")["input_ids"]
-
-
-def _logits(model: Any, tokens: Any) -> Any:
-    import torch
-
-    with torch.no_grad():
-        return model(input_ids=tokens).logits.float()
-
-
 def _relative_difference(found: Any, expected: Any) -> float:
     return float((found - expected).abs().max() / expected.abs().max().clamp(min=1.0))
-
-
-@dataclass(frozen=True)
-class _Answer:
-    """What a model continues a prompt with, greedily, and its logits at every position of both."""
-
-    tokens: Any
-    prompt_length: int
-    logits: Any
-
-    @property
-    def continuation(self) -> list[int]:
-        """The tokens after the prompt."""
-        tokens: list[int] = self.tokens[0, self.prompt_length :].tolist()
-        return tokens
-
-    @property
-    def generated(self) -> int:
-        """How many tokens came after the prompt."""
-        return len(self.continuation)
-
-
-def _answer(model: Any, prompt: Any) -> _Answer:
-    """Generate some tokens, with a model that writes; one whose logits are not finite is not published."""
-    import torch
-
-    tokens = prompt
-    if model.can_generate():
-        model.config.use_cache = True
-        with torch.no_grad():
-            tokens = model.generate(
-                input_ids=prompt,
-                attention_mask=torch.ones_like(prompt),
-                max_new_tokens=NEW_TOKENS,
-                min_new_tokens=1,
-                do_sample=False,
-            )
-    logits = _logits(model, tokens)
-    if not bool(torch.isfinite(logits).all()):
-        raise TrainerFailure(ExitCode.DIVERGED, "the trained model's logits are not finite; nothing was published")
-    return _Answer(tokens, int(prompt.shape[1]), logits)

@@ -56,7 +56,7 @@ def _trains_head(architecture: Architecture, workload: Workload) -> bool:
 
 def has_words(architecture: Architecture, workload: Workload) -> bool:
     """Whether the head's outputs are the vocabulary's words."""
-    is_label = architecture.head in (Head.SEQUENCE_CLASSIFICATION, Head.NONE)
+    is_label = architecture.head in (Head.SEQUENCE_CLASSIFICATION, Head.TOKEN_CLASSIFICATION, Head.NONE)
     return not is_label and workload.goal not in (Goal.REWARD, Goal.CLASSIFICATION)
 
 
@@ -79,7 +79,7 @@ def output_head(architecture: Architecture, workload: Workload) -> OutputHead:
         norm_weights=last.norm_weights,
         transform=words and architecture.head is Head.MASKED_LM,
         quantized_transform=workload.quantization is not Quantization.NONE,
-        first_token=not words and not last.attention.causal,
+        first_token=not words and not last.attention.causal and architecture.head is not Head.TOKEN_CLASSIFICATION,
         widens=(architecture.head is not Head.MASKED_LM or architecture.model_type == "modernbert")
         and not workload.software.unwidened_logits,
         scaled=words and architecture.logits_scaled,

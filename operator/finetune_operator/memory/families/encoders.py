@@ -171,7 +171,7 @@ def with_head(
         outer=(*outer, *_head(config, shape, names, width)),
         max_positions=shape.max_positions,
         head=config.head,
-        labels=config.labels if config.head is Head.SEQUENCE_CLASSIFICATION else 0,
+        labels=config.head_labels,
         final_norm=False,
         embedding_norm=True,
         embedding_dropout=dropout,
@@ -199,4 +199,12 @@ def _head(config: ConfigReader, shape: Shape, names: Names, width: int) -> tuple
         dense = (tensor for name in inner for tensor in linear(name, HEAD, shape.hidden, shape.hidden, bias=True))
         task_head = (replace(tensor, task_head=True) for tensor in (*dense, *final))
         return (*(pooler if names.pooler_when_classifying else ()), *task_head)
+    if config.head is Head.TOKEN_CLASSIFICATION:
+        return classifier(config, shape)
     return pooler if names.pooler_when_bare else ()
+
+
+def classifier(config: ConfigReader, shape: Shape) -> tuple[Tensor, ...]:
+    """Return the linear module behind every token; PEFT's all-linear leaves out a module of its name."""
+    shapes = ((config.labels, shape.hidden), (config.labels,))
+    return tuple(Tensor("classifier", HEAD, each, task_head=True) for each in shapes)

@@ -58,7 +58,7 @@ def modernbert(config: ConfigReader) -> Architecture:
         ),
         max_positions=shape.max_positions,
         head=config.head,
-        labels=config.labels if config.head is Head.SEQUENCE_CLASSIFICATION else 0,
+        labels=config.head_labels,
         embedding_norm=True,
         embedding_dropout=config.number("embedding_dropout", 0.0),
     )
@@ -74,13 +74,13 @@ def _modernbert_windows(config: ConfigReader, layers: int) -> tuple[int, ...]:
 
 
 def _modernbert_head(config: ConfigReader, shape: Shape, *, norm_bias: bool) -> tuple[Tensor, ...]:
-    if config.head not in (Head.MASKED_LM, Head.SEQUENCE_CLASSIFICATION):
+    if config.head not in (Head.MASKED_LM, Head.SEQUENCE_CLASSIFICATION, Head.TOKEN_CLASSIFICATION):
         return ()
     prediction = (
         *linear("dense", HEAD, shape.hidden, shape.hidden, bias=config.flag("classifier_bias", default=False)),
         *norm("transform_norm", shape.hidden, bias=norm_bias),
     )
-    if config.head is Head.SEQUENCE_CLASSIFICATION:
+    if config.head is not Head.MASKED_LM:
         shapes = ((config.labels, shape.hidden), (config.labels,))
         return (*prediction, *(Tensor("classifier", HEAD, each, task_head=True) for each in shapes))
     weight = () if shape.tied else (Tensor("decoder", HEAD, (shape.vocabulary, shape.hidden)),)
