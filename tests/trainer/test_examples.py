@@ -16,6 +16,7 @@ from finetune_operator.planner.inventory import CpuNodes, Inventory
 from finetune_operator.planner.plan import make_plan
 from finetune_trainer.inspect.command import inspect
 from finetune_trainer.testing import judged_rows, preference_rows, write_rows
+from finetune_trainer.testing_encoders import text_rows, word_rows
 from finetune_trainer.testing_ranks import RankServer
 
 EXAMPLES: Final = Path(__file__).parents[2] / "examples"
@@ -24,6 +25,13 @@ ROWS: Final = {
     "orpo-lora.yaml": preference_rows,
     "kto-lora.yaml": judged_rows,
     "reward-lora.yaml": preference_rows,
+    "classification.yaml": text_rows,
+    "token-classification.yaml": word_rows,
+}
+ENDS: Final = {
+    "reward-lora.yaml": "LlamaForSequenceClassification",
+    "classification.yaml": "LlamaForSequenceClassification",
+    "token-classification.yaml": "LlamaForTokenClassification",
 }
 NODE: Final = Inventory(cpu_nodes=(CpuNodes(nodes=1, cpu_millicores=4000, memory_bytes=24 * GIB),))
 
@@ -67,9 +75,8 @@ def test_an_example_goes_its_whole_way(name: str, ranks: RankServer, tiny_model:
     assert published["code"] == 0, published["termination"]
     assert result.losses[attempt.plan.total_steps] < result.losses[1]
     architecture = json.loads((tmp_path / "out" / "config.json").read_text())["architectures"][0]
-    is_judge = name == "reward-lora.yaml"
-    assert architecture == ("LlamaForSequenceClassification" if is_judge else "LlamaForCausalLM")
-    if is_judge:
+    assert architecture == ENDS.get(name, "LlamaForCausalLM")
+    if name == "reward-lora.yaml":
         held_out = write_rows(tmp_path / "held-out.jsonl", preference_rows(32, seed=1))
         share = ranks.call(
             "finetune_trainer.testing_plain:preferred_share", model=str(tmp_path / "out"), data=str(held_out)
