@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from finetune_operator.api.compatibility import Checkpointing, Strategy
@@ -170,6 +170,7 @@ def test_where_only_the_nodes_are_missing_it_waits_for_them() -> None:
 def test_it_ends_keeps_the_global_batch_and_gains_more_than_was_missing(
     method: Method, model: str, resources: dict[str, Any], measured: list[tuple[float, Phase | None]]
 ) -> None:
+    assume(method is not Method.PREFIX or resources.get("gradientCheckpointing") != "full")  # is refused
     inventory = catalogue_inventory((T4, A10G, H100))
     spec, inspection = spec_of(model, method=str(method), resources=resources), inspected(model)
     answer = plan_of(spec, inventory, inspection=inspection)
