@@ -14,16 +14,7 @@ from finetune_operator.api.methods import Method
 from finetune_operator.api.plan import Plan
 from finetune_operator.api.reasons import Reason
 from finetune_operator.planner.catalogue import catalogue_inventory
-from finetune_operator.planner.testing import (
-    A10G,
-    H100,
-    LLAMA_8B,
-    SMALL,
-    bad,
-    good,
-    plan_of,
-    spec_of,
-)
+from finetune_operator.planner.testing import A10G, H100, LLAMA_8B, SMALL, T4, bad, good, plan_of, spec_of
 
 
 def test_overrides_are_obeyed_field_by_field() -> None:
@@ -75,6 +66,13 @@ def test_what_does_not_fit_names_the_smallest_changes_that_help() -> None:
     assert not error.waits
     assert "× NVIDIA-A10G" in error.message
     assert "tuning.method: lora" in error.message or "tuning.method: qlora" in error.message
+
+
+@pytest.mark.parametrize(("objective", "proposed"), [("sft", True), ("reward", False), ("classification", False)])
+def test_4_bit_weights_are_proposed_where_the_objective_goes_with_them(objective: str, proposed: bool) -> None:
+    error = bad(plan_of(spec_of(method="lora", objective=objective, resources={"gpuProduct": [T4], "gpus": 1})))
+    assert error.reason == Reason.DOES_NOT_FIT
+    assert ("tuning.method: qlora" in error.message) is proposed
 
 
 def test_the_proposed_hardware_does_fit() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
-from finetune_operator.api.compatibility import Objective, Strategy
+from finetune_operator.api.compatibility import Strategy
 from finetune_operator.api.impossible import impossibility
 from finetune_operator.api.methods import Method
 from finetune_operator.api.spec import FineTuneJobSpec, Tuning
@@ -173,8 +173,8 @@ def _with_method(task: Task, method: Method) -> Task | None:
 
 def _can_quantise(spec: FineTuneJobSpec) -> bool:
     resources = spec.resources
-    if spec.training.precision != "bf16" or resources.accelerator != "gpu" or spec.objective is Objective.REWARD:
+    if spec.training.precision != "bf16" or resources.accelerator != "gpu":
         return False
-    return resources.strategy == "auto" or not impossibility(
-        Method.QLORA, Strategy(resources.strategy), "gpu", spec.training.optimizer
-    )
+    # What works with no strategy does not with one process either.
+    strategy = Strategy.SINGLE if resources.strategy == "auto" else Strategy(resources.strategy)
+    return not impossibility(Method.QLORA, strategy, "gpu", spec.training.optimizer, objective=spec.objective)
