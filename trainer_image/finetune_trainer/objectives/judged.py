@@ -71,13 +71,8 @@ class _Judged(Recipe):
         model = without_dropout(parts.model)
         return JudgedTrainer(
             context,
-            model=model,
+            **parts._replace(model=model).arguments(configuration),
             ref_model=frozen_copy(model) if context.attempt.spec.tuning.method is Method.FULL else None,
-            args=configuration,
-            train_dataset=parts.rows,
-            processing_class=parts.tokenizer,
-            peft_config=parts.peft_config,
-            callbacks=parts.callbacks,
         )
 
 

@@ -44,12 +44,7 @@ class _OddsRatio(Recipe):
 
         return OddsRatioTrainer(
             context,
-            model=without_dropout(parts.model),
-            args=configuration,
-            train_dataset=parts.rows,
-            processing_class=parts.tokenizer,
-            peft_config=parts.peft_config,
-            callbacks=parts.callbacks,
+            **parts._replace(model=without_dropout(parts.model)).arguments(configuration),
         )
 
 

@@ -92,13 +92,8 @@ class _Preference(Recipe):
         needs_copy = method is Method.FULL and not plan.precomputed_reference
         return PreferenceTrainer(
             context,
-            model=model,
+            **parts._replace(model=model).arguments(configuration),
             ref_model=frozen_copy(model) if needs_copy else None,
-            args=configuration,
-            train_dataset=parts.rows,
-            processing_class=parts.tokenizer,
-            peft_config=parts.peft_config,
-            callbacks=parts.callbacks,
         )
 
 

@@ -59,6 +59,17 @@ class Parts(NamedTuple):
     """None where the model's own weights are trained."""
     callbacks: list[Any]
 
+    def arguments(self, configuration: Any) -> dict[str, Any]:
+        """Return them under the names that TRL's trainers have for them."""
+        return {
+            "model": self.model,
+            "args": configuration,
+            "train_dataset": self.rows,
+            "processing_class": self.tokenizer,
+            "peft_config": self.peft_config,
+            "callbacks": self.callbacks,
+        }
+
 
 class Recipe(ABC):
     """One objective."""

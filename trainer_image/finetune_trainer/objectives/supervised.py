@@ -63,12 +63,7 @@ class Supervised(Recipe):
 
         return SupervisedTrainer(
             context,
-            model=parts.model,
-            args=configuration,
-            train_dataset=parts.rows,
-            processing_class=parts.tokenizer,
-            peft_config=parts.peft_config,
-            callbacks=parts.callbacks,
+            **parts.arguments(configuration),
         )
 
 
