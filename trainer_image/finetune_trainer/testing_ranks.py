@@ -67,9 +67,9 @@ class CaseResult:
 
 
 class RankServer:
-    """Starts the process that forks ranks; a context manager."""
+    """Starts the process that forks ranks; a context manager. `environment` adds variables, such as another PYTHONHASHSEED."""
 
-    def __init__(self) -> None:
+    def __init__(self, **environment: str) -> None:
         environment = {
             **os.environ,
             "OMP_NUM_THREADS": "1",
@@ -78,6 +78,7 @@ class RankServer:
             "DS_ACCELERATOR": "cpu",
             "TORCH_EXTENSIONS_DIR": str(own_extensions()),
             "TORCH_FR_BUFFER_SIZE": "2000",
+            **environment,
         }
         self._process = subprocess.Popen(
             [sys.executable, "-m", "finetune_trainer.testing_ranks"],
