@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from finetune_operator.api.tuning import Freeze
 from finetune_operator.memory.architecture import Architecture, architecture_of
 from finetune_operator.memory.blocks import Tensor, TensorClass
 from finetune_operator.memory.kinds import (
@@ -25,6 +26,7 @@ from finetune_operator.memory.states.optimizers import optimizer_memory
 from finetune_operator.memory.states.quantization import quantised_bytes
 from finetune_operator.memory.states.trainable import Trained, trained_tensors
 from finetune_operator.memory.workload import Workload
+from finetune_trainer.unfrozen import chosen_weights
 
 SMALL: dict[str, Any] = {
     "vocab_size": 320,
@@ -95,6 +97,17 @@ def test_freeze_trains_the_last_layers_the_last_norm_and_the_head() -> None:
     parts = [*model.model.layers[-2:], model.model.norm, model.lm_head]
     trained = sum(parameter.numel() for part in parts for parameter in part.parameters())
     assert trainable_parameters(small_architecture(), workload(Tuning.FREEZE, trained_layers=2)) == trained
+
+
+def test_freeze_trains_named_modules_of_the_last_layers_as_the_trainer_does() -> None:
+    model = small_model()
+    described = workload(Tuning.FREEZE, trained_layers=2, trained_modules=("q_proj", "down_proj"))
+    chosen = chosen_weights(model, Freeze(trainable="last:2", modules=["q_proj", "down_proj"]), keeps_head=False)
+    names = [name for name, each in model.named_parameters() if any(each is parameter for parameter in chosen)]
+    assert [name.removeprefix("model.layers.") for name in names] == [
+        f"{layer}.{module}.weight" for layer in (1, 2) for module in ("self_attn.q_proj", "mlp.down_proj")
+    ]
+    assert trainable_parameters(small_architecture(), described) == sum(parameter.numel() for parameter in chosen)
 
 
 def test_freeze_trains_a_tied_embedding_as_the_head() -> None:

@@ -80,6 +80,15 @@ def test_more_layers_than_the_model_has_cannot_be_trained() -> None:
     assert "tuning.freeze.trainable: last:33 is more than the model's 32 layers" in error.message
 
 
+def test_named_modules_of_the_last_layers_are_trained_without_norm_and_head() -> None:
+    plan = good(plan_of(spec_of(method="freeze", freeze={"trainable": "last:4", "modules": ["q_proj", "down_proj"]})))
+    assert plan.trainable_parameters == 4 * (4096 * 4096 + 4096 * 14336)
+    error = bad(plan_of(spec_of(method="freeze", freeze={"modules": ["down_proj", "fc1"]})))
+    assert error.message.startswith(
+        "tuning.freeze.modules: fc1 is no linear layer of a llama model; use some of q_proj"
+    )
+
+
 def test_a_head_that_is_the_input_embedding_is_not_trained_alone() -> None:
     error = bad(plan_of(spec_of(SMALL, method="freeze", freeze={"trainable": "head"})))
     assert "use last:N" in error.message

@@ -58,6 +58,13 @@ def make(encoders: Any, tmp_path: Path) -> Any:
     return attempt
 
 
+FROZEN = {
+    "tuning": {"method": "freeze", "freeze": {"trainable": "last:1", "modules": ["Wqkv", "Wo"]}},
+    "learning_rate": 1e-2,
+}
+"""The new dense layers before the classifier are trained beside the named ones."""
+
+
 def accuracies(result: CaseResult) -> list[float]:
     return [event.measures["batch_accuracy"] for event in result.events if isinstance(event, StepEvent)]
 
@@ -67,6 +74,7 @@ def accuracies(result: CaseResult) -> list[float]:
     [
         ("modernbert", "classification", example("classification")),
         ("llama", "classification", {"tuning": {"method": "lora"}, "learning_rate": 1e-2}),
+        ("modernbert", "classification", FROZEN),
         ("roberta", "token-classification", {**example("token-classification"), "learning_rate": 1e-2}),
         ("bert", "token-classification", {"dataset": {"split": {"evaluation": 0.2}}}),
     ],

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from finetune_operator.api.compatibility import LABELLING
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.methods import Method
 from finetune_operator.api.plan import AttemptFile
+from finetune_operator.api.tuning import Freeze
 from finetune_trainer.collective import Collective
 from finetune_trainer.failures import TrainerFailure
 from finetune_trainer.spectrum import spectrum_names
 
-LAST_NORM_NAMES: Final = frozenset({"norm", "ln_f", "final_layer_norm", "final_layernorm", "final_norm"})
+LAST_NAMES: Final = frozenset({"norm", "ln_f", "final_layer_norm", "final_layernorm", "final_norm", "pooler"})
+"""Of modules after the layers: the norm of decoders and ModernBERT, BERT's dense layer before a classifier."""
 
 
 def freeze_the_rest(attempt: AttemptFile, model: Any, collective: Collective) -> None:
     """Leave only what the job's method trains with gradients, as float32 masters. Collective."""
     tuning = attempt.spec.tuning
     if tuning.method is Method.FREEZE:
-        trained = [parameter for part in last_parts(model, tuning.unfrozen.layers) for parameter in part.parameters()]
+        trained = chosen_weights(model, tuning.unfrozen, keeps_head=attempt.spec.objective in LABELLING)
     elif tuning.method is Method.SPECTRUM:
         parameters = dict(model.named_parameters())
         trained = [parameters[name] for name in spectrum_names(attempt, linear_layers(model), collective)]
@@ -28,6 +31,20 @@ def freeze_the_rest(attempt: AttemptFile, model: Any, collective: Collective) ->
     for parameter in trained:
         parameter.data = parameter.data.float()
         parameter.requires_grad_(True)
+
+
+def chosen_weights(model: Any, freeze: Freeze, *, keeps_head: bool) -> list[Any]:
+    """Return the parameters that `freeze` trains; with named modules the head only where it is new (`keeps_head`)."""
+    if not freeze.modules:
+        return [parameter for part in last_parts(model, freeze.layers) for parameter in part.parameters()]
+    last = layers_of(model.base_model, model.config.get_text_config().num_hidden_layers)[-freeze.layers :]
+    within = {module for layer in last for module in layer.modules()}
+    chosen = [
+        module.weight
+        for name, module in linear_layers(model).items()
+        if module in within and name.rpartition(".")[2] in freeze.modules
+    ]
+    return chosen + [parameter for part in (heads(model) if keeps_head else ()) for parameter in part.parameters()]
 
 
 def linear_layers(model: Any) -> dict[str, Any]:
@@ -65,12 +82,21 @@ def layers_of(backbone: Any, count: int) -> tuple[Any, ...]:
 
 
 def last_parts(model: Any, trained_layers: int) -> list[Any]:
-    """Return the last layers, the last norm and the head; a head that is tied to the embedding stays frozen with it."""
+    """Return the last layers, what follows them in the base model, and the head; a head that is tied to the embedding stays frozen with it."""
     depth = model.config.get_text_config().num_hidden_layers
     layers = layers_of(model.base_model, depth)
     parts = list(layers[len(layers) - trained_layers :])
-    parts += [child for name, child in model.base_model.named_children() if name in LAST_NORM_NAMES]
-    head = model.get_output_embeddings()
-    if head is not None and head.weight is not model.get_input_embeddings().weight:
-        parts.append(head)
-    return parts
+    parts += [child for name, child in model.base_model.named_children() if name in LAST_NAMES]
+    return parts + heads(model)
+
+
+def heads(model: Any) -> list[Any]:
+    """Return what a model has beside its base model: a language model's head, or dense layers and classifier of an encoder."""
+    if model.base_model is model:
+        return []
+    embedding = model.get_input_embeddings().weight
+    return [
+        child
+        for child in model.children()
+        if child is not model.base_model and all(parameter is not embedding for parameter in child.parameters())
+    ]

@@ -164,13 +164,13 @@ OBJECTIVE_IMPOSSIBLE: Final = (
             method=method,
             strategy=None,
             accelerator=None,
-            why="classes were tried with whole models and LoRA alone",
-            remedy="use tuning.method: lora or full",
+            why="classes were tried with whole models, their last layers and LoRA alone",
+            remedy="use tuning.method: lora, freeze or full",
             objective=objective,
         )
         for objective in LABELLING
         for method in Method
-        if method not in (Method.FULL, Method.LORA)
+        if method not in (Method.FULL, Method.FREEZE, Method.LORA)
     ),
 )
 """What an objective does not work with, beside what works with none."""

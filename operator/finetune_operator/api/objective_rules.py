@@ -87,9 +87,9 @@ OBJECTIVE_RULES: Final = (
         holds=lambda s: s.objective is not Objective.REWARD or s.tuning.method is not Method.QLORA,
     ),
     Rule(
-        cel=f"!(self.objective in [{_LABELLING}]) || self.tuning.method in ['full', 'lora']",
-        message=f"tuning.method: objectives {listed(LABELLING, 'and')} were tried with full and lora alone; set one of them",
-        holds=lambda s: s.objective not in LABELLING or s.tuning.method in (Method.FULL, Method.LORA),
+        cel=f"!(self.objective in [{_LABELLING}]) || self.tuning.method in ['full', 'freeze', 'lora']",
+        message=f"tuning.method: objectives {listed(LABELLING, 'and')} were tried with full, freeze and lora alone; set one of them",
+        holds=lambda s: s.objective not in LABELLING or s.tuning.method in (Method.FULL, Method.FREEZE, Method.LORA),
     ),
     Rule(
         cel=f"!(self.objective in ['reward', {_LABELLING}]) || !has(self.output.gguf) || self.output.gguf.size() == 0",

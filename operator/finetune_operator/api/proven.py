@@ -33,6 +33,7 @@ PROVEN: Final[Mapping[Objective, tuple[Combination, ...]]] = MappingProxyType(
         Objective.CLASSIFICATION: (
             *((Method.FULL, strategy) for strategy in (_SINGLE, _DDP, _FSDP, _ZERO2, _ZERO3)),
             (Method.LORA, _SINGLE),
+            (Method.FREEZE, _SINGLE),
         ),
         Objective.TOKEN_CLASSIFICATION: ((Method.FULL, _SINGLE), (Method.LORA, _SINGLE)),
     }

@@ -87,6 +87,12 @@ class Freeze(SpecModel):
         description="head: the output head and the norm before it. last:N: the last N layers as well. A head that is the input embedding "
         "too stays frozen. Default last:2.",
     )
+    modules: list[ModuleName] = Field(
+        default_factory=list,
+        max_length=50,
+        description="Train only the linear layers with these names in the last N layers, such as down_proj, and neither norm nor language head; "
+        "a new head of an objective is trained always. Default empty: whole layers.",
+    )
 
     rules: ClassVar[tuple[Rule, ...]] = (
         text_rule(
@@ -94,6 +100,11 @@ class Freeze(SpecModel):
             "trainable",
             "^(head|last:[1-9][0-9]{0,3})$",
             "tuning.freeze.trainable: write head, or last:N with the number of the last layers, such as last:2",
+        ),
+        Rule(
+            cel="self.modules.size() == 0 || self.trainable != 'head'",
+            message="tuning.freeze.modules: names modules of layers; set trainable to last:N, or remove modules",
+            holds=lambda freeze: not freeze.modules or freeze.layers > 0,
         ),
     )
 

@@ -130,6 +130,7 @@ def workload_of(
         targets=_targets(spec, model_type),
         dropout=adapter.dropout if spec.tuning.method in LORA_METHODS else 0.0,
         trained_layers=spec.tuning.unfrozen.layers if spec.tuning.method is Method.FREEZE else 0,
+        trained_modules=tuple(spec.tuning.unfrozen.modules) if spec.tuning.method is Method.FREEZE else (),
         trained_fraction=spec.tuning.top_fraction if spec.tuning.method is Method.SPECTRUM else 0.0,
         noisy_embeddings=spec.training.neftune_alpha is not None,
         accelerator=spec.resources.accelerator,

@@ -50,6 +50,8 @@ class Workload:
     context_parallel: int = 1
     trained_layers: int = 0
     """Of tuning freeze."""
+    trained_modules: tuple[str, ...] = ()
+    """Of tuning freeze: only the weights of these linear layers in the trained layers; empty: the layers, the norm after them and the head."""
     freezes_tied_head: bool = False
     """Tuning freeze leaves a head alone that is the input embedding as well (the trainer); other programs train both."""
     noisy_embeddings: bool = False

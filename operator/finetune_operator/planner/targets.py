@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from finetune_operator.api.compatibility import LABELLING
 from finetune_operator.api.methods import IA3_TARGETS, LORA_METHODS, Method
 from finetune_operator.api.plan import PlanError
 from finetune_operator.api.reasons import Reason
@@ -58,15 +61,27 @@ def _check_scaled(architecture: Architecture) -> PlanError | None:
 
 def _check_layers(spec: FineTuneJobSpec, architecture: Architecture) -> PlanError | None:
     wanted, there = spec.tuning.unfrozen.layers, architecture.layers
+    if problem := _unknown_modules(spec.tuning.unfrozen.modules, architecture):
+        return PlanError(reason=Reason.INVALID_SPEC, message=f"tuning.freeze.modules: {problem}")
     if wanted > there:
         problem = (
             f"last:{wanted} is more than the model's {there} layers; use last:{there} at most, or tuning.method: full"
         )
-    elif not wanted and architecture.tied_embeddings:
+    elif not wanted and architecture.tied_embeddings and spec.objective not in LABELLING:
         problem = f"the head of {spec.model.uri} is its input embedding (tie_word_embeddings), which stays frozen; use last:N with some layers"
     else:
         return None
     return PlanError(reason=Reason.INVALID_SPEC, message=f"tuning.freeze.trainable: {problem}")
+
+
+def _unknown_modules(modules: Sequence[str], architecture: Architecture) -> str:
+    names = [name for name in architecture.linear_names() if name not in architecture.parameter_targets]
+    unknown = [name for name in modules if name not in names]
+    if not unknown:
+        return ""
+    return (
+        f"{', '.join(unknown)} is no linear layer of a {architecture.model_type} model; use some of {', '.join(names)}"
+    )
 
 
 def _check_experts(spec: FineTuneJobSpec, architecture: Architecture, targets: tuple[str, ...]) -> PlanError | None:

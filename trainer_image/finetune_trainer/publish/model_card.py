@@ -205,7 +205,8 @@ def _settings(attempt: AttemptFile, checkpoint: Manifest) -> list[tuple[str, obj
         ("seed", training.seed),
     ]
     if spec.tuning.method is Method.FREEZE:
-        settings.append(("trained", spec.tuning.unfrozen.trainable))
+        freeze = spec.tuning.unfrozen
+        settings.append(("trained", ", ".join((freeze.trainable, *freeze.modules))))
     if spec.tuning.method is Method.SPECTRUM:
         settings.append(("trained", f"the best {spec.tuning.top_fraction:.0%} of each kind of linear layer"))
     if spec.tuning.method in VIRTUAL_TOKEN_METHODS:

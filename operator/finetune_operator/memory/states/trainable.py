@@ -38,7 +38,8 @@ class Trained(NamedTuple):
 def trained_tensors(architecture: Architecture, workload: Workload) -> tuple[Trained, ...]:
     """Return every trained tensor of the model.
 
-    - full: all of them; freeze: the last layers, the last norm and the head; spectrum: a share of every kind of linear weight.
+    - full: all of them; freeze: the last layers, the last norm and the head, or named linear weights of the last layers;
+      spectrum: a share of every kind of linear weight.
     - lora: rank × inputs and outputs × rank per adapted weight (arXiv 2106.09685, §4.1); dora: a magnitude per output beside them
       (arXiv 2402.09353, §4.1); rsLoRA only scales differently.
     - ia3: one factor per output of an adapted attention weight, per input of an adapted MLP weight (arXiv 2205.05638, §3.3).
@@ -81,7 +82,19 @@ def _full(architecture: Architecture, workload: Workload) -> tuple[Trained, ...]
 
 
 def _freeze(architecture: Architecture, workload: Workload) -> tuple[Trained, ...]:
-    found = [
+    names = workload.trained_modules
+    found = [] if names else _frozen_models_head(architecture, workload)
+    missing = workload.trained_layers
+    for block in reversed(architecture.blocks):
+        copies = min(missing, block.copies)
+        missing -= copies
+        chosen = [tensor for tensor in block.tensors if not names or (tensor.linear and tensor.name in names)]
+        found += [_whole(tensor, copies) for tensor in chosen if copies]
+    return tuple(found)
+
+
+def _frozen_models_head(architecture: Architecture, workload: Workload) -> list[Trained]:
+    return [
         _whole(tensor, 1, outer=True)
         for tensor in outer_tensors(architecture, workload)
         if tensor.kind in (TensorClass.NORM, TensorClass.HEAD)
@@ -92,12 +105,6 @@ def _freeze(architecture: Architecture, workload: Workload) -> tuple[Trained, ..
             and not has_score_head(architecture, workload)
         )
     ]
-    missing = workload.trained_layers
-    for block in reversed(architecture.blocks):
-        copies = min(missing, block.copies)
-        missing -= copies
-        found += [_whole(tensor, copies) for tensor in block.tensors if copies]
-    return tuple(found)
 
 
 def _spectrum(architecture: Architecture, workload: Workload) -> tuple[Trained, ...]:
