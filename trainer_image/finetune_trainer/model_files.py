@@ -17,6 +17,7 @@ from finetune_operator.api.inspection import InputFile, ModelFacts
 from finetune_operator.api.spec import ModelSource
 from finetune_trainer.cached_model import ModelVersion
 from finetune_trainer.failures import TrainerFailure
+from finetune_trainer.lineage import lineage_of, result_manifest
 from finetune_trainer.model_cache import ModelCache
 from finetune_trainer.model_license import read_license
 from finetune_trainer.model_types import BUILT_IN_MODEL_TYPES
@@ -84,6 +85,7 @@ def describe_model(folder: ModelFolder, source: ModelSource, tokenizer: Tokenize
             for file in (*folder.others, *folder.weights, *tokenizer.files)
         ),
         license=read_license(folder.storage),
+        lineage=None if (made := result_manifest(folder.storage)) is None else lineage_of(source.uri, made),
         has_chat_template=tokenizer.template is not None,
     )
 
@@ -119,6 +121,12 @@ def local_model(source: ModelSource, target: Path, cache: ModelCache | None = No
 
 
 def _no_config(storage: Storage) -> Exception:
+    if (manifest := result_manifest(storage)) is not None:
+        return TrainerFailure(
+            ExitCode.BAD_SPEC,
+            f"{storage.uri} is the result of job {manifest.namespace}/{manifest.job}, which published an adapter alone: train it again with a method "
+            "that can be merged and output.merge: true, or set model.uri to a whole model",
+        )
     if storage.exists("adapter_config.json"):
         return TrainerFailure(
             ExitCode.BAD_DATA,

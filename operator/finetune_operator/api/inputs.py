@@ -11,7 +11,7 @@ from pydantic.alias_generators import to_camel
 from finetune_operator.api.chat_templates import TEMPLATE_LIMIT, TEMPLATE_TOKENS
 from finetune_operator.api.evaluation import EvaluationSource, Split
 from finetune_operator.api.layouts import Layout, layouts_with, listed
-from finetune_operator.api.locations import OBJECT_NAME_PATTERN, Location, ObjectName, readable
+from finetune_operator.api.locations import OBJECT_NAME_PATTERN, Location, ObjectName, readable, startable
 from finetune_operator.api.model import Rule, SpecModel, text_rule
 
 
@@ -51,7 +51,8 @@ class ModelSource(SpecModel):
     """The model to start from."""
 
     uri: Location = Field(
-        description="Where the model is: hf://org/name, or a folder at s3://, gs://, az:// (file:// in local runs)."
+        description="Where the model is: hf://org/name, or a folder at s3://, gs://, az:// (file:// in local runs); or ftj://NAME, the result of "
+        "the job NAME of this namespace, which is waited for."
     )
     revision: str = Field(
         "main",
@@ -73,7 +74,7 @@ class ModelSource(SpecModel):
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        readable("model.uri", "hf://org/name or s3://bucket/folder"),
+        startable("model.uri"),
         Rule(
             cel=f"!has(self.chatTemplate) || self.chatTemplate.contains('{{') || self.chatTemplate in [{_quoted(TEMPLATE_TOKENS)}]",
             message=f"model.chatTemplate: name one of {listed(TEMPLATE_TOKENS)}, or write a Jinja template",

@@ -52,6 +52,18 @@ class ModelLicense(ReadModel):
     link: str | None = Field(None, description="license_link, of other.")
 
 
+class Lineage(ReadModel):
+    """The finished job whose result a job starts from, as the manifest there tells."""
+
+    uri: str = Field(description="The result's folder.")
+    job: str = Field(description="<namespace>/<name> of the job that made it.")
+    uid: str = Field(description="That job's uid.")
+    step: int = Field(description="Its last optimizer step.")
+    objective: str = Field("", description="What it was trained for; empty in results of versions that did not tell.")
+    method: str = Field("", description="Its tuning.method; empty likewise.")
+    base: str = Field("", description="The model that it started from itself; empty likewise.")
+
+
 class ModelFacts(ReadModel):
     """What was learned about the model without reading its weights."""
 
@@ -67,6 +79,7 @@ class ModelFacts(ReadModel):
     files: tuple[InputFile, ...]
     has_chat_template: bool = False
     license: ModelLicense | None = Field(None, description="Of the model's card (README.md), where it names one.")
+    lineage: Lineage | None = Field(None, description="Where the model is the result of another job.")
     trace: ArchitectureTrace | None = Field(
         None, description="What the oracle measured, where the estimator has no table for the architecture."
     )

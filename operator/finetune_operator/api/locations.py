@@ -11,6 +11,9 @@ from finetune_operator.api.model import Rule, text_rule
 
 LOCATION_PATTERN: Final = "^(hf|s3|gs|az|file)://[!-~]+$"
 WRITABLE_PATTERN: Final = "^(s3|gs|az|file)://[!-~]+$"
+CHAIN_SCHEME: Final = "ftj://"
+MODEL_PATTERN: Final = "^((hf|s3|gs|az|file)://[!-~]+|ftj://[a-z0-9]([-a-z0-9]{0,43}[a-z0-9])?)$"
+"""A place, or the name of a job (at most 45 characters, constants.py) whose result is meant."""
 HUB_PATTERN: Final = "^[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}$"
 OCI_PATTERN: Final = "^[a-z0-9.-]+(:[0-9]+)?/[a-z0-9]+([._/-]+[a-z0-9]+)*:[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$"
 OBJECT_NAME_PATTERN: Final = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
@@ -24,6 +27,15 @@ def readable(path: str, example: str) -> Rule:
     """Return the rule that field `uri` of the object at `path` can be read."""
     message = f"{path}: needs a URI with one of the schemes hf, s3, gs, az, such as {example} (file:// in local runs)"
     return text_rule("uri", "uri", LOCATION_PATTERN, message)
+
+
+def startable(path: str) -> Rule:
+    """Return the rule that field `uri` of the object at `path` names a model that a job can start from."""
+    message = (
+        f"{path}: needs a URI with one of the schemes hf, s3, gs, az, such as hf://org/name or s3://bucket/folder (file:// in local runs), or "
+        "ftj://NAME for the result of the job NAME of this namespace"
+    )
+    return text_rule("uri", "uri", MODEL_PATTERN, message)
 
 
 def writable(path: str) -> Rule:

@@ -37,7 +37,8 @@ class Manifest(ReadModel):
         "", description="What of the plan decides its memory; a resume by the same one is not probed again."
     )
     recipe: Recipe | None = Field(
-        None, description="What a checkpoint was trained by: another job goes on from it only with the same."
+        None,
+        description="What it was trained by: another job goes on from a checkpoint only with the same, and tells of it where it starts from a model.",
     )
     created_at: str = Field(description="RFC 3339, UTC.")
     versions: dict[str, str] = Field(description="Library versions, such as {torch: 2.13.0}.")

@@ -47,6 +47,9 @@ class Reason(StrEnum):
     ACCEPTED = "Accepted"
     INVALID_SPEC = "InvalidSpec"
     CHILD_NOT_OURS = "ChildNotOurs"
+    WAITING_FOR_JOB = "WaitingForJob"
+    SOURCE_NOT_FOUND = "SourceNotFound"
+    SOURCE_FAILED = "SourceFailed"
     INSPECTING = "Inspecting"
     INSPECTED = "Inspected"
     INSPECTION_REUSED = "InspectionReused"
@@ -123,6 +126,17 @@ REASON_MEANINGS: Final = MappingProxyType(
         Reason.CHILD_NOT_OURS: ReasonMeaning(
             "an object with a child's name exists and belongs to someone else",
             "delete or rename that object, or this job",
+        ),
+        Reason.WAITING_FOR_JOB: ReasonMeaning(
+            "model.uri: ftj://NAME names a job that has not ended; this one starts from its result", "wait"
+        ),
+        Reason.SOURCE_NOT_FOUND: ReasonMeaning(
+            "model.uri: ftj://NAME names a job that is not in this namespace",
+            "create it, or name another; it is looked for again",
+        ),
+        Reason.SOURCE_FAILED: ReasonMeaning(
+            "model.uri: ftj://NAME names a job that has failed, so that there is no result",
+            "mend that job, delete it and create it anew, which is noticed; or name another",
         ),
         Reason.INSPECTING: ReasonMeaning("a CPU pod reads the model's config and every data row", "wait"),
         Reason.INSPECTED: ReasonMeaning("model and data were read and are usable", _NOTHING),

@@ -33,6 +33,25 @@ class ResumeStatus(ReadModel):
     step: int = Field(description="Optimizer steps that were finished; the first attempt goes on after them.")
 
 
+class SourceStatus(ReadModel):
+    """The job that `model.uri` names by ftj://."""
+
+    job: str = Field(description="Its name.")
+    uid: str = Field(description="Its uid; a job that was created anew has another.")
+    uri: str = Field(description="Where its result is: what this job starts from.")
+
+
+class LineageStatus(ReadModel):
+    """The job that made the model which this one starts from, as the manifest of that result tells."""
+
+    job: str = Field(description="<namespace>/<name> of it.")
+    uri: str = Field(description="The result's folder.")
+    step: int = Field(description="Its last optimizer step.")
+    objective: str = Field("", description="What it was trained for.")
+    method: str = Field("", description="Its tuning.method.")
+    base: str = Field("", description="The model that it started from itself.")
+
+
 class InspectionStatus(ReadModel):
     """The inspection in short."""
 
@@ -49,6 +68,7 @@ class InspectionStatus(ReadModel):
     longest: int = Field(description="Tokens of the longest row.")
     report_uri: str | None = Field(None, description="The full report.")
     resume: ResumeStatus | None = Field(None, description="What checkpoint.resumeFrom has found.")
+    lineage: LineageStatus | None = Field(None, description="Where model.uri is the result of another job.")
 
 
 class PlanStatus(ReadModel):
@@ -154,6 +174,9 @@ class FineTuneJobStatus(ReadModel):
         default_factory=list,
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
         description="Conditions, one per type.",
+    )
+    source: SourceStatus | None = Field(
+        None, description="The job that model.uri names by ftj://, once it is complete."
     )
     inspection: InspectionStatus | None = Field(None, description="The inspection in short.")
     plan: PlanStatus | None = Field(None, description="The plan in short.")

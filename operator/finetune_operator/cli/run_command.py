@@ -27,6 +27,7 @@ from finetune_operator.api.progress import TerminationMessage
 from finetune_operator.api.run_events import CheckpointEvent, ResumeEvent, RunEvent, StepEvent
 from finetune_operator.cli.exit_codes import BAD_INPUT, NO_PLAN
 from finetune_operator.cli.local_machine import inventory_of_this_machine
+from finetune_operator.cli.local_results import remember_result, with_found_model
 from finetune_operator.cli.manifest_file import (
     UnreadableManifest,
     add_filename,
@@ -85,10 +86,11 @@ def run(options: argparse.Namespace) -> int:
         job = read_job(options.filename)
         history_path = options.history or options.folder / "history.json"
         history = history_in(history_path)
+        spec = with_found_model(with_absolute_locations(job.spec, Path.cwd()), options.folder)
     except UnreadableManifest as error:
         print(f"finetune run: {error}", file=sys.stderr)
         return BAD_INPUT
-    job = job.model_copy(update={"spec": with_absolute_locations(job.spec, Path.cwd())})
+    job = job.model_copy(update={"spec": spec})
     try:
         local_run = LocalRun(job, options.folder, console, history, options.model_cache)
     except OSError as error:
@@ -267,6 +269,7 @@ class LocalRun:
             ending = self._trainer.run("publish", "publish", "--plan", str(plan_path), on_event=self._record.add)
         if ending.exit_code != 0:
             raise _failure("publication", ending)
+        remember_result(self._folder, self._job.spec.output.uri)
         published = self._record.published
         for place in (self._job.spec.output.uri, *(published.destinations if published else ())):
             self._console.print(f"[green]Published[/green] {escape(place)}", soft_wrap=True)

@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from finetune_operator.api.constants import ATTEMPT_LABEL, COMPONENT_LABEL, JOB_LABEL, SPEC_HASH_ANNOTATION
+from finetune_operator.api.locations import CHAIN_SCHEME
+from finetune_operator.api.reasons import ConditionType, JobState
 from finetune_operator.controller.kube import FINETUNE_JOBS, JOBS, Body
-from finetune_operator.jobs.observed import ChildCondition, ChildJob, ComponentName
+from finetune_operator.jobs.observed import ChildCondition, ChildJob, ComponentName, SourceJob
 from finetune_operator.jobs.times import moment_of
 
 _COMPONENTS: Final[Mapping[str, ComponentName]] = {"inspect": "inspect", "train": "train", "publish": "publish"}
@@ -48,6 +50,8 @@ class _CachedJob:
     uid: str
     resource_version: str
     state: str
+    source: JobKey | None
+    """The job that model.uri names by ftj://."""
     json: bytes
 
 
@@ -64,6 +68,7 @@ class Cache:
         self._on_heard = on_heard
         self._jobs: dict[JobKey, _CachedJob] = {}
         self._children: dict[JobKey, dict[str, CachedChild]] = {}
+        self._dependents: dict[JobKey, set[JobKey]] = {}
 
     def put_job(self, event: str | None, body: Body) -> JobKey:
         """Take an event (ADDED, MODIFIED, DELETED; None for one of the first list) of a FineTuneJob; return its key."""
@@ -80,6 +85,38 @@ class Cache:
         cached = self._jobs.get(key)
         body: Body | None = json.loads(cached.json) if cached else None
         return body
+
+    def waiting_for(self, key: JobKey) -> tuple[JobKey, ...]:
+        """Return the jobs that name this one by ftj:// and have not begun: a change of it may be what they wait for."""
+        named = sorted(self._dependents.get(key, ()))
+        return tuple(each for each in named if self._jobs[each].state == JobState.PENDING)
+
+    def source(self, key: JobKey) -> SourceJob | None:
+        """Return the job that `key` names by ftj://, with the names that it waits for in turn; None where there is no such job."""
+        source = self._jobs[key].source if key in self._jobs else None
+        body = self.job(source) if source is not None else None
+        if source is None or body is None:
+            return None
+        status = body.get("status") or {}
+        holding = {found["type"] for found in status.get("conditions", ()) if found["status"] == "True"}
+        return SourceJob(
+            uid=body["metadata"]["uid"],
+            state=_state(body),
+            message=status.get("message", ""),
+            result_uri=status.get("result", {}).get("uri") if ConditionType.COMPLETE in holding else None,
+            has_failed=ConditionType.FAILED in holding,
+            waits_for=self._waits_for(source),
+        )
+
+    def _waits_for(self, key: JobKey) -> tuple[str, ...]:
+        names: list[str] = []
+        cached = self._jobs.get(key)
+        while cached is not None and cached.source is not None and cached.state == JobState.PENDING:
+            if cached.source.name in names:
+                break
+            names.append(cached.source.name)
+            cached = self._jobs.get(cached.source)
+        return tuple(names)
 
     def children(self, key: JobKey) -> tuple[CachedChild, ...]:
         """Return the batch Jobs that bear the job's label, by name; whose they are is for the reader to check."""
@@ -131,10 +168,25 @@ class Cache:
         if event == "DELETED":
             # A list may have told of the name's next bearer before the watch tells of the old one's end.
             if cached and cached.uid == metadata["uid"]:
-                del self._jobs[key]
+                self._forget_job(key)
         elif cached is None or not is_older(metadata["resourceVersion"], cached.resource_version):
-            self._jobs[key] = _CachedJob(metadata["uid"], metadata["resourceVersion"], _state(body), _trimmed(body))
+            if cached is not None:
+                self._forget_job(key)
+            source = _source(key, body)
+            self._jobs[key] = _CachedJob(
+                metadata["uid"], metadata["resourceVersion"], _state(body), source, _trimmed(body)
+            )
+            if source is not None:
+                self._dependents.setdefault(source, set()).add(key)
         return key
+
+    def _forget_job(self, key: JobKey) -> None:
+        source = self._jobs.pop(key).source
+        if source is not None:
+            dependents = self._dependents[source]
+            dependents.discard(key)
+            if not dependents:
+                del self._dependents[source]
 
     def _take_child(self, event: str | None, body: Body) -> JobKey | None:
         metadata = body["metadata"]
@@ -160,7 +212,7 @@ class Cache:
             key = JobKey(*name)
             cached = self._jobs.get(key)
             if cached and cached.resource_version == version:
-                del self._jobs[key]
+                self._forget_job(key)
                 dropped.add(key)
         return dropped
 
@@ -183,6 +235,14 @@ def is_older(version: str, cached: str) -> bool:
 
 def _state(body: Body) -> str:
     return sys.intern(str((body.get("status") or {}).get("state") or "Pending"))
+
+
+def _source(key: JobKey, body: Body) -> JobKey | None:
+    """Return the job that `model.uri` names; the body may be of any shape that the CRD of another version allows."""
+    uri = ((body.get("spec") or {}).get("model") or {}).get("uri")
+    if not isinstance(uri, str) or not uri.startswith(CHAIN_SCHEME):
+        return None
+    return JobKey(key.namespace, uri.removeprefix(CHAIN_SCHEME))
 
 
 def _trimmed(body: Body) -> bytes:

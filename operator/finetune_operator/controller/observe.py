@@ -17,8 +17,10 @@ from finetune_operator.controller.documents import Documents, DocumentStore
 from finetune_operator.controller.kube import PODS, Api
 from finetune_operator.controller.pods import pod_reports
 from finetune_operator.controller.refusals import Refusals
+from finetune_operator.jobs.chains import resolved
 from finetune_operator.jobs.conditions import is_finished
 from finetune_operator.jobs.observed import Observed, PodReport
+from finetune_operator.jobs.stage import Stage
 from finetune_operator.jobs.times import moment_of, seconds_since
 from finetune_operator.planner.inventory import Inventory
 from finetune_operator.planner.limits import NO_LIMITS, Limits
@@ -66,13 +68,17 @@ class Observer:
     async def observe(self, key: JobKey, job: FineTuneJob) -> Observed:
         """Return what is known of `job` now."""
         uid = job.metadata.uid
+        source = self._cache.source(key)
         labelled = self._cache.children(key)
         ours = tuple(child for child in labelled if child.owner_uid == uid)
         documents = await self._documents.of_job(key, uid, _inspect_version(ours))
         inspection, owned = documents.inspection, True
-        if inspection is None and not any(child.job.component == "inspect" for child in ours):
+        resolved_job = resolved(job, source, documents.attempts)
+        is_new = inspection is None and not any(child.job.component == "inspect" for child in ours)
+        if is_new and not isinstance(resolved_job, Stage):
+            found, _ = resolved_job
             inspection = await self._documents.inspection_of_equals(
-                key.namespace, inspection_key(key.namespace, job.spec)
+                key.namespace, inspection_key(key.namespace, found.spec)
             )
             owned = inspection is None
         now = self._clock.now()
@@ -86,6 +92,7 @@ class Observer:
                 else NO_LIMITS
             ),
             history=self._history(),
+            source=source,
             children=tuple(child.job for child in ours),
             pods=pods,
             inspection=inspection,

@@ -54,7 +54,10 @@ def event_handlers(
     """Return what is done with an event of a FineTuneJob, and with one of a batch Job."""
 
     def on_job(event: str | None, body: Body) -> None:
-        queue.add(cache.put_job(event, body))
+        key = cache.put_job(event, body)
+        queue.add(key)
+        for waiting in cache.waiting_for(key):
+            queue.add(waiting)
 
     def on_child(event: str | None, body: Body) -> None:
         key = cache.put_child(event, body)

@@ -66,7 +66,16 @@ _PROBLEMS_OF_A_RUN: Final = frozenset(
 REASONS_OF: Final[Mapping[ConditionType, frozenset[Reason]]] = MappingProxyType(
     {
         ConditionType.ACCEPTED: frozenset({Reason.ACCEPTED, Reason.INVALID_SPEC, Reason.CHILD_NOT_OURS}),
-        ConditionType.INSPECTED: frozenset({Reason.INSPECTING, Reason.INSPECTED, Reason.INSPECTION_REUSED})
+        ConditionType.INSPECTED: frozenset(
+            {
+                Reason.WAITING_FOR_JOB,
+                Reason.SOURCE_NOT_FOUND,
+                Reason.SOURCE_FAILED,
+                Reason.INSPECTING,
+                Reason.INSPECTED,
+                Reason.INSPECTION_REUSED,
+            }
+        )
         | _PROBLEMS_OF_A_RUN,
         ConditionType.PLANNED: frozenset(
             {

@@ -24,6 +24,7 @@ from finetune_operator.jobs.attempts import (
     was_superseded,
 )
 from finetune_operator.jobs.causes import failing
+from finetune_operator.jobs.chains import resolved
 from finetune_operator.jobs.children import attempt_job, publish_job
 from finetune_operator.jobs.conditions import Finding, holds, is_finished
 from finetune_operator.jobs.deadlines import seconds_to_deadline, seconds_to_removal
@@ -49,6 +50,11 @@ def desired_state(job: FineTuneJob, observed: Observed, settings: RenderSettings
     """Return what should be of `job`, given what is known of it."""
     if is_finished(job.status):
         return _finished(job, observed, settings)
+    found = resolved(job, observed.source, observed.attempts)
+    if isinstance(found, Stage):
+        accepted = Finding(ConditionType.ACCEPTED, "True", Reason.ACCEPTED, "the spec is valid")
+        return _desired(job, observed, attempts_of(job, observed), found.after((accepted,)))
+    job, source = found
     attempts = attempts_of(job, observed)
     latest = attempts.latest
     file = observed.attempts.get(latest.number) if latest else None
@@ -68,7 +74,7 @@ def desired_state(job: FineTuneJob, observed: Observed, settings: RenderSettings
     attempts = _with_outcome(attempts, stage, observed)
     old = () if observed.foreign else outdated_children(job, attempts, observed)
     unique = dict.fromkeys((*stage.deletions, *deletions, *old))
-    stage = replace(stage, deletions=tuple(unique))
+    stage = replace(stage, deletions=tuple(unique), source=source)
     return _desired(job, observed, attempts, stage)
 
 

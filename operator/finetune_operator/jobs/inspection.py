@@ -13,10 +13,10 @@ from dataclasses import replace
 from typing import Any, Final
 
 from finetune_operator.api.constants import COMPONENT_INSPECT
-from finetune_operator.api.inspection import InspectionReport, ResumePoint, inspection_key
+from finetune_operator.api.inspection import InspectionReport, Lineage, ResumePoint, inspection_key
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.reasons import ConditionType, JobState, Reason
-from finetune_operator.api.status import AttemptStatus, InspectionStatus, ResumeStatus
+from finetune_operator.api.status import AttemptStatus, InspectionStatus, LineageStatus, ResumeStatus
 from finetune_operator.jobs.attempts import Attempts
 from finetune_operator.jobs.causes import PATIENCE_SECONDS, cause_of_attempt, failing, latest_cause
 from finetune_operator.jobs.children import FINAL_CODES, inspect_job, inspection_config_map
@@ -82,10 +82,10 @@ def inspected(job: FineTuneJob, report: InspectionReport) -> Finding:
     facts = report.dataset
     dropped = f", {facts.dropped} unusable rows left out" if facts.dropped else ""
     traced = ", traced" if report.model.trace is not None else ""
+    lineage = report.model.lineage
+    chained = f", the result of job {lineage.job}" if lineage else ""
     resume = f"; goes on after step {report.resume.step} of {report.resume.uri}" if report.resume else ""
-    message = (
-        f"{facts.rows} rows{dropped}; {report.model.architecture}, {report.model.parameters} parameters{traced}{resume}"
-    )
+    message = f"{facts.rows} rows{dropped}; {report.model.architecture}, {report.model.parameters} parameters{traced}{chained}{resume}"
     if own:
         return Finding(ConditionType.INSPECTED, "True", Reason.INSPECTED, message)
     return Finding(ConditionType.INSPECTED, "True", Reason.INSPECTION_REUSED, f"{message}; inspected for {report.job}")
@@ -105,7 +105,14 @@ def inspection_status(report: InspectionReport) -> InspectionStatus:
         longest=report.dataset.tokens.maximum,
         report_uri=report.report_uri,
         resume=_resume_status(report.resume),
+        lineage=_lineage_status(report.model.lineage),
     )
+
+
+def _lineage_status(lineage: Lineage | None) -> LineageStatus | None:
+    if lineage is None:
+        return None
+    return LineageStatus(**lineage.model_dump(include=set(LineageStatus.model_fields)))
 
 
 def _resume_status(point: ResumePoint | None) -> ResumeStatus | None:

@@ -90,6 +90,21 @@ class PodReport:
 
 
 @dataclass(frozen=True)
+class SourceJob:
+    """The job that `model.uri` names by ftj://, as far as it matters to the one that starts from it."""
+
+    uid: str
+    state: str
+    """Its `status.state`."""
+    message: str = ""
+    result_uri: str | None = None
+    """Of a job that is complete."""
+    has_failed: bool = False
+    waits_for: tuple[str, ...] = ()
+    """The names of the jobs that it waits for in turn, the nearest first; it may be this job's own."""
+
+
+@dataclass(frozen=True)
 class Observed:
     """All that is known of one job now. A missing thing may also be one that the cache has not seen yet."""
 
@@ -98,6 +113,8 @@ class Observed:
     limits: Limits = NO_LIMITS
     """What the namespace may take; read only while a plan may have to be made."""
     history: History = EMPTY_HISTORY
+    source: SourceJob | None = None
+    """None also where model.uri names no job."""
     children: tuple[ChildJob, ...] = ()
     pods: tuple[PodReport, ...] = ()
     """Pods of children that have not ended, or ended since the last status; listed on demand, so possibly empty."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from finetune_operator.api.reasons import ConditionType, JobState, Reason
-from finetune_operator.api.status import InspectionStatus, PlanStatus
+from finetune_operator.api.status import InspectionStatus, PlanStatus, SourceStatus
 from finetune_operator.jobs.conditions import Finding, fitting
 from finetune_operator.jobs.decisions import ChildReference
 
@@ -23,6 +23,7 @@ class Stage:
     objects: tuple[dict[str, Any], ...] = ()
     deletions: tuple[ChildReference, ...] = ()
     requeue_after: float | None = None
+    source: SourceStatus | None = None
     inspection: InspectionStatus | None = None
     plan: PlanStatus | None = None
     started: bool = False

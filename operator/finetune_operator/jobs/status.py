@@ -9,7 +9,7 @@ from finetune_operator.api.plan import GIB
 from finetune_operator.api.reasons import REASON_MEANINGS, ConditionType, Reason
 from finetune_operator.api.status import Condition, FineTuneJobStatus, PlanStatus, ResultStatus
 from finetune_operator.jobs.attempts import Attempts
-from finetune_operator.jobs.conditions import Finding, merge, shortened
+from finetune_operator.jobs.conditions import Finding, is_finished, merge, shortened
 from finetune_operator.jobs.decisions import JobEvent
 from finetune_operator.jobs.degraded import degraded
 from finetune_operator.jobs.observed import Observed
@@ -60,6 +60,7 @@ def status_after(job: FineTuneJob, observed: Observed, attempts: Attempts, stage
         start_time=before.start_time or (text_of(now) if stage.started else None),
         completion_time=before.completion_time or (text_of(now) if stage.ended else None),
         conditions=merge(before.conditions, (suspended, worked_around, *stage.findings), generation, now),
+        source=stage.source or (before.source if is_finished(before) else None),
         inspection=stage.inspection or before.inspection,
         plan=_measured(plan, before.plan, observed) if plan else None,
         attempts=account.attempts.shown,

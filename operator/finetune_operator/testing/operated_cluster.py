@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from finetune_operator.api.chains import starting_at
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.progress import TerminationMessage
 from finetune_operator.api.reasons import Reason
@@ -107,9 +108,11 @@ class OperatedCluster:
         """Return its `status.state`."""
         return str(self.job().status.state)
 
-    async def inspected(self, **facts: Any) -> None:
-        """Let the inspect pod report and end; `facts` are laid over what it tells of a tiny Llama."""
-        report = make_report(self.job(), finished=self.clock.now())
+    async def inspected(self, at: str | None = None, **facts: Any) -> None:
+        """Let the inspect pod report and end; `facts` are laid over what it tells of a tiny Llama, `at` is where the named job's result is."""
+        job = self.job()
+        job = job.model_copy(update={"spec": starting_at(job.spec, at)}) if at else job
+        report = make_report(job, finished=self.clock.now())
         model = report.model.model_copy(update={"config": TINY_LLAMA, **facts})
         await store_inspection(self.api, self._found(FINETUNE_JOBS, "tune"), report.model_copy(update={"model": model}))
         await self.ended("tune-inspect", 0, component="inspect", attempt=None)

@@ -18,6 +18,7 @@ from finetune_operator.api.manifest import FileEntry, Manifest
 from finetune_operator.api.plan import AttemptFile
 from finetune_operator.api.progress import TerminationMessage
 from finetune_operator.api.reasons import Reason
+from finetune_operator.api.recipe import recipe_of
 from finetune_operator.api.run_events import PublishEvent
 from finetune_trainer.attempt import Place, Workplace, read_attempt
 from finetune_trainer.checkpoint_location import read_manifest
@@ -101,6 +102,7 @@ def publish_attempt(attempt: AttemptFile) -> Manifest:
         step=checkpoint.step,
         world_size=1,
         strategy=checkpoint.strategy,
+        recipe=recipe_of(attempt.spec, attempt.inspection.model),
         created_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         versions=installed_versions(),
         files=files,

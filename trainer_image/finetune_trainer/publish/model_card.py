@@ -13,6 +13,7 @@ from huggingface_hub import ModelCardData
 
 from finetune_operator.api.compatibility import LABELLING, Objective
 from finetune_operator.api.gguf import gguf_name
+from finetune_operator.api.inspection import Lineage
 from finetune_operator.api.manifest import Manifest
 from finetune_operator.api.methods import LORA_METHODS, VIRTUAL_TOKEN_METHODS, Method
 from finetune_operator.api.plan import AttemptFile
@@ -224,6 +225,7 @@ def _lineage(attempt: AttemptFile, checkpoint: Manifest, trial: Trial) -> list[t
     lineage: list[tuple[str, object]] = [
         ("job", f"{attempt.namespace}/{attempt.name}"),
         ("uid", attempt.uid),
+        *_origin(attempt.inspection.model.lineage),
         ("attempt", checkpoint.attempt),
         ("checkpoint", f"step {checkpoint.step}, written by {checkpoint.world_size} processes ({checkpoint.strategy})"),
         ("tried", f"{_generated(trial)}all logits finite"),
@@ -236,6 +238,15 @@ def _lineage(attempt: AttemptFile, checkpoint: Manifest, trial: Trial) -> list[t
             )
         )
     return lineage
+
+
+def _origin(before: Lineage | None) -> list[tuple[str, object]]:
+    """Return the row of the job whose result this one has started from."""
+    if before is None:
+        return []
+    how = f" ({before.objective}, {before.method})" if before.objective else ""
+    base = f", itself from `{before.base.removeprefix('hf://')}`" if before.base else ""
+    return [("started from", f"the result of job {before.job}{how} after step {before.step}, uid {before.uid}{base}")]
 
 
 def _generated(trial: Trial) -> str:

@@ -1,0 +1,131 @@
+"""A job that names another by ftj:// waits for its result and starts from it, whatever happens to the other one then."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_operator.api.constants import REQUEST_ANNOTATION
+from finetune_operator.api.reasons import ConditionType, JobState, Reason
+from finetune_operator.controller.kube import FINETUNE_JOBS, JOBS
+from finetune_operator.testing import finetune_job
+from finetune_operator.testing.operated_cluster import SPEC, OperatedCluster, operating, operator_settings
+
+RESULT = "s3://models/base"
+
+
+def source(state: JobState = JobState.RUNNING, **spec: Any) -> dict[str, Any]:
+    """The job that is named, as far as it has come."""
+    ends = {JobState.COMPLETE: "Complete", JobState.FAILED: "Failed"}
+    at = "2026-01-01T00:00:00Z"
+    condition = {"status": "True", "reason": "Succeeded", "message": "", "lastTransitionTime": at}
+    status: dict[str, Any] = {"state": str(state), "message": "failed: the loss of step 3 is not finite"}
+    if state in ends:
+        status["conditions"] = [{"type": ends[state], **condition}]
+    if state is JobState.COMPLETE:
+        status["result"] = {"uri": RESULT}
+    # Suspended, so that the operator makes nothing of it where it has no status of its own.
+    return finetune_job("base", spec={**SPEC, "run": {"suspend": True}, **spec}, status=status)
+
+
+def said(cluster: OperatedCluster, kind: ConditionType = ConditionType.INSPECTED) -> tuple[str, Reason]:
+    condition = cluster.job().status.condition(kind)
+    assert condition is not None
+    return condition.status, condition.reason
+
+
+def inspected_model(cluster: OperatedCluster) -> str:
+    """The model that the inspect pod is told to look at."""
+    job = cluster.api.find(JOBS, "team", "tune-inspect")
+    assert job is not None, cluster.job().status.message
+    request = json.loads(job["spec"]["template"]["metadata"]["annotations"][REQUEST_ANNOTATION])
+    return str(request["spec"]["model"]["uri"])
+
+
+def put(cluster: OperatedCluster, body: dict[str, Any]) -> None:
+    stored = cluster.api.seed({key: value for key, value in body.items() if key != "status"})
+    cluster.api.seed_status(FINETUNE_JOBS, "team", stored["metadata"]["name"], body["status"])
+
+
+async def test_a_job_waits_for_the_one_it_names_and_starts_from_its_result_at_once(tmp_path: Path) -> None:
+    async with operating(operator_settings(tmp_path)) as cluster:
+        cluster.submit(model={"uri": "ftj://base"})
+        await cluster.clock.advance(1)
+        assert said(cluster) == ("False", Reason.SOURCE_NOT_FOUND)
+        assert said(cluster, ConditionType.STALLED)[0] == "True"
+        assert "no FineTuneJob base in namespace team" in str(cluster.job().status.message)
+
+        put(cluster, source(JobState.RUNNING))
+        await cluster.clock.advance(1)
+        assert said(cluster) == ("Unknown", Reason.WAITING_FOR_JOB)
+        assert said(cluster, ConditionType.STALLED)[0] == "False"
+        assert "tune-inspect" not in cluster.api.names(JOBS)
+
+        put(cluster, source(JobState.COMPLETE))
+        await cluster.clock.advance(1)
+        assert inspected_model(cluster) == RESULT
+        assert cluster.job().spec.model.uri == "ftj://base"
+        found = cluster.job().status.source
+        assert found is not None
+        assert (found.job, found.uri) == ("base", RESULT)
+
+
+async def test_what_has_begun_goes_on_when_the_first_job_is_deleted(tmp_path: Path) -> None:
+    async with operating(operator_settings(tmp_path)) as cluster:
+        put(cluster, source(JobState.COMPLETE))
+        cluster.submit(model={"uri": "ftj://base"})
+        await cluster.clock.advance(1)
+        await cluster.api.delete(FINETUNE_JOBS, "team", "base")
+        await cluster.clock.advance(1)
+        await cluster.inspected(RESULT)
+        await cluster.running("tune-1")
+        put(cluster, source(JobState.RUNNING))  # another job of that name changes nothing
+        await cluster.clock.advance(70)
+        assert cluster.state() in ("Starting", "Running")
+        await cluster.ended("tune-1", 0)
+        await cluster.ended("tune-publish", 0, component="publish", attempt=1, result="s3://models/tune")
+        assert cluster.state() == "Complete"
+        found = cluster.job().status.source
+        assert found is not None
+        assert found.uri == RESULT
+
+
+async def test_a_job_that_has_failed_has_no_result_and_its_successor_of_that_name_has(tmp_path: Path) -> None:
+    async with operating(operator_settings(tmp_path)) as cluster:
+        put(cluster, source(JobState.FAILED))
+        cluster.submit(model={"uri": "ftj://base"})
+        await cluster.clock.advance(1)
+        assert said(cluster) == ("False", Reason.SOURCE_FAILED)
+        assert "the loss of step 3 is not finite" in str(cluster.job().status.message)
+
+        await cluster.api.delete(FINETUNE_JOBS, "team", "base")
+        put(cluster, source(JobState.COMPLETE))
+        await cluster.clock.advance(1)
+        assert inspected_model(cluster) == RESULT
+
+
+@pytest.mark.parametrize(("other", "way"), [("tune", "tune → tune"), ("base", "tune → base → tune")])
+async def test_jobs_that_wait_for_one_another_are_told_so(other: str, way: str, tmp_path: Path) -> None:
+    async with operating(operator_settings(tmp_path)) as cluster:
+        if other == "base":
+            cluster.api.seed(finetune_job("base", spec={**SPEC, "model": {"uri": "ftj://tune"}}))
+        cluster.submit(model={"uri": f"ftj://{other}"})
+        await cluster.clock.advance(1)
+        assert said(cluster, ConditionType.ACCEPTED) == ("False", Reason.INVALID_SPEC)
+        assert way in str(cluster.job().status.message)
+        assert cluster.api.names(JOBS) == []
+
+
+async def test_a_waiting_job_writes_nothing_while_the_other_one_only_makes_steps(tmp_path: Path) -> None:
+    async with operating(operator_settings(tmp_path)) as cluster:
+        put(cluster, source(JobState.RUNNING))
+        cluster.submit(model={"uri": "ftj://base"})
+        await cluster.clock.advance(2)
+        cluster.api.forget_calls()
+        for step in range(3):
+            cluster.api.seed_status(FINETUNE_JOBS, "team", "base", {**source()["status"], "progress": {"step": step}})
+            await cluster.clock.advance(30)
+        assert [call for call in cluster.api.writes() if call.kind == "FineTuneJob" and call.name == "tune"] == []

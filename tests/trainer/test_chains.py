@@ -1,0 +1,136 @@
+"""A job starts from another one's result: the examples of a chain, one after the other, each inspected and planned as everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import pytest
+import yaml
+
+from finetune_operator.api.chains import source_of, starting_at
+from finetune_operator.api.inspection import InspectionRequest, inspection_key
+from finetune_operator.api.plan import GIB, AttemptFile, Plan, checkpoint_uri
+from finetune_operator.api.spec import FineTuneJobSpec
+from finetune_operator.planner.inventory import CpuNodes, Inventory
+from finetune_operator.planner.plan import make_plan
+from finetune_trainer.failures import TrainerFailure
+from finetune_trainer.inspect.command import inspect
+from finetune_trainer.testing import arithmetic_rows, preference_rows, write_rows
+from finetune_trainer.testing_ranks import CaseResult, RankServer
+
+EXAMPLES: Final = Path(__file__).parents[2] / "examples"
+NODE: Final = Inventory(cpu_nodes=(CpuNodes(nodes=1, cpu_millicores=4000, memory_bytes=24 * GIB),))
+UID: Final = "{}-0000-4000-8000-000000000000"
+
+
+class Finished(NamedTuple):
+    """A job that was trained and published."""
+
+    attempt: AttemptFile
+    case: CaseResult
+    result: Path
+
+    @property
+    def card(self) -> str:
+        """Its model card."""
+        return (self.result / "README.md").read_text()
+
+
+def attempt_of(job: str, spec: FineTuneJobSpec) -> AttemptFile:
+    uid = UID.format(job[-8:].rjust(8, "0"))
+    request = InspectionRequest(namespace="team", name=job, uid=uid, spec=spec, key=inspection_key("team", spec))
+    report = inspect(request)
+    plan = make_plan(spec, report, NODE)
+    assert isinstance(plan, Plan), plan
+    return AttemptFile(
+        namespace="team",
+        name=job,
+        uid=uid,
+        attempt=1,
+        spec=spec,
+        inspection=report,
+        plan=plan,
+        checkpoint_uri=checkpoint_uri(spec, job, uid),
+        metrics_port=0,
+    )
+
+
+def finish(ranks: RankServer, folder: Path, job: str, spec: dict[str, Any]) -> Finished:
+    """Train and publish a job below a folder."""
+    output = folder / job / "out"
+    parsed = FineTuneJobSpec.model_validate({**spec, "output": {**spec.get("output", {}), "uri": f"file://{output}"}})
+    attempt = attempt_of(job, parsed)
+    case = ranks.run(attempt, folder / job / "run")
+    assert case.statuses == (0,) * case.processes, case.log()
+    answer = ranks.call("finetune_trainer.testing_ranks:publish_case", folder=str(case.folder))
+    assert answer["code"] == 0, answer["termination"]
+    return Finished(attempt, case, output)
+
+
+def example(name: str, rows: Path, **parts: Any) -> tuple[str, dict[str, Any]]:
+    """Name and spec of an example on rows of its own, without what is for clusters."""
+    manifest = yaml.safe_load((EXAMPLES / name).read_text())
+    spec = {**manifest["spec"], **parts}
+    spec["dataset"] = {"uri": f"file://{rows}"}
+    spec.pop("credentials")
+    spec.pop("output")
+    return manifest["metadata"]["name"], spec
+
+
+@pytest.fixture(scope="module")
+def supervised(ranks: RankServer, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """examples/sft-lora.yaml in one process, with a chat template that its model had not."""
+    folder = tmp_path_factory.mktemp("chain")
+    rows = write_rows(folder / "rows.jsonl", arithmetic_rows(48))
+    model = {"uri": f"file://{tiny_model}", "chatTemplate": "chatml"}
+    job, spec = example("sft-lora.yaml", rows, model=model, resources={"accelerator": "cpu", "strategy": "single"})
+    spec["training"] = {**spec["training"], "maxSteps": 6, "maxLength": 128}
+    return finish(ranks, folder, job, spec)
+
+
+def test_preferences_are_learned_on_what_the_first_job_has_learned(
+    ranks: RankServer, supervised: Finished, tmp_path: Path
+) -> None:
+    job, spec = example("chain-dpo.yaml", write_rows(tmp_path / "pairs.jsonl", preference_rows(32)))
+    named = FineTuneJobSpec.model_validate({**spec, "output": {"uri": f"file://{tmp_path}/unused"}})
+    assert source_of(named) == supervised.attempt.name
+    place = starting_at(named, f"file://{supervised.result}").model
+
+    preferred = finish(ranks, tmp_path, job, {**spec, "model": place.to_json_dict()})
+
+    lineage = preferred.attempt.inspection.model.lineage
+    assert lineage is not None
+    assert (lineage.job, lineage.uid, lineage.step) == ("team/word-problems", supervised.attempt.uid, 6)
+    assert (lineage.objective, lineage.method) == ("sft", "lora")
+    assert lineage.base == supervised.attempt.spec.model.uri
+    # The reference is the model that the chain has come to: answers have its probabilities at first, so that no margin is there.
+    assert preferred.case.losses[1] == pytest.approx(0.6931, abs=1e-3)
+    template = (supervised.result / "chat_template.jinja").read_text()
+    assert (preferred.result / "chat_template.jinja").read_text() == template
+    assert "started from | the result of job team/word-problems (sft, lora) after step 6" in preferred.card
+    assert f"itself from `{lineage.base}`" in preferred.card
+
+
+def test_an_adapter_alone_that_cannot_be_gone_on_with_is_refused_with_the_remedy(
+    ranks: RankServer, tiny_model: Path, tmp_path: Path
+) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", arithmetic_rows(16))
+    spec = {
+        "model": {"uri": f"file://{tiny_model}"},
+        "dataset": {"uri": f"file://{rows}"},
+        "training": {"maxSteps": 1, "maxLength": 128, "precision": "fp32"},
+        "resources": {"accelerator": "cpu", "strategy": "single"},
+    }
+    first = finish(ranks, tmp_path, "adapter", {**spec, "tuning": {"method": "lora"}, "output": {"merge": False}})
+    second = {
+        **spec,
+        "model": {"uri": f"file://{first.result}"},
+        "tuning": {"method": "full"},
+        "output": {"uri": f"file://{tmp_path}/second"},
+    }
+
+    with pytest.raises(
+        TrainerFailure, match=r"job team/adapter, which published an adapter alone: .* output\.merge: true"
+    ):
+        attempt_of("second", FineTuneJobSpec.model_validate(second))
