@@ -15,7 +15,7 @@ from finetune_operator.api.measures import MEASURES
 from finetune_operator.api.time_spent import TRAINER_CAUSES
 from finetune_trainer.attempt import Place
 from finetune_trainer.measure import Memory, flops_per_token
-from finetune_trainer.metrics import BADPUT, COUNTERS, GAUGES, MEASURE, RankMetrics
+from finetune_trainer.metrics import BADPUT, COUNTERS, EVALUATION_MEASURE, GAUGES, MEASURE, RankMetrics
 from finetune_trainer.objectives import recipe_of
 from finetune_trainer.rank_files import RunDirectory
 from finetune_trainer.telemetry import StepRecord, Telemetry, Trained
@@ -30,7 +30,7 @@ def documented() -> set[str]:
 
 
 def test_every_metric_is_documented_and_nothing_else() -> None:
-    names = {METRICS_PREFIX + metric.name for metric in (*GAUGES, MEASURE)}
+    names = {METRICS_PREFIX + metric.name for metric in (*GAUGES, MEASURE, EVALUATION_MEASURE)}
     names |= {f"{METRICS_PREFIX}{metric.name}_total" for metric in (*COUNTERS, BADPUT)}
 
     assert documented() == names
@@ -38,9 +38,13 @@ def test_every_metric_is_documented_and_nothing_else() -> None:
 
 def test_every_measure_is_documented_with_the_objectives_that_have_it() -> None:
     section = DOCUMENT.read_text().partition("### Measures")[2].partition("\n## ")[0]
-    rows = re.findall(r"^\| `([a-z_]+)` \| ([a-z, -]+) \| (.+) \|$", section, re.MULTILINE)
+    rows = re.findall(r"^\| `([a-z0-9_]+)` \| ([a-z, -]+) \| (.+) \|$", section, re.MULTILINE)
     objectives = {
-        name: {objective for objective in Objective if name in recipe_of(objective).measures.values()}
+        name: {
+            objective
+            for objective in Objective
+            if name in {*recipe_of(objective).measures.values(), *recipe_of(objective).held_out.values()}
+        }
         for name in MEASURES
     }
 

@@ -27,6 +27,8 @@ from finetune_trainer.storage import open_storage
 from finetune_trainer.tokenizer_files import read_tokenizer
 
 ROWS_PER_BATCH: Final = 1000
+ROW: Final = "row"
+"""The column with the number of an encoded row in its file, of recipes whose schema has one."""
 
 
 class EncodedFiles(NamedTuple):
@@ -88,8 +90,9 @@ class _ArrowFile:
         self.rows = 0
 
     def add(self, row: EncodedRow) -> None:
+        # Rows that are found again by number are numbered here, where it is known which of them stay.
+        self._held.append({**row, ROW: self.rows} if ROW in self._schema.names else row)
         self.rows += 1
-        self._held.append(row)
         if len(self._held) == ROWS_PER_BATCH:
             self._flush()
 

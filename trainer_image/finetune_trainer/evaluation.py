@@ -1,4 +1,4 @@
-"""The loss on rows that are not trained, measured between steps without touching what training depends on.
+"""The loss and other measures of rows that are not trained, taken between steps without touching what training depends on.
 
 Not transformers' evaluation loop: it averages the means of batches, so that its loss depends on how rows meet in batches and on the number of
 processes, and its data loader draws random numbers. Here every counted token weighs the same, rows come in one fixed order, and nothing is drawn
@@ -7,9 +7,11 @@ processes, and its data loader draws random numbers. Here every counted token we
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from transformers import TrainerCallback
@@ -45,12 +47,61 @@ def counted(batch: dict[str, Any]) -> int:
     return int((labels[:, 1:] != -100).sum())
 
 
+class HeldOutMeasures(Protocol):
+    """What one evaluation measures beside the loss, batch by batch."""
+
+    def note(self, weight: int) -> None:
+        """Hear that the trainer's model has seen a batch; one that weighs 0 is a repetition."""
+        ...
+
+    def total(self) -> dict[str, float]:
+        """Return the measures of all ranks by name (finetune_operator.api.measures). Collective."""
+        ...
+
+
+class LoggedMeans:
+    """Means that TRL's trainers log for each batch, weighed as the batch's loss is.
+
+    TRL itself averages the means of batches, and has gathered them over ranks before: `local_batches` keeps it from that.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
+        self._names = trainer.context.recipe.held_out
+        self._sums: dict[str, float] = defaultdict(float)
+        self._weight = 0
+
+    def note(self, weight: int) -> None:
+        """Take what was logged, so that the next batch's is alone."""
+        logged = getattr(self._trainer, "_metrics", {}).get("eval", {})
+        for key, name in self._names.items() if weight else ():
+            self._sums[name] += weight * logged[key][-1]
+        logged.clear()
+        self._weight += weight
+
+    def total(self) -> dict[str, float]:
+        """Return the weighted means."""
+        parts = self._trainer.context.collective.gather((dict(self._sums), self._weight))
+        whole = sum(weight for _, weight in parts)
+        return {name: sum(sums.get(name, 0.0) for sums, _ in parts) / whole for name in self._names.values()}
+
+
+@contextlib.contextmanager
+def local_batches(accelerator: Any) -> Iterator[None]:
+    """Let what a trainer measures of a batch be of this rank's batch alone."""
+    accelerator.gather = accelerator.gather_for_metrics = lambda value, *_, **__: value
+    try:
+        yield
+    finally:
+        del accelerator.gather, accelerator.gather_for_metrics
+
+
 class Evaluator:
-    """Measures the loss of a trainer's model. Collective."""
+    """Measures a trainer's model. Collective."""
 
     def __init__(self, trainer: Any, rows: Any, lengths: Sequence[int], collate: Callable[[list[Any]], Any]) -> None:
         context = trainer.context
-        self._trainer, self._rows, self._collate = trainer, rows, collate
+        self._trainer, self.rows, self.collate = trainer, rows, collate
         size = trainer.args.per_device_train_batch_size
         self._batches = batches_of(lengths, size, context.place.rank, context.place.world_size)
         self.times = EvaluationTimes(context.attempt.spec.evaluation.every, context.attempt.plan.total_steps)
@@ -61,17 +112,18 @@ class Evaluator:
         return bool(self._trainer.context.writer.is_final)
 
     def report(self) -> dict[str, float]:
-        """Measure the loss and tell it; end the training where training.earlyStopping says so."""
+        """Measure the model and tell it; end the training where training.earlyStopping says so."""
         trainer, started = self._trainer, time.monotonic()
-        logs = {"eval_loss": self.loss()}
+        loss, measures = self.measure()
+        logs = {"eval_loss": loss, **{f"eval_{name}": value for name, value in measures.items()}}
         trainer.model.eval()  # TRL logs what it has measured of the mode that the model is in
         trainer.log(dict(logs))
         trainer.model.train()
         context = trainer.context
         for _ in range(2):  # what layers took here is not the next step's; a GPU's events are told one call later
             context.own_time.take()
-        context.telemetry.on_evaluation(trainer.state.global_step, logs["eval_loss"], time.monotonic() - started)
-        self._stop_early(logs["eval_loss"])
+        context.telemetry.on_evaluation(trainer.state.global_step, loss, measures, time.monotonic() - started)
+        self._stop_early(loss)
         return logs
 
     def _stop_early(self, loss: float) -> None:
@@ -94,32 +146,33 @@ class Evaluator:
                     flush=True,
                 )
 
-    def loss(self) -> float:
-        """Return the mean over all counted tokens of all ranks, the same number on each."""
+    def measure(self) -> tuple[float, dict[str, float]]:
+        """Return the mean loss over all counted tokens of all ranks, and the measures beside it; the same numbers on each."""
         trainer, telemetry = self._trainer, self._trainer.context.telemetry
         was_training, phase = trainer.model.training, telemetry.phase
         trainer.model_wrapped.eval()
         telemetry.phase = Phase.EVALUATION
         sums = torch.zeros(2, dtype=torch.float64)
-        with torch.no_grad():
+        measures = trainer.held_out_measures()
+        with torch.no_grad(), local_batches(trainer.accelerator):
             for loss, weight in self._losses():
                 sums += torch.tensor([loss * weight, weight], dtype=torch.float64)
+                measures.note(weight)
         trainer.model_wrapped.train(was_training)
         telemetry.phase = phase
         # float32 would round the sums; not every backend gathers float64, and the ranks' objects are small.
         totals = [sum(parts) for parts in zip(*trainer.context.collective.gather(sums.tolist()), strict=True)]
-        return float(totals[0] / totals[1])
+        return float(totals[0] / totals[1]), measures.total()
 
     def _losses(self) -> Iterator[tuple[float, int]]:
         trainer = self._trainer
         for batch in self._batches:
-            inputs = dict(self._collate([self._rows[row] for row in batch.rows]))
+            inputs = dict(self.collate([self.rows[row] for row in batch.rows]))
             weight = counted(inputs) if batch.counts else 0
             with trainer.compute_loss_context_manager():
                 loss = float(trainer.compute_loss(trainer.model_wrapped, trainer._prepare_inputs(inputs)))
             trainer.context.watchdog.beat()
-            if weight:
-                yield loss, weight
+            yield (loss if weight else 0.0), weight
 
 
 class EvaluationDue(TrainerCallback):

@@ -20,7 +20,7 @@ from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.plan import GIB
 from finetune_trainer.capture import UNWANTED, Capture, HostCopies
 from finetune_trainer.epoch_order import EpochBeginnings, EpochOrder
-from finetune_trainer.evaluation import EvaluationDue, Evaluator
+from finetune_trainer.evaluation import EvaluationDue, Evaluator, HeldOutMeasures, LoggedMeans
 from finetune_trainer.export import EXPORT_FOLDER, export_sharded
 from finetune_trainer.failures import TrainerFailure
 from finetune_trainer.full_disk import disk_failure
@@ -63,18 +63,18 @@ class JobTraining(transformers.Trainer):
         self._step_started = time.monotonic()
         self._data_wait = 0.0
         self._tokens_before = 0.0
-        self._evaluator: Evaluator | None = None
+        self.evaluator: Evaluator | None = None
         if (rows := context.evaluation_rows) is not None:
             # A copy, for packing changes the collator and these rows are never packed.
-            self._evaluator = Evaluator(self, rows, context.lengths(rows), copy.copy(self.data_collator))
-            self.add_callback(EvaluationDue(self._evaluator))
+            self.evaluator = Evaluator(self, rows, context.lengths(rows), copy.copy(self.data_collator))
+            self.add_callback(EvaluationDue(self.evaluator))
 
     def evaluate(self, *arguments: Any, **others: Any) -> dict[str, float]:
-        """Measure the loss on the evaluation rows, which takes no time of a step."""
-        if self._evaluator is None:
+        """Measure the model on the evaluation rows, which takes no time of a step."""
+        if self.evaluator is None:
             raise AssertionError("only EvaluationDue asks for an evaluation")
         started = time.monotonic()
-        logs = self._evaluator.report()
+        logs = self.evaluator.report()
         self.control.should_evaluate = False  # transformers asks once more at the end of an epoch
         self._step_started += time.monotonic() - started
         return logs
@@ -97,6 +97,10 @@ class JobTraining(transformers.Trainer):
         self.context.watchdog.start()
         self._step_started = time.monotonic()
         return prepared
+
+    def held_out_measures(self) -> HeldOutMeasures:
+        """Return what an evaluation measures beside the loss."""
+        return LoggedMeans(self)
 
     def before_training(self, resumed_from: Path | None) -> None:
         """Do what needs the wrapped model, for a class that has something to do; the checkpoint of that folder is loaded. Collective."""

@@ -77,6 +77,9 @@ BADPUT: Final = Described(
     "badput_seconds", f"Time in which no step was made, or one a second time, by cause: {', '.join(TRAINER_CAUSES)}."
 )
 MEASURE: Final = Described("measure", "What the last step measured beside its loss, by label measure.")
+EVALUATION_MEASURE: Final = Described(
+    "eval_measure", "What the last evaluation measured beside its loss, by label measure."
+)
 
 
 class RankMetrics:
@@ -104,6 +107,12 @@ class RankMetrics:
         self._measures = Gauge(
             METRICS_PREFIX + MEASURE.name, MEASURE.meaning, (*LABELS, "measure"), registry=self.registry
         )
+        self._evaluation_measures = Gauge(
+            METRICS_PREFIX + EVALUATION_MEASURE.name,
+            EVALUATION_MEASURE.meaning,
+            (*LABELS, "measure"),
+            registry=self.registry,
+        )
         for counter in self._counters.values():
             counter.labels(**self._labels)
         for cause in TRAINER_CAUSES:
@@ -125,6 +134,12 @@ class RankMetrics:
         if name not in MEASURES:
             raise KeyError(name)
         self._measures.labels(**self._labels, measure=name).set(value)
+
+    def evaluation_measure(self, name: str, value: float) -> None:
+        """Set one of finetune_operator.api.measures for the evaluation rows; another name is a KeyError."""
+        if name not in MEASURES:
+            raise KeyError(name)
+        self._evaluation_measures.labels(**self._labels, measure=name).set(value)
 
     def count(self, name: str, amount: float = 1.0) -> None:
         """Raise a counter."""

@@ -7,18 +7,19 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, Protocol
 
 from finetune_operator.api.constants import TOKEN_PATH, progress_path
 from finetune_operator.api.plan import AttemptFile
 from finetune_operator.api.progress import (
+    EVALUATION_PREFIX,
     METRIC_ATTEMPT,
     METRIC_CHECKPOINT_STEP,
     METRIC_CHECKPOINTS_REJECTED,
-    METRIC_EVAL_LOSS,
     METRIC_LOSS,
     METRIC_PEAK_MEMORY_BYTES,
     METRIC_SLOW_RANK,
@@ -149,7 +150,7 @@ def trainer_status(
     step: int,
     total_steps: int,
     loss: float | None,
-    evaluation_loss: float | None = None,
+    evaluation: Mapping[str, float] = MappingProxyType({}),
     tokens_per_second: float | None,
     remaining_seconds: float | None,
     peak_memory_bytes: int | None,
@@ -164,7 +165,7 @@ def trainer_status(
         METRIC_STEP: step,
         METRIC_TOTAL_STEPS: total_steps,
         METRIC_LOSS: None if loss is None else round(loss, 6),
-        METRIC_EVAL_LOSS: None if evaluation_loss is None else round(evaluation_loss, 6),
+        **{f"{EVALUATION_PREFIX}{name}": round(value, 6) for name, value in evaluation.items()},
         METRIC_TOKENS_PER_SECOND: None if tokens_per_second is None else round(tokens_per_second, 1),
         METRIC_PEAK_MEMORY_BYTES: peak_memory_bytes,
         METRIC_CHECKPOINT_STEP: checkpoint_step,

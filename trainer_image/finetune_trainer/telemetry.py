@@ -84,7 +84,7 @@ class Telemetry:
         self._pace: float | None = None
         self._trained = Trained()
         self._rejected = 0
-        self._evaluation_loss: float | None = None
+        self._evaluation: dict[str, float] = {}
         self._productive = 0.0
         self._first_step_time: float | None = None
         self._straggler: Straggler | None = None
@@ -158,15 +158,20 @@ class Telemetry:
         self._report(urgent=self._first_step)
         self._first_step = False
 
-    def on_evaluation(self, step: int, loss: float, seconds: float) -> None:
-        """Tell the loss on the evaluation rows."""
+    def on_evaluation(self, step: int, loss: float, measures: Mapping[str, float], seconds: float) -> None:
+        """Tell the loss and the measures of the evaluation rows."""
         self.metrics.set("eval_loss", loss)
+        for name, value in measures.items():
+            self.metrics.evaluation_measure(name, value)
         self.metrics.badput(LostCause.EVALUATION, seconds)
-        self._evaluation_loss = loss
-        event = EvaluationEvent(attempt=self._attempt.attempt, step=step, loss=loss, seconds=seconds)
+        self._evaluation = {"loss": loss, **measures}
+        event = EvaluationEvent(
+            attempt=self._attempt.attempt, step=step, loss=loss, seconds=seconds, measures=dict(measures)
+        )
         self._events.write(event)
         if self._place.is_first:
-            print(f"evaluation after step {step}: loss {loss:.6g}, {seconds:.2f} s", flush=True)
+            told = "".join(f", {name} {value:.4g}" for name, value in measures.items())
+            print(f"evaluation after step {step}: loss {loss:.6g}{told}, {seconds:.2f} s", flush=True)
         self._report(urgent=True)
 
     def on_commit(self, event: CheckpointEvent) -> None:
@@ -255,7 +260,7 @@ class Telemetry:
                 step=step,
                 total_steps=plan.total_steps,
                 loss=last.loss if last else None,
-                evaluation_loss=self._evaluation_loss,
+                evaluation=self._evaluation,
                 tokens_per_second=self._trained.tokens_per_second
                 or (Trained().after(last).tokens_per_second if last else None),
                 remaining_seconds=None if self._pace is None else self._pace * (plan.total_steps - step),

@@ -54,9 +54,10 @@ OBJECTIVE_RULES: Final = (
         holds=lambda s: s.objective in (*LEARN_TEXTS, Objective.ORPO) or s.training.loss_on != "all",
     ),
     Rule(
-        cel=f"!(self.objective in [{_PREFERENCES}]) || !(has(self.dataset.split) || has(self.dataset.evaluation))",
-        message=f"dataset: split and evaluation are not for objectives {listed(PREFERENCES, 'and')}, whose loss compares answers; remove them",
-        holds=lambda s: s.objective not in PREFERENCES or not s.dataset.evaluates,
+        cel="self.objective != 'kto' || !(has(self.dataset.split) || has(self.dataset.evaluation))",
+        message="dataset: split and evaluation are not for objective: kto, whose loss depends on which rows meet in a batch; remove them, or use "
+        "objective: dpo with pairs",
+        holds=lambda s: s.objective is not Objective.KTO or not s.dataset.evaluates,
     ),
     *map(_own_block, OBJECTIVE_SETTINGS),
     Rule(

@@ -42,6 +42,9 @@ class EvaluationEvent(ReadModel):
         description="Mean over all counted tokens (objectives that count none: over all rows) of all ranks."
     )
     seconds: float = 0.0
+    measures: dict[str, float] = Field(
+        default_factory=dict, description="What was measured beside the loss, by name (finetune_operator.api.measures)."
+    )
 
 
 class CheckpointEvent(ReadModel):

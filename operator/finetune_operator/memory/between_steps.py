@@ -36,7 +36,7 @@ def _evaluation(architecture: Architecture, workload: Workload, states: States) 
 
     The model's own loss makes 8 bytes beside each compute-type logit: the copy and its log-softmax. Fused losses make none of them.
     """
-    tokens = workload.evaluation_batch * workload.sequence_length
+    tokens = workload.evaluation_batch * workload.sequences_per_row * workload.sequence_length
     compute, vocabulary = workload.numerics.compute, architecture.vocabulary
     match workload.loss:
         case LossKind.FULL_LOGITS | LossKind.HELD_CHUNKS:

@@ -45,6 +45,7 @@ class LabelledRecipe(Recipe):
     auto_class: str
     task_type: str
     measures = {"batch_accuracy": "batch_accuracy"}  # noqa: RUF012 - never changed
+    held_out = {name: name for name in ("accuracy", "macro_f1")}  # noqa: RUF012 - never changed
 
     def head(self, attempt: AttemptFile) -> ModelHead:
         """Return the classification head. It is new, unless the model has one with as many outputs."""

@@ -10,6 +10,8 @@ from transformers import Trainer
 from finetune_trainer.encoding import IGNORED
 from finetune_trainer.job_context import JobContext
 from finetune_trainer.job_trainer import JobTraining
+from finetune_trainer.objectives.held_out_classes import HeldOutClasses
+from finetune_trainer.objectives.labelled import class_names
 
 
 class LabelledTrainer(JobTraining, Trainer):
@@ -19,6 +21,7 @@ class LabelledTrainer(JobTraining, Trainer):
         self._counts = torch.zeros(2, dtype=torch.long)
         """Right classes and all classes of the step, on this rank."""
         self._tokens = 0
+        self._held_out: HeldOutClasses | None = None
         super().__init__(context, compute_loss_func=self._loss, **arguments)
         # BERT's and RoBERTa's forward takes the number of classes and ignores it (transformers 5.23): with accumulation the loss of the step
         # would be the sum of its micro-batches' means. `_loss` is given it instead.
@@ -26,6 +29,8 @@ class LabelledTrainer(JobTraining, Trainer):
 
     def _loss(self, outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
         logits = outputs["logits"].float()
+        if self._held_out is not None and not self.model.training:
+            self._held_out.see(logits, labels, IGNORED)
         logits, labels = logits.view(-1, logits.shape[-1]), labels.view(-1)
         counted = labels != IGNORED
         if self.model.training:
@@ -33,6 +38,11 @@ class LabelledTrainer(JobTraining, Trainer):
             self._counts += torch.stack((right.sum(), counted.sum())).cpu()
         loss = torch.nn.functional.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
         return loss / (counted.sum() if num_items_in_batch is None else num_items_in_batch)
+
+    def held_out_measures(self) -> HeldOutClasses:
+        """Return what keeps the classes of the evaluation rows."""
+        self._held_out = HeldOutClasses(class_names(self.context.attempt), self.context.collective)
+        return self._held_out
 
     def reset_measures(self) -> None:
         """Forget what was measured since the last step."""

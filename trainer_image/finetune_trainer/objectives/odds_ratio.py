@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 class _OddsRatio(Recipe):
     schema = PAIR_SCHEMA
     measures = {**REWARD_MEASURES, "nll_loss": "likelihood_loss", "log_odds_chosen": "log_odds_ratio"}  # noqa: RUF012 - never changed
+    held_out = {**REWARD_MEASURES, "log_odds_chosen": "log_odds_ratio"}  # noqa: RUF012 - never changed
 
     def encoder(self, attempt: AttemptFile, tokenizer: TokenizerFiles) -> RowEncoder:
         return pair_encoder(attempt, tokenizer)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -38,19 +37,19 @@ REWARD_MEASURES: Final = {
 
 def pair_encoder(attempt: AttemptFile, tokenizer: TokenizerFiles) -> RowEncoder:
     """Return what encodes a prompt and its two answers, each cut on the right; a prompt that leaves no room for them has nothing to learn from."""
-    longest, numbers = attempt.plan.max_length, count()
+    longest = attempt.plan.max_length
 
     def encode(value: RowValue, texts: Sequence[Text]) -> Sequence[EncodedRow]:
         (chosen, begin), (rejected, other) = (answer_tokens(tokenizer, text) for text in texts)
         begin = min(begin, other)
         if begin >= longest:
             return ()
-        tokens = {
+        pair = {
             "prompt_ids": chosen[:begin],
             "chosen_ids": chosen[begin:longest],
             "rejected_ids": rejected[begin:longest],
         }
-        return ({**tokens, "row": next(numbers)},)
+        return (pair,)
 
     return encode
 
@@ -64,6 +63,7 @@ def pair_lengths(rows: pa.Table) -> pa.ChunkedArray:
 class _Preference(Recipe):
     schema = PAIR_SCHEMA
     measures = {**REWARD_MEASURES, "mean_token_accuracy": "token_accuracy", "entropy": "entropy"}  # noqa: RUF012 - never changed
+    held_out = REWARD_MEASURES
 
     def encoder(self, attempt: AttemptFile, tokenizer: TokenizerFiles) -> RowEncoder:
         return pair_encoder(attempt, tokenizer)

@@ -78,6 +78,8 @@ class Recipe(ABC):
     """Columns of the encoded rows."""
     measures: Mapping[str, str]
     """Where its library logs them: key of the log → name in finetune_operator.api.measures."""
+    held_out: Mapping[str, str] = {}
+    """Those that are also told of the evaluation rows: means over what `evaluation.counted` counts in a batch, so that they can be added up."""
 
     def head(self, attempt: AttemptFile) -> ModelHead:
         """Return what the model ends in; training, export and publication load it so."""

@@ -20,14 +20,12 @@ from peft import PeftModel
 
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.time_spent import LostCause
-from finetune_trainer.dataset import rows_digest
+from finetune_trainer.dataset import ROW, rows_digest
 from finetune_trainer.failures import TrainerFailure
 from finetune_trainer.job_context import JobContext
 from finetune_trainer.job_trainer import JobTraining
 
 REFERENCE_FILE: Final = "reference_log_probabilities.pt"
-ROW: Final = "row"
-"""The column with the number of a row, by which it finds what the reference said of it."""
 
 
 class ReferenceCollator:
@@ -60,6 +58,8 @@ class ReferenceTraining(JobTraining):
         if self._precomputes:
             self.precompute_ref_logps = True
             self.data_collator: Any = ReferenceCollator(self.data_collator, self.reference_names)
+            if self.evaluator is not None:
+                self.evaluator.collate = ReferenceCollator(self.evaluator.collate, self.reference_names)
 
     def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
         """Leave rows as they are: they come encoded and cut."""
@@ -69,39 +69,52 @@ class ReferenceTraining(JobTraining):
         """Ask the reference about all rows, unless the checkpoint has its answers."""
         if not self._precomputes:
             return
-        table = None if resumed_from is None else self._saved(resumed_from)
-        if table is None and resumed_from is not None and not isinstance(self.model, PeftModel):
+        tables = None if resumed_from is None else self._saved(resumed_from)
+        if tables is None and resumed_from is not None and not isinstance(self.model, PeftModel):
             raise TrainerFailure(
                 ExitCode.CHECKPOINTS_UNUSABLE,
                 f"the checkpoint has no log-probabilities of these rows under the reference model ({REFERENCE_FILE}), and that model was trained "
                 "since; start anew, or resume with the data set that the checkpoint was trained on",
             )
-        if table is None:
+        if tables is None:
             started = time.monotonic()
-            table = self._ask()
+            tables = [self._ask(collator, rows) for collator, rows in self._asked()]
             seconds = time.monotonic() - started
             self.context.telemetry.metrics.badput(LostCause.REFERENCE, seconds)
-            print(f"rank {self.context.place.rank}: the reference was asked about {len(table)} rows in {seconds:.1f} s")
-        self.data_collator.table = table
+            asked = sum(map(len, tables))
+            print(f"rank {self.context.place.rank}: the reference was asked about {asked} rows in {seconds:.1f} s")
+        for (collator, _), table in zip(self._asked(), tables, strict=True):
+            collator.table = table
+
+    def _asked(self) -> list[tuple[ReferenceCollator, Any]]:
+        """Return the rows that the reference is asked about, each with what adds its answers to them: those that are trained, then others."""
+        rows = [(self.data_collator, self.train_dataset)]
+        if self.evaluator is not None:
+            rows.append((self.evaluator.collate, self.evaluator.rows))
+        return rows
 
     def save_beside(self, folder: Path) -> None:
         """Keep what the reference said with the checkpoint."""
         if self._precomputes and self.context.place.is_first:
-            saved = {"rows": rows_digest(self.context.attempt), "table": self.data_collator.table}
+            tables = [collator.table for collator, _ in self._asked()]
+            saved = {"rows": rows_digest(self.context.attempt), "tables": tables}
             torch.save(saved, folder / REFERENCE_FILE)
 
-    def _saved(self, folder: Path) -> torch.Tensor | None:
-        """Return the table in a checkpoint; None where it has none, or one of other rows."""
+    def _saved(self, folder: Path) -> list[torch.Tensor] | None:
+        """Return the tables in a checkpoint; None where it has none, or those of other rows."""
         path = folder / REFERENCE_FILE
         if not path.is_file():
             return None
         saved = torch.load(path, weights_only=True)
-        table: torch.Tensor = saved["table"]
-        return table if saved["rows"] == rows_digest(self.context.attempt) else None
+        if saved["rows"] != rows_digest(self.context.attempt):
+            return None
+        # Before evaluation rows had answers there was one table.
+        tables: list[torch.Tensor] = saved["tables"] if "tables" in saved else [saved["table"]]
+        return tables
 
-    def _ask(self) -> torch.Tensor:
+    def _ask(self, collator: ReferenceCollator, rows: Any) -> torch.Tensor:
         """Return the log-probabilities of all rows; each rank computes those of its batches. Collective."""
-        place, rows = self.context.place, self.train_dataset
+        place = self.context.place
         table = torch.zeros(len(rows), len(self.reference_names), device=self.accelerator.device)
         batches = _of_like_lengths(self.context.recipe.lengths(rows.data.table), self.args.per_device_train_batch_size)
         self.model_wrapped.eval()
@@ -109,7 +122,7 @@ class ReferenceTraining(JobTraining):
             # Every rank passes through the model equally often, or those that shard it would wait for each other forever.
             number = first + place.rank
             batch = batches[number % len(batches)]
-            inputs = self._prepare_inputs(self.data_collator([rows[row] for row in batch]))
+            inputs = self._prepare_inputs(collator([rows[row] for row in batch]))
             said = self.compute_ref_log_probs(self.model_wrapped, inputs)
             if number < len(batches):
                 table[batch] = torch.stack([each.float() for each in said], dim=1)

@@ -27,6 +27,7 @@ SCORE: Final = ModelHead("AutoModelForSequenceClassification", "SEQ_CLS", {"num_
 class _Reward(Recipe):
     schema = pa.schema([("chosen_ids", TOKENS), ("rejected_ids", TOKENS)])
     measures = {"margin": "reward_margin", "accuracy": "reward_accuracy", "mean_reward": "reward_mean"}  # noqa: RUF012 - never changed
+    held_out = measures
 
     def head(self, attempt: AttemptFile) -> ModelHead:
         return SCORE

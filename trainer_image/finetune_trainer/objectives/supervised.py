@@ -34,6 +34,7 @@ class Supervised(Recipe):
 
     schema = pa.schema([("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32()))])
     measures = {"mean_token_accuracy": "token_accuracy", "entropy": "entropy"}  # noqa: RUF012 - never changed
+    held_out = measures
 
     def encoder(self, attempt: AttemptFile, tokenizer: TokenizerFiles) -> RowEncoder:
         """Return what makes tokens and labels of a row."""

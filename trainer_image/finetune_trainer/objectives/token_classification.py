@@ -14,6 +14,7 @@ import pyarrow as pa
 from tokenizers import Tokenizer
 
 from finetune_trainer.encoding import IGNORED, Span
+from finetune_trainer.objectives.held_out_classes import ENTITY_MEASURES
 from finetune_trainer.objectives.labelled import LabelledRecipe
 from finetune_trainer.objectives.recipe import EncodedRow
 from finetune_trainer.rendering import Text
@@ -41,6 +42,7 @@ def first_pieces(words: Sequence[str], offsets: Sequence[Span]) -> list[int | No
 class _TokenClassification(LabelledRecipe):
     auto_class = "AutoModelForTokenClassification"
     task_type = "TOKEN_CLS"
+    held_out = {**LabelledRecipe.held_out, **{name: name for name in ENTITY_MEASURES}}  # noqa: RUF012 - never changed
     schema = pa.schema([("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32()))])
 
     def encode(
