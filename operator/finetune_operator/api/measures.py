@@ -15,7 +15,7 @@ MEASURES: Final[Mapping[str, str]] = MappingProxyType(
         "batch_accuracy": "Share of the step's classes (0 to 1) that the model gave the highest probability, before it learned from them.",
         "accuracy": "Share of the evaluation rows' classes (0 to 1) that the model gave the highest probability.",
         "macro_f1": "F1 of each class over the evaluation rows, averaged with equal weight for every class that stands in them.",
-        "entity_precision": "Share of the entities that the model named (0 to 1) that are in the evaluation rows, word by word and with that type (seqeval).",
+        "entity_precision": "Share of the entities that the model named (0 to 1) that are in the evaluation rows, all words and the type (seqeval).",
         "entity_recall": "Share of the entities in the evaluation rows (0 to 1) that the model named so.",
         "entity_f1": "Harmonic mean of the two.",
         "entropy": "Mean entropy of the model's next-token distribution over the counted tokens, in nats.",
