@@ -59,7 +59,7 @@ def make(encoders: Any, tmp_path: Path) -> Any:
 
 
 FROZEN = {
-    "tuning": {"method": "freeze", "freeze": {"trainable": "last:1", "modules": ["Wqkv", "Wo"]}},
+    "tuning": {"method": "freeze", "freeze": {"trainable": "last:2", "modules": ["Wqkv", "Wo"]}},
     "learning_rate": 1e-2,
 }
 """The new dense layers before the classifier are trained beside the named ones."""

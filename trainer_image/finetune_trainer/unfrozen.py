@@ -13,8 +13,7 @@ from finetune_trainer.collective import Collective
 from finetune_trainer.failures import TrainerFailure
 from finetune_trainer.spectrum import spectrum_names
 
-LAST_NAMES: Final = frozenset({"norm", "ln_f", "final_layer_norm", "final_layernorm", "final_norm", "pooler"})
-"""Of modules after the layers: the norm of decoders and ModernBERT, BERT's dense layer before a classifier."""
+LAST_NORM_NAMES: Final = frozenset({"norm", "ln_f", "final_layer_norm", "final_layernorm", "final_norm"})
 
 
 def freeze_the_rest(attempt: AttemptFile, model: Any, collective: Collective) -> None:
@@ -82,21 +81,19 @@ def layers_of(backbone: Any, count: int) -> tuple[Any, ...]:
 
 
 def last_parts(model: Any, trained_layers: int) -> list[Any]:
-    """Return the last layers, what follows them in the base model, and the head; a head that is tied to the embedding stays frozen with it."""
+    """Return the last layers, the last norm and the head; a head that is tied to the embedding stays frozen with it."""
     depth = model.config.get_text_config().num_hidden_layers
     layers = layers_of(model.base_model, depth)
     parts = list(layers[len(layers) - trained_layers :])
-    parts += [child for name, child in model.base_model.named_children() if name in LAST_NAMES]
+    parts += [child for name, child in model.base_model.named_children() if name in LAST_NORM_NAMES]
     return parts + heads(model)
 
 
 def heads(model: Any) -> list[Any]:
-    """Return what a model has beside its base model: a language model's head, or dense layers and classifier of an encoder."""
+    """Return what a model has after its layers and their norm: a language model's head, or an encoder's pooler, dense layers and classifier."""
     if model.base_model is model:
         return []
     embedding = model.get_input_embeddings().weight
-    return [
-        child
-        for child in model.children()
-        if child is not model.base_model and all(parameter is not embedding for parameter in child.parameters())
-    ]
+    beside = [child for child in model.children() if child is not model.base_model]
+    parts = [part for part in (getattr(model.base_model, "pooler", None), *beside) if part is not None]
+    return [part for part in parts if all(parameter is not embedding for parameter in part.parameters())]
