@@ -52,7 +52,7 @@ test-node: setup
 	$(CLUSTER) prepare
 	$(BIN)/pytest -m node tests/cluster
 test-without-node: setup
-	$(BIN)/pytest -m "not node"
+	$(BIN)/pytest -m "not node and not matrix"
 
 .PHONY: check
 check: setup ## Format, lint, types, import contract, generated files
@@ -112,6 +112,10 @@ cluster-up: setup ## Start a real Kubernetes node, an S3 server and a Prometheus
 .PHONY: cluster-down
 cluster-down: setup ## Stop what cluster-up started; the logs stay in build/cluster
 	$(CLUSTER) down build/cluster
+
+.PHONY: matrix
+matrix: setup ## Train every allowed combination of objective, method and strategy on tiny models (half an hour)
+	$(BIN)/pytest -m matrix tests/trainer/test_matrix.py
 
 .PHONY: test-cluster
 test-cluster: setup ## Run the tests on a real cluster (root and Go), and leave nothing running

@@ -20,7 +20,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from accuracy.models import architecture_of_row
 from accuracy.prediction import Prediction, predict
@@ -104,10 +104,10 @@ def spread(runs: Iterable[IdleRun]) -> dict[str, float]:
     }
 
 
-def report(runs: Iterable[IdleRun]) -> dict[str, object]:
+def report(runs: Iterable[IdleRun]) -> dict[str, Any]:
     """Return the spread by way to train and source, and what counts beside whole logits."""
     known = tuple(runs)
-    cases: dict[str, object] = {}
+    cases: dict[str, Any] = {}
     for case in sorted({run.case for run in known}):
         cases[case] = _by_source(run for run in known if run.case == case)
     beside = _by_source(run for run in known if run.checkpointed and run.whole_logits)

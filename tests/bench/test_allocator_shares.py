@@ -59,4 +59,4 @@ def test_a_source_with_many_rows_does_not_decide() -> None:
 
     many = [run("many", str(number), 0.9) for number in range(50)]
     found = report([*many, run("one", "a", 0.1), run("two", "b", 0.1), run("two", "b", 0.3)])
-    assert found["beside_whole_logits"]["median"] == 0.2  # type: ignore[index]
+    assert found["beside_whole_logits"]["median"] == 0.2

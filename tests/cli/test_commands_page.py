@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -16,9 +17,9 @@ PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "commands.md").read_t
 @pytest.mark.parametrize(
     ("name", "command"), [("plan", plan_command), ("run", run_command), ("checkpoints", checkpoints_command)]
 )
-def test_every_option_of_a_command_has_a_row_and_no_other(name: str, command: object) -> None:
+def test_every_option_of_a_command_has_a_row_and_no_other(name: str, command: ModuleType) -> None:
     parser = argparse.ArgumentParser()
-    command.add_arguments(parser)  # type: ignore[attr-defined]
+    command.add_arguments(parser)
     options = {option for action in parser._actions for option in action.option_strings if option.startswith("--")}
     section = PAGE.partition(f"## finetune {name}\n")[2].partition("\n## ")[0]
     assert set(re.findall(r"^\| `(--[a-z-]+)", section, re.MULTILINE)) == options - {"--help"}

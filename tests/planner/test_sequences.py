@@ -9,11 +9,11 @@ import pytest
 
 from finetune_operator.api.inspection import InspectionReport, TokenHistogram
 from finetune_operator.api.packing import packed_rows
-from finetune_operator.api.plan import Plan
+from finetune_operator.api.plan import Plan, PlanError
 from finetune_operator.planner.inventory import Inventory
 from finetune_operator.planner.plan import make_plan
 from finetune_operator.planner.sequences import SequencesOfEpoch, sequences_of
-from finetune_operator.planner.testing import LLAMA_8B, bad, good, gpu_nodes, inspected, spec_of
+from finetune_operator.planner.testing import LLAMA_8B, good, gpu_nodes, inspected, spec_of
 
 SHORT = {100: 9000, 200: 6000, 1900: 3000}
 """Rows of very different lengths: nine in ten tokens of their batches are padding."""
@@ -111,10 +111,9 @@ def test_the_number_of_sequences_is_open_without_an_inspection() -> None:
 
 def test_models_whose_packed_rows_see_each_other_are_refused_or_not_packed() -> None:
     report = report_on(SHORT)
-    assert (
-        "see each other"
-        in bad(sequences_of(spec_of(training={"packing": "best-fit"}), "bloom", report, 0, cut=2048)).message
-    )  # type: ignore[arg-type]
+    refused = sequences_of(spec_of(training={"packing": "best-fit"}), "bloom", report, 0, cut=2048)
+    assert isinstance(refused, PlanError)
+    assert "see each other" in refused.message
     for model_type in ("bloom", "never_heard_of"):
         made = sequences_of(spec_of(), model_type, report, 0, cut=2048)
         assert not getattr(made, "packed", True)

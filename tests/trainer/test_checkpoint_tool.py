@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -94,10 +95,10 @@ def test_one_checkpoint_can_be_named_alone(tmp_path: Path, capsys: pytest.Captur
     ],
 )
 def test_damage_is_found_and_named(
-    damage: object, problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    damage: Callable[[Path], object], problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     commit(tmp_path, "step-00000002/1")
-    damage(commit(tmp_path, "step-00000004/1"))  # type: ignore[operator]
+    damage(commit(tmp_path, "step-00000004/1"))
 
     assert run(["verify", f"file://{tmp_path}"]) == ExitCode.BAD_DATA
 

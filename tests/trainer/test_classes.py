@@ -148,10 +148,15 @@ def test_the_losses_are_those_of_transformers_own_trainer(
 def test_accumulation_and_every_strategy_have_the_losses_of_one_whole_batch(
     strategy: Strategy, ranks: RankServer, make: Any, tmp_path: Path, reference: CaseResult
 ) -> None:
-    split = (
-        {"gradient_accumulation": 4} if strategy is Strategy.SINGLE else {"processes": 2, "gradient_accumulation": 2}
+    processes = 1 if strategy is Strategy.SINGLE else 2
+    plan = tiny_plan(
+        strategy=strategy,
+        processes=processes,
+        micro_batch_size=1,
+        gradient_accumulation=4 // processes,
+        total_steps=4,
+        rows=len(TEXTS),
     )
-    plan = tiny_plan(strategy=strategy, micro_batch_size=1, total_steps=4, rows=len(TEXTS), **split)  # type: ignore[arg-type]
     result = ranks.run(make("distilbert", "classification", plan=plan), tmp_path / "run")
     assert set(result.statuses) == {0}, result.log()
     assert result.losses == pytest.approx(reference.losses, abs=1e-4)

@@ -79,7 +79,8 @@ def test_a_killed_download_is_seen_by_nobody_and_the_next_process_of_the_node_go
         wait_for_download(place)
         assert visible(place) == []
         with fetching(place, 0.0, "--stale", "1000") as waiting:
-            for line in iter(waiting.stdout.readline, ""):  # type: ignore[union-attr]
+            assert waiting.stdout is not None
+            for line in iter(waiting.stdout.readline, ""):
                 if line.startswith("waiting for"):
                     break
             os.kill(holder.pid, signal.SIGKILL)

@@ -24,26 +24,11 @@ SETTINGS: Final[dict[str, Any]] = {
 
 def plain_dpo(model: Path, data: Path, target: Path, *, steps: int, batch: int, rate: float, rank: int) -> Any:
     """Return the losses and reward margins of TRL's DPOTrainer with LoRA, whose adapter is saved to `target`; for `RankServer.call`."""
-    from datasets import Dataset
-    from peft import LoraConfig
-    from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import DPOConfig, DPOTrainer
 
-    trainer = DPOTrainer(
-        model=AutoModelForCausalLM.from_pretrained(model, dtype="float32"),
-        args=DPOConfig(
-            output_dir=str(target),
-            max_steps=steps,
-            per_device_train_batch_size=batch,
-            learning_rate=rate,
-            max_length=128,
-            **SETTINGS,
-        ),
-        train_dataset=Dataset.from_list([json.loads(line) for line in data.read_text().splitlines()]),
-        processing_class=AutoTokenizer.from_pretrained(model),
-        peft_config=LoraConfig(r=rank, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
-    )
-    trainer.train()
+    sizes = {"max_steps": steps, "per_device_train_batch_size": batch, "learning_rate": rate}
+    arguments = DPOConfig(output_dir=str(target), max_length=128, **sizes, **SETTINGS)
+    trainer = _trained(DPOTrainer, arguments, model, data, rank)
     trainer.model.save_pretrained(target)
     history = [entry for entry in trainer.state.log_history if "loss" in entry]
     return {name: [entry[name] for entry in history] for name in ("loss", "rewards/margins")}
@@ -51,27 +36,28 @@ def plain_dpo(model: Path, data: Path, target: Path, *, steps: int, batch: int, 
 
 def plain_orpo(model: Path, data: Path, target: Path, *, steps: int, batch: int, rate: float, rank: int) -> Any:
     """Return the losses of TRL's experimental ORPOTrainer with LoRA; for `RankServer.call`."""
+    from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+
+    sizes = {"max_steps": steps, "per_device_train_batch_size": batch, "learning_rate": rate}
+    arguments = ORPOConfig(output_dir=str(target), max_length=128, **sizes, **SETTINGS)
+    trainer = _trained(ORPOTrainer, arguments, model, data, rank)
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def _trained(kind: Any, arguments: Any, model: Path, data: Path, rank: int) -> Any:
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
-    trainer = ORPOTrainer(
+    trainer = kind(
         model=AutoModelForCausalLM.from_pretrained(model, dtype="float32"),
-        args=ORPOConfig(
-            output_dir=str(target),
-            max_steps=steps,
-            per_device_train_batch_size=batch,
-            learning_rate=rate,
-            max_length=128,
-            **SETTINGS,
-        ),
+        args=arguments,
         train_dataset=Dataset.from_list([json.loads(line) for line in data.read_text().splitlines()]),
         processing_class=AutoTokenizer.from_pretrained(model),
         peft_config=LoraConfig(r=rank, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
     )
     trainer.train()
-    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return trainer
 
 
 def preferred_share(model: Path, data: Path) -> float:
