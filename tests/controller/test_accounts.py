@@ -8,7 +8,15 @@ from typing import Any
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.plan import GIB
 from finetune_operator.api.reasons import ConditionType, JobState, Reason
-from finetune_operator.api.status import AttemptStatus, Condition, FineTuneJobStatus, PlanStatus, ProgressStatus
+from finetune_operator.api.status import (
+    AttemptStatus,
+    Condition,
+    EvaluatedFigure,
+    EvaluationStatus,
+    FineTuneJobStatus,
+    PlanStatus,
+    ProgressStatus,
+)
 from finetune_operator.api.time_spent import TimeAccount, TimeSpent
 from finetune_operator.controller.accounts import Accounts, finished_job
 from finetune_operator.controller.cache import JobKey
@@ -50,6 +58,18 @@ def test_an_attempt_that_has_just_ended_is_counted_once_by_its_cause() -> None:
     accounts.settle(job_with(attempts=[RUNNING]), ended)
     accounts.settle(job_with(attempts=[FAILED]), ended)
     assert sample(metrics, "attempts_total", reason="GPUOutOfMemory") == 1
+
+
+def test_a_finished_job_leaves_what_its_models_were_evaluated_to() -> None:
+    metrics = OperatorMetrics()
+    figures = [EvaluatedFigure(name="rouge1", base="0.1", tuned="0.4"), EvaluatedFigure(name="judge", tuned="4.5")]
+    finished = finished_job(job_with(), complete(evaluation=EvaluationStatus(step=20, rows=9, figures=figures)))
+    assert finished is not None
+    metrics.job_finished(finished)
+    told = {"namespace": finished.namespace, "job": finished.job}
+    assert sample(metrics, "job_evaluation", **told, metric="rouge1", model="base") == 0.1
+    assert sample(metrics, "job_evaluation", **told, metric="rouge1", model="tuned") == 0.4
+    assert sample(metrics, "job_evaluation", **told, metric="judge", model="base") is None
 
 
 def test_a_finished_job_leaves_its_final_values() -> None:

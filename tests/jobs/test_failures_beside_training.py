@@ -2,6 +2,7 @@
 
 import pytest
 
+from finetune_operator.api.evaluated import Evaluated, Figure
 from finetune_operator.api.reasons import ConditionType, JobState, Reason
 from finetune_operator.jobs.testing import World, ended_pod, reason, running
 
@@ -87,6 +88,24 @@ def test_a_failed_publication_is_told_and_repeated_ever_more_slowly() -> None:
     world.finish("tune-publish")
     world.settle()
     assert world.status.state is JobState.COMPLETE
+
+
+def test_a_model_that_misses_a_requirement_ends_the_job_with_its_figures() -> None:
+    world = trained()
+    evaluated = Evaluated(
+        uid="u", step=20, rows=9, seconds=1.0, figures=(Figure(name="rouge1", base=0.12346, tuned=0.3),)
+    )
+    said = "evaluation.require: rouge1 is 0.3, >=0.4 is required; the model is not published."
+    pod = publish_pod(52, reason=Reason.REQUIREMENT_NOT_MET, message=said, evaluation=evaluated)
+    world.fail("tune-publish", pod)
+    world.settle()
+    assert reason(world, ConditionType.PUBLISHED) == ("False", Reason.REQUIREMENT_NOT_MET)
+    assert reason(world, ConditionType.FAILED) == ("True", Reason.REQUIREMENT_NOT_MET)
+    assert said in (world.status.message or "")
+    assert world.status.attempts[-1].result == "Succeeded"
+    assert world.status.evaluation is not None
+    (figure,) = world.status.evaluation.figures
+    assert (figure.name, figure.base, figure.tuned) == ("rouge1", "0.1235", "0.3")
 
 
 def test_an_output_that_is_taken_ends_the_job_and_keeps_the_checkpoints() -> None:

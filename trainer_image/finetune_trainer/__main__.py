@@ -1,4 +1,4 @@
-"""`python -m finetune_trainer inspect|launch|train|publish|checkpoints`.
+"""`python -m finetune_trainer inspect|launch|train|evaluate|publish|checkpoints`.
 
 Each command imports only what it needs: inspect has no torch in its image.
 """
@@ -36,8 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("finetune_trainer", description=__doc__)
     parser.add_argument(
         "command",
-        choices=("inspect", "launch", "train", "publish"),
-        help="inspect: read model and data. launch: a training pod. train: one rank, started by launch. publish: the result.",
+        choices=("inspect", "launch", "train", "evaluate", "publish"),
+        help="inspect: read model and data. launch: a training pod. train: one rank, evaluate: the model after it, both started by launch. "
+        "publish: the result.",
     )
     parser.add_argument("--plan", type=Path, default=Path(PLAN_PATH), help=f"the attempt's file (default {PLAN_PATH})")
     options = parser.parse_args(given)
@@ -52,6 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from finetune_trainer.train import train
 
         return train(options.plan)
+    if options.command == "evaluate":
+        from finetune_trainer.after_training.command import evaluate
+
+        return evaluate(options.plan)
     from finetune_trainer.publish.command import publish
 
     return publish(options.plan)

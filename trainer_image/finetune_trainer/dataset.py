@@ -23,6 +23,7 @@ from finetune_trainer.packing import write_packed
 from finetune_trainer.rendering import read_rendered_rows
 from finetune_trainer.row_filters import RowFilter, longest
 from finetune_trainer.row_selection import is_evaluated
+from finetune_trainer.rows import RowValue
 from finetune_trainer.storage import open_storage
 from finetune_trainer.tokenizer_files import read_tokenizer
 
@@ -136,6 +137,7 @@ class EncodedOfRow(NamedTuple):
 
     row: EncodedRow
     is_evaluated: bool
+    value: RowValue
 
 
 def encoded_rows(attempt: AttemptFile, lines: Iterator[Line]) -> Iterator[EncodedOfRow]:
@@ -162,7 +164,7 @@ def encoded_rows(attempt: AttemptFile, lines: Iterator[Line]) -> Iterator[Encode
             continue
         evaluated = is_evaluated(row.value, dataset.split)
         for encoded in made:
-            yield EncodedOfRow(encoded, evaluated)
+            yield EncodedOfRow(encoded, evaluated, row.value)
     allowed = dataset.filters.max_dropped
     if dropped > allowed * read:
         raise TrainerFailure(

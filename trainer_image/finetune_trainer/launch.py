@@ -60,6 +60,8 @@ def launch(plan_path: Path) -> int:
         if attempt.plan.pods > 1:
             wait_for_host(attempt.rendezvous_host, JOIN_SECONDS, stopped=lambda: stop.requested)
         status = _run_ranks(attempt, plan_path, place, index, stop)
+        if status == 0 and index == 0 and attempt.spec.evaluation.metrics and not stop.requested:
+            status = _evaluate(attempt, plan_path, place, stop)
     except (TrainerFailure, OSError) as error:
         failure = failure_of(error)
         if failure.exit_code is ExitCode.BUG:
@@ -147,17 +149,9 @@ def _run_ranks(attempt: AttemptFile, plan_path: Path, place: Workplace, index: i
     )
     command = [sys.executable, "-m", "finetune_trainer"]
     train = ["train", "--plan", str(plan_path)]
+    copier: threading.Thread | None = None
     if attempt.plan.processes == 1:
-        process = subprocess.Popen(
-            [*command, *train],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            preexec_fn=_die_with_parent,
-        )
-        copier = threading.Thread(target=_copy, args=(process, place.run.logs / "rank-0.log"), daemon=True)
-        copier.start()
+        process, copier = _start([*command, *train], environment, place.run.logs / "rank-0.log")
     else:
         agent = [
             *command,
@@ -168,7 +162,6 @@ def _run_ranks(attempt: AttemptFile, plan_path: Path, place: Workplace, index: i
             *train,
         ]
         process = subprocess.Popen(agent, env=environment, start_new_session=True, preexec_fn=_die_with_parent)
-        copier = None
     watch = HangWatch(
         place.run, lambda: [(state.rank, state.process) for state in place.run.states()], pods=attempt.plan.pods
     ).start()
@@ -178,6 +171,33 @@ def _run_ranks(attempt: AttemptFile, plan_path: Path, place: Workplace, index: i
     if copier is not None:
         copier.join(timeout=5)
     return status
+
+
+def _evaluate(attempt: AttemptFile, plan_path: Path, place: Workplace, stop: _Stop) -> int:
+    """Run the evaluation after the training: a process of its own, for what the ranks held of the GPUs is free only when they are gone."""
+    command = [sys.executable, "-m", "finetune_trainer", "evaluate", "--plan", str(plan_path)]
+    environment = rank_environment(attempt.plan, place.run, os.environ)
+    process, copier = _start(command, environment, place.run.logs / "evaluation.log")
+    stop.watch(process, 1, list)
+    status = process.wait()
+    copier.join(timeout=5)
+    return status
+
+
+def _start(
+    command: list[str], environment: dict[str, str], log: Path
+) -> tuple[subprocess.Popen[bytes], threading.Thread]:
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        preexec_fn=_die_with_parent,
+    )
+    copier = threading.Thread(target=_copy, args=(process, log), daemon=True)
+    copier.start()
+    return process, copier
 
 
 def _die_with_parent() -> None:
@@ -236,6 +256,7 @@ def _conclude(
         memory_shortage=cause.memory_shortage,
         time=states[0].time if states else None,
         log_uri=log_uri,
+        evaluation=place.run.evaluated() if place else None,
     )
     write_termination(message)
     return int(cause.exit_code)

@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from finetune_operator.api.evaluated import Evaluated
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.progress import MemoryShortage
 from finetune_operator.api.reasons import Reason
@@ -129,6 +130,14 @@ class RunDirectory:
     def write_error(self, error: RankError) -> None:
         """Write a rank's error."""
         _write(self.path / f"rank-{error.rank}.error.json", error)
+
+    def write_evaluated(self, evaluated: Evaluated) -> None:
+        """Write what was measured after the training."""
+        _write(self.path / "evaluated.json", evaluated)
+
+    def evaluated(self) -> Evaluated | None:
+        """Return what was measured after the training, None before."""
+        return next(iter(_read_all(self.path, "evaluated.json", Evaluated)), None)
 
     def write_deaths(self, deaths: Deaths) -> None:
         """Write how the ranks ended."""

@@ -264,6 +264,24 @@ def publish_case(folder: Path) -> dict[str, Any]:
     return {"code": code, "termination": json.loads(termination.read_text())}
 
 
+def evaluate_case(folder: Path) -> int:
+    """Evaluate the model of a case that has run in `folder`; for `RankServer.call`."""
+    from finetune_trainer.after_training.command import evaluate
+
+    os.environ.update(
+        {
+            "FINETUNE_WORK_DIRECTORY": str(folder / "work"),
+            "FINETUNE_RUN_DIRECTORY": str(folder / "run"),
+            RUN_EVENTS_VARIABLE: str(folder / "events.jsonl"),
+        }
+    )
+    # Its output is the server's, which speaks with the test.
+    log = os.open(folder / "evaluation.log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    os.dup2(log, 1)
+    os.close(log)
+    return evaluate(folder / "plan.json")
+
+
 def agent_case(folder: Path, attempt: dict[str, Any], index: int, join_seconds: int) -> dict[str, Any]:
     """Run the parent of a pod's ranks when the other pods never come; for `RankServer.call`."""
     from finetune_trainer.agent import run_agent

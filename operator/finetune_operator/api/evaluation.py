@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Final, Literal
+from types import MappingProxyType
+from typing import Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
 from finetune_operator.api.locations import Location, readable
-from finetune_operator.api.model import Rule, SpecModel
+from finetune_operator.api.model import Rule, SpecModel, text_rule
+from finetune_operator.api.words import Word
 
 EVALUATIONS: Final = 10
 """How often a run evaluates where the spec does not say."""
@@ -50,6 +53,85 @@ class EarlyStopping(SpecModel):
         return (step - best_step) // interval >= self.patience
 
 
+class Metric(Word):
+    """What is measured of the finished model."""
+
+    PERPLEXITY = "perplexity"
+    EXACT_MATCH = "exact_match"
+    F1 = "f1"
+    ROUGE = "rouge"
+    BLEU = "bleu"
+
+
+METRIC_MEANINGS: Final[Mapping[Metric, str]] = MappingProxyType(
+    {
+        Metric.PERPLEXITY: "e to the mean loss per counted token; lower is better",
+        Metric.EXACT_MATCH: "share of answers that are the row's, but for case, punctuation, articles and spaces (SQuAD)",
+        Metric.F1: "words that an answer and the row's have in common (SQuAD), mean of the answers' F1",
+        Metric.ROUGE: "rouge1, rouge2 and rougeL: mean F of common words, word pairs and subsequences, stemmed (rouge-score)",
+        Metric.BLEU: "BLEU of all answers together, 0 to 100 (sacrebleu)",
+    }
+)
+FIGURES: Final[Mapping[str, Metric]] = MappingProxyType(
+    {
+        "perplexity": Metric.PERPLEXITY,
+        "exact_match": Metric.EXACT_MATCH,
+        "f1": Metric.F1,
+        "rouge1": Metric.ROUGE,
+        "rouge2": Metric.ROUGE,
+        "rougeL": Metric.ROUGE,
+        "bleu": Metric.BLEU,
+    }
+)
+"""Every number that comes out → the metric that it is of."""
+
+_COMPARISON: Final = "^(>=|<=|>|<)[0-9]+([.][0-9]+)?$"
+
+
+def _needed(figure: str) -> str | None:
+    return Field(
+        None, max_length=20, alias=figure, description=f"What {figure} of the tuned model has to be, such as >=0.4."
+    )
+
+
+def _measured(figure: str, metric: Metric) -> Rule:
+    def holds(evaluation: Any) -> bool:
+        return evaluation.require is None or figure not in evaluation.require.given or metric in evaluation.metrics
+
+    return Rule(
+        cel=f"!has(self.require) || !has(self.require.{figure}) || (has(self.metrics) && '{metric}' in self.metrics)",
+        message=f"evaluation.require: {figure} is not measured; add {metric} to evaluation.metrics, or remove it",
+        holds=holds,
+    )
+
+
+class Requirements(SpecModel):
+    """What the tuned model has to reach to be published: per number a comparison with a bound."""
+
+    perplexity: str | None = _needed("perplexity")
+    exact_match: str | None = _needed("exact_match")
+    f1: str | None = _needed("f1")
+    rouge1: str | None = _needed("rouge1")
+    rouge2: str | None = _needed("rouge2")
+    rouge_l: str | None = _needed("rougeL")
+    bleu: str | None = _needed("bleu")
+
+    rules: ClassVar[tuple[Rule, ...]] = tuple(
+        text_rule(
+            figure,
+            "rouge_l" if figure == "rougeL" else figure,
+            _COMPARISON,
+            f"evaluation.require.{figure}: write a comparison and a number, such as '>=0.4' or '<12'",
+        )
+        for figure in FIGURES
+    )
+
+    @property
+    def given(self) -> dict[str, str]:
+        """Number → comparison, of those that are set."""
+        return self.model_dump(by_alias=True, exclude_none=True)
+
+
 class Evaluation(SpecModel):
     """How the model is judged."""
 
@@ -59,6 +141,29 @@ class Evaluation(SpecModel):
         description="After how many optimizer steps the loss on the evaluation rows is measured; after the last step always. Default: ten times in "
         "a run.",
     )
+    metrics: tuple[Metric, ...] = Field(
+        (),
+        max_length=5,
+        description="What is measured after the training, on the evaluation rows, of the base model and of the tuned one: "
+        + "; ".join(f"{metric}, {meaning}" for metric, meaning in METRIC_MEANINGS.items())
+        + ". Default: nothing.",
+    )
+    max_rows: int = Field(
+        200, ge=1, le=100_000, description="On how many of the evaluation rows, the first ones. Default 200."
+    )
+    max_new_tokens: int = Field(
+        256, ge=1, le=8192, description="How long an answer may get that is compared with the row's. Default 256."
+    )
+    require: Requirements | None = Field(
+        None, description="What the tuned model has to reach, or it is not published. Default: nothing."
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = tuple(_measured(figure, metric) for figure, metric in FIGURES.items())
+
+    @property
+    def generates(self) -> bool:
+        """Whether answers are generated for it."""
+        return any(metric is not Metric.PERPLEXITY for metric in self.metrics)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ class ExitCode(IntEnum):
     TERMINATED = 49
     CHECKPOINTS_UNUSABLE = 50
     DISK_FULL = 51
+    REQUIREMENT_NOT_MET = 52
     KILLED = 137
 
 
@@ -93,6 +94,12 @@ EXIT_MEANINGS: Final = MappingProxyType(
             "a pod's local disk is full; the checkpoints in the bucket are whole",
             retry=True,
             charged=True,
+        ),
+        ExitCode.REQUIREMENT_NOT_MET: ExitMeaning(
+            Reason.REQUIREMENT_NOT_MET,
+            "publish: the tuned model does not reach what evaluation.require asks",
+            retry=False,
+            charged=False,
         ),
         ExitCode.KILLED: ExitMeaning(
             Reason.HOST_OUT_OF_MEMORY, "killed, most often for host memory", retry=True, charged=True

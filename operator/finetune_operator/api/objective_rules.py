@@ -19,6 +19,9 @@ from finetune_operator.api.preference import OBJECTIVE_SETTINGS
 _TEXTS: Final = ", ".join(f"'{objective}'" for objective in Objective if objective in LEARN_TEXTS)
 _PREFERENCES: Final = ", ".join(f"'{objective}'" for objective in PREFERENCES)
 _LABELLING: Final = ", ".join(f"'{objective}'" for objective in LABELLING)
+ANSWERING: Final = (Objective.SFT, Objective.PRETRAIN, Objective.DPO, Objective.ORPO)
+"""Objectives whose models are measured after the training, by the answers that their rows have."""
+_ANSWERING: Final = ", ".join(f"'{objective}'" for objective in ANSWERING)
 _WITHOUT_WORDS: Final = (Objective.REWARD, *LABELLING)
 
 
@@ -58,6 +61,17 @@ OBJECTIVE_RULES: Final = (
         message="dataset: split and evaluation are not for objective: kto, whose loss depends on which rows meet in a batch; remove them, or use "
         "objective: dpo with pairs",
         holds=lambda s: s.objective is not Objective.KTO or not s.dataset.evaluates,
+    ),
+    Rule(
+        cel=f"!has(self.evaluation.metrics) || self.evaluation.metrics.size() == 0 || self.objective in [{_ANSWERING}]",
+        message=f"evaluation.metrics: answers are compared of objectives {listed(ANSWERING, 'and')} alone; others are measured on the evaluation "
+        "rows during training; remove metrics",
+        holds=lambda s: not s.evaluation.metrics or s.objective in ANSWERING,
+    ),
+    Rule(
+        cel="self.objective != 'pretrain' || !has(self.evaluation.metrics) || self.evaluation.metrics.all(metric, metric == 'perplexity')",
+        message="evaluation.metrics: rows of objective: pretrain have no answers to compare with; leave perplexity alone",
+        holds=lambda s: s.objective is not Objective.PRETRAIN or not s.evaluation.generates,
     ),
     *map(_own_block, OBJECTIVE_SETTINGS),
     Rule(

@@ -156,6 +156,10 @@ class Plan(ReadModel):
         (), description="Why this plan: what was binding, and what else would have fitted."
     )
     assumptions: tuple[str, ...] = Field((), description="What was assumed because nothing was inspected.")
+    evaluation_batch_size: int = Field(
+        0,
+        description="Rows that pass through the model together in the evaluation after the training; 0: there is none.",
+    )
     replans: int = Field(0, description="How many attempts before this plan ran out of GPU memory.")
     kept_free_bytes: int = Field(0, description="What they lacked: left unused on every GPU, beyond the usual reserve.")
 

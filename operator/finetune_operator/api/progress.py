@@ -6,6 +6,7 @@ from typing import Final
 
 from pydantic import Field
 
+from finetune_operator.api.evaluated import Evaluated
 from finetune_operator.api.model import ReadModel
 from finetune_operator.api.plan import Phase
 from finetune_operator.api.reasons import Reason
@@ -89,6 +90,7 @@ class TerminationMessage(ReadModel):
     memory_shortage: MemoryShortage | None = Field(None, description="GPUOutOfMemory: what was held and requested.")
     time: TimeSpent | None = Field(None, description="What this pod's first rank did with its time.")
     log_uri: str | None = Field(None, description="Where the last 200 log lines of each rank are.")
+    evaluation: Evaluated | None = Field(None, description="What was measured after the training.")
     result_uri: str | None = Field(None, description="publish: the folder of the finished model.")
     destinations: tuple[str, ...] = Field((), description="publish: where else it is.")
 

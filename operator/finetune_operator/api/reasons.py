@@ -81,6 +81,7 @@ class Reason(StrEnum):
     PUBLISHING = "Publishing"
     PUBLISHED = "Published"
     PUBLICATION_FAILED = "PublicationFailed"
+    REQUIREMENT_NOT_MET = "RequirementNotMet"
     SUCCEEDED = "Succeeded"
     IN_PROGRESS = "InProgress"
     RETRIES_EXHAUSTED = "RetriesExhausted"
@@ -198,6 +199,11 @@ REASON_MEANINGS: Final = MappingProxyType(
         Reason.PUBLISHED: ReasonMeaning("the model is at output.uri, its manifest written last", _NOTHING),
         Reason.PUBLICATION_FAILED: ReasonMeaning(
             "the training is done and safe, its publication failed", "mend what the message names; it is tried again"
+        ),
+        Reason.REQUIREMENT_NOT_MET: ReasonMeaning(
+            "the tuned model does not reach what evaluation.require asks; it is not published, and its checkpoints are kept",
+            "read status.evaluation; train longer or on other rows, or name a lower bound in a new job that starts from the "
+            "checkpoint (checkpoint.resumeFrom)",
         ),
         Reason.SUCCEEDED: ReasonMeaning("the job is done", _NOTHING),
         Reason.IN_PROGRESS: ReasonMeaning("the job has not ended", _NOTHING),

@@ -9,6 +9,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, TypeAdapter
 
+from finetune_operator.api.evaluated import Evaluated
 from finetune_operator.api.manifest import FileEntry
 from finetune_operator.api.model import ReadModel
 
@@ -45,6 +46,13 @@ class EvaluationEvent(ReadModel):
     measures: dict[str, float] = Field(
         default_factory=dict, description="What was measured beside the loss, by name (finetune_operator.api.measures)."
     )
+
+
+class EvaluatedEvent(ReadModel):
+    """The finished model was measured beside its base model."""
+
+    event: Literal["evaluated"] = "evaluated"
+    evaluated: Evaluated
 
 
 class CheckpointEvent(ReadModel):
@@ -89,10 +97,12 @@ class PublishEvent(ReadModel):
 
 
 RunEvent = Annotated[
-    StepEvent | EvaluationEvent | CheckpointEvent | ResumeEvent | MemoryEvent | PublishEvent,
+    StepEvent | EvaluationEvent | EvaluatedEvent | CheckpointEvent | ResumeEvent | MemoryEvent | PublishEvent,
     Field(discriminator="event"),
 ]
 RUN_EVENT: Final[
-    TypeAdapter[StepEvent | EvaluationEvent | CheckpointEvent | ResumeEvent | MemoryEvent | PublishEvent]
+    TypeAdapter[
+        StepEvent | EvaluationEvent | EvaluatedEvent | CheckpointEvent | ResumeEvent | MemoryEvent | PublishEvent
+    ]
 ] = TypeAdapter(RunEvent)
 """Reads one line: `RUN_EVENT.validate_json(line)`."""

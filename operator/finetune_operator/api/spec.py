@@ -120,6 +120,11 @@ class FineTuneJobSpec(SpecModel):
             holds=lambda s: s.evaluation.every is None or s.dataset.evaluates,
         ),
         Rule(
+            cel="!has(self.evaluation.metrics) || self.evaluation.metrics.size() == 0 || has(self.dataset.split) || has(self.dataset.evaluation)",
+            message="evaluation.metrics: there are no rows to evaluate on; set dataset.split or dataset.evaluation, or remove it",
+            holds=lambda s: not s.evaluation.metrics or s.dataset.evaluates,
+        ),
+        Rule(
             cel="!has(self.training.earlyStopping) || has(self.dataset.split) || has(self.dataset.evaluation)",
             message="training.earlyStopping: there are no rows to evaluate on; set dataset.split or dataset.evaluation, or remove it",
             holds=lambda s: s.training.early_stopping is None or s.dataset.evaluates,

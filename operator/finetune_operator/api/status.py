@@ -158,6 +158,28 @@ class ResultStatus(ReadModel):
     )
 
 
+class EvaluatedFigure(ReadModel):
+    """One number of the evaluation after the training."""
+
+    name: str = Field(description="Such as rouge1.")
+    base: str | None = Field(None, description="Of the model as it was before, such as 0.1875.")
+    tuned: str = Field(description="Of the model that was trained.")
+    required: str | None = Field(None, description="What evaluation.require asks of it.")
+
+
+class EvaluationStatus(ReadModel):
+    """The evaluation after the training: base model beside tuned model."""
+
+    step: int = Field(description="Of the checkpoint that was measured.")
+    rows: int = Field(description="Rows that it was measured on.")
+    figures: list[EvaluatedFigure] = Field(
+        default_factory=list,
+        max_length=50,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        description="What was measured.",
+    )
+
+
 class FineTuneJobStatus(ReadModel):
     """What is known about the job."""
 
@@ -187,6 +209,7 @@ class FineTuneJobStatus(ReadModel):
     )
     time: TimeAccount | None = Field(None, description="Where the time of all attempts that have ended went.")
     progress: ProgressStatus | None = Field(None, description="The trainer's last report.")
+    evaluation: EvaluationStatus | None = Field(None, description="What was measured after the training.")
     result: ResultStatus | None = Field(None, description="The finished model.")
 
     def condition(self, kind: ConditionType) -> Condition | None:

@@ -24,7 +24,7 @@ from finetune_operator.api.inspection import InspectionReport, InspectionRequest
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.plan import AttemptFile, Plan, PlanError, checkpoint_uri
 from finetune_operator.api.progress import TerminationMessage
-from finetune_operator.api.run_events import CheckpointEvent, ResumeEvent, RunEvent, StepEvent
+from finetune_operator.api.run_events import CheckpointEvent, EvaluatedEvent, ResumeEvent, RunEvent, StepEvent
 from finetune_operator.cli.exit_codes import BAD_INPUT, NO_PLAN
 from finetune_operator.cli.local_machine import inventory_of_this_machine
 from finetune_operator.cli.local_results import remember_result, with_found_model
@@ -37,7 +37,7 @@ from finetune_operator.cli.manifest_file import (
 )
 from finetune_operator.cli.run_history import finished_run, history_in, remember
 from finetune_operator.cli.run_report import RunRecord
-from finetune_operator.cli.tables import inspection_table, memory_comparison_table, plan_table
+from finetune_operator.cli.tables import evaluation_table, inspection_table, memory_comparison_table, plan_table
 from finetune_operator.cli.trainer_process import Ending, TrainerProcess
 from finetune_operator.jobs.retry import GiveUp, next_after_failure
 from finetune_operator.memory.architecture import architecture_of
@@ -257,6 +257,8 @@ class LocalRun:
                     case ResumeEvent():
                         progress.console.print(f"Resumed from the verified checkpoint of step {event.step}")
                         progress.update(task, completed=event.step)
+                    case EvaluatedEvent():
+                        progress.console.print(evaluation_table(event.evaluated))
                     case CheckpointEvent() if not event.verified:
                         progress.console.print(
                             f"[yellow]Checkpoint of step {event.step} rejected: {escape(event.problem)}[/yellow]"

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from finetune_operator.api.evaluated import Evaluated
 from finetune_operator.api.plan import Plan
 from finetune_operator.api.run_events import (
     CheckpointEvent,
+    EvaluatedEvent,
     MemoryEvent,
     PublishEvent,
     ResumeEvent,
@@ -26,6 +28,7 @@ class RunRecord:
     resumes: list[ResumeEvent] = field(default_factory=list)
     memory: list[MemoryEvent] = field(default_factory=list)
     published: PublishEvent | None = None
+    evaluated: Evaluated | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     lost_seconds: dict[str, float] = field(default_factory=dict)
     """By cause, of the first rank in all attempts."""
@@ -41,6 +44,8 @@ class RunRecord:
                 self.resumes.append(event)
             case MemoryEvent():
                 self.memory.append(event)
+            case EvaluatedEvent():
+                self.evaluated = event.evaluated
             case PublishEvent():
                 self.published = event
 
@@ -92,6 +97,7 @@ class RunRecord:
                 {"step": e.step, "attempt": e.attempt, "uri": e.uri, "verified": e.verified, "bytes": e.bytes}
                 for e in self.checkpoints
             ],
+            "evaluation": self.evaluated.to_json_dict() if self.evaluated else {},
             "artifact": self._artifact(),
             "metrics": self._metrics(plan),
         }

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from finetune_operator.api.durations import format_duration
+from finetune_operator.api.evaluated import Evaluated
 from finetune_operator.api.inspection import InspectionReport
 from finetune_operator.api.plan import GIB, Component, MemoryEstimate, Plan, Throughput
 from finetune_operator.planner.pools import gib
@@ -173,4 +174,16 @@ def memory_comparison_table(plan: Plan, peaks: Mapping[int, int]) -> RenderableT
             f"{measured / GIB:.2f}",
             f"{measured / memory.expected_bytes:.2f}",
         )
+    return table
+
+
+def evaluation_table(evaluated: Evaluated) -> RenderableType:
+    """Return what was measured of base and tuned model."""
+    title = f"Evaluation on {_count(evaluated.rows, 'row', 'rows')}"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table.add_column("metric")
+    for name in ("base", "tuned"):
+        table.add_column(name, justify="right")
+    for figure in evaluated.figures:
+        table.add_row(figure.name, "" if figure.base is None else f"{figure.base:.4g}", f"{figure.tuned:.4g}")
     return table

@@ -64,6 +64,17 @@ def finished_job(job: FineTuneJob, status: FineTuneJobStatus) -> FinishedJob | N
         loss=float(progress.loss) if progress and progress.loss else None,
         peak_memory_bytes=_gib(plan.measured_gib) if plan else None,
         expected_memory_bytes=_gib(plan.expected_gib) if plan else None,
+        figures=_figures(status),
+    )
+
+
+def _figures(status: FineTuneJobStatus) -> tuple[tuple[str, str, float], ...]:
+    figures = status.evaluation.figures if status.evaluation else ()
+    return tuple(
+        (figure.name, model, float(value))
+        for figure in figures
+        for model, value in (("base", figure.base), ("tuned", figure.tuned))
+        if value is not None
     )
 
 

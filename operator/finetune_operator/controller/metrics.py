@@ -44,6 +44,8 @@ class FinishedJob:
     loss: float | None = None
     peak_memory_bytes: int | None = None
     expected_memory_bytes: int | None = None
+    figures: tuple[tuple[str, str, float], ...] = ()
+    """Of the evaluation after the training: metric, model (base or tuned), value."""
 
 
 class OperatorMetrics:
@@ -191,3 +193,12 @@ class _FinishedJobs(Collector):
                 if value is not None:
                     family.add_metric([job.namespace, job.job], value)
             yield family
+        family = GaugeMetricFamily(
+            f"{OPERATOR_METRICS_PREFIX}job_evaluation",
+            "What the evaluation after the training measured of the finished job's base and tuned model.",
+            labels=["namespace", "job", "metric", "model"],
+        )
+        for job in self._jobs.values():
+            for metric, model, value in job.figures:
+                family.add_metric([job.namespace, job.job, metric, model], value)
+        yield family

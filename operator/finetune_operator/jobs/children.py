@@ -44,7 +44,7 @@ from finetune_operator.planner.publication import publication_needs
 
 Body = dict[str, Any]
 
-FINAL_CODES: Final = frozenset({ExitCode.BAD_SPEC, ExitCode.BAD_DATA})
+FINAL_CODES: Final = frozenset({ExitCode.BAD_SPEC, ExitCode.BAD_DATA, ExitCode.REQUIREMENT_NOT_MET})
 """With these an inspect or publish pod says that another try cannot help."""
 INSPECT_BACKOFF_LIMIT: Final = 6
 PUBLISH_BACKOFF_LIMIT: Final = 4

@@ -41,6 +41,7 @@ _FAILURES: Final = frozenset(
         Reason.UNSUPPORTED_COMBINATION,
         Reason.UNKNOWN_ARCHITECTURE,
         Reason.TRAINER_ERROR,
+        Reason.REQUIREMENT_NOT_MET,
     }
 )
 _PROBLEMS_OF_A_RUN: Final = frozenset(
@@ -123,6 +124,7 @@ REASONS_OF: Final[Mapping[ConditionType, frozenset[Reason]]] = MappingProxyType(
                 Reason.PUBLISHING,
                 Reason.PUBLISHED,
                 Reason.PUBLICATION_FAILED,
+                Reason.REQUIREMENT_NOT_MET,
                 Reason.SUSPENDED_BY_USER,
             }
         )

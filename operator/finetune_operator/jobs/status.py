@@ -12,6 +12,7 @@ from finetune_operator.jobs.attempts import Attempts
 from finetune_operator.jobs.conditions import Finding, is_finished, merge, shortened
 from finetune_operator.jobs.decisions import JobEvent
 from finetune_operator.jobs.degraded import degraded
+from finetune_operator.jobs.evaluation import evaluation_status
 from finetune_operator.jobs.observed import Observed
 from finetune_operator.jobs.stage import Stage
 from finetune_operator.jobs.time_accounts import accounted
@@ -65,6 +66,7 @@ def status_after(job: FineTuneJob, observed: Observed, attempts: Attempts, stage
         plan=_measured(plan, before.plan, observed) if plan else None,
         attempts=account.attempts.shown,
         time=account.total,
+        evaluation=evaluation_status(job, observed) or before.evaluation,
         result=ResultStatus(uri=stage.result_uri, destinations=stage.destinations)
         if stage.result_uri
         else before.result,

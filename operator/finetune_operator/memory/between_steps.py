@@ -53,19 +53,26 @@ def _evaluation(architecture: Architecture, workload: Workload, states: States) 
     return Held(
         weights=states.resident_weights + states.root_weights + 2 * states.layer_weights,
         optimizer=states.optimizer,
-        activations=tokens * max(_live(architecture, block, compute) for block in architecture.blocks),
+        activations=tokens * max(live_bytes(architecture, block, compute) for block in architecture.blocks),
         logits=logits,
         temporaries=max(states.dequantised_weights, states.adapter_temporaries),
         communication=states.buckets,
     )
 
 
-def _live(architecture: Architecture, block: Block, compute: int) -> int:
+def live_bytes(architecture: Architecture, block: Block, compute: int) -> int:
     """Bytes per token of one layer without gradients: the stream, and the more of attention's tensors or the MLP's gate, up and product."""
     attention, part = block.attention, block.feed_forward
     width = part.width * max(1, part.experts_per_token) + part.shared_width
     widest = max(2 * attention.query_width + 2 * attention.key_width, (3 if part.gated else 2) * width)
     return compute * (2 * architecture.hidden + widest) + 4 * architecture.hidden
+
+
+def cached_width(architecture: Architecture) -> int:
+    """Elements that every token leaves in the cache of keys and values, in all layers."""
+    return sum(
+        block.copies * (block.attention.key_width + block.attention.value_width) for block in architecture.blocks
+    )
 
 
 def _save(architecture: Architecture, workload: Workload, states: States) -> Held:
@@ -95,9 +102,7 @@ def _generation(architecture: Architecture, workload: Workload, states: States) 
     held = Held(weights=states.resident_weights, optimizer=states.optimizer)
     if workload.generation_bytes:
         return held._replace(activations=workload.generation_bytes)
-    per_token = sum(
-        block.copies * (block.attention.key_width + block.attention.value_width) for block in architecture.blocks
-    )
+    per_token = cached_width(architecture)
     logits = (compute + 8) * architecture.vocabulary * workload.sequences
     whole = compute * architecture.parameters if workload.strategy in (Strategy.FSDP, Strategy.ZERO3) else 0
     return held._replace(

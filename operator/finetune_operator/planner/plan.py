@@ -35,6 +35,7 @@ from finetune_operator.planner.explanation import (
 )
 from finetune_operator.planner.history import corrections_of
 from finetune_operator.planner.inventory import Inventory
+from finetune_operator.planner.judging import check_judging, judging_of
 from finetune_operator.planner.limits import NO_LIMITS, Limits
 from finetune_operator.planner.objectives import check_objective, length_limit
 from finetune_operator.planner.pools import Pool, cpu_pools, gpu_pools
@@ -186,6 +187,7 @@ def question_of(
     resume = None if inspection is None else inspection.resume
     refusal = forbidden_strategy(spec) or check_micro_batch(spec, counts) or check_targets(spec, architecture)
     refusal = refusal or check_resume(spec, counts, resume) or check_formats(spec, config)
+    refusal = refusal or check_judging(spec, inspection)
     if refusal is not None:
         return refusal
     weight_bytes = architecture.parameters * STORED_BYTES_PER_PARAMETER
@@ -260,6 +262,13 @@ def _plan(
     is_gpu = chosen.pool.product is not None
     trainable = trainable_parameters(architecture, chosen.sized.workload)
     adapters = 0 if spec.tuning.trains_base else trainable
+    judged = judging_of(
+        spec,
+        architecture,
+        chosen.sized.workload,
+        chosen.pool.capacity_bytes if is_gpu else chosen.resources.memory_bytes,
+        chosen.per_pod if is_gpu else 1,
+    )
     return Plan(
         accelerator=spec.resources.accelerator,
         gpu_product=chosen.pool.product,
@@ -288,6 +297,7 @@ def _plan(
         resources=chosen.resources,
         throughput=throughput_of(task, chosen, total_steps(spec, made.count)),
         prediction=chosen.prediction(task),
-        reasons=reasons,
+        reasons=(*reasons, judged.reason) if judged.reason else reasons,
         assumptions=assumptions,
+        evaluation_batch_size=judged.batch,
     )

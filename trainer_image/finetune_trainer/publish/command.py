@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from finetune_operator.api.constants import MANIFEST_FILE
+from finetune_operator.api.evaluated import Evaluated
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.manifest import FileEntry, Manifest
 from finetune_operator.api.plan import AttemptFile
@@ -20,14 +21,13 @@ from finetune_operator.api.progress import TerminationMessage
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.recipe import recipe_of
 from finetune_operator.api.run_events import PublishEvent
-from finetune_trainer.attempt import Place, Workplace, read_attempt
+from finetune_trainer.after_training.results import check_requirements, evaluation_of
+from finetune_trainer.attempt import Workplace, read_attempt
 from finetune_trainer.checkpoint_location import read_manifest
-from finetune_trainer.checkpoint_reader import find_checkpoint
 from finetune_trainer.checkpoint_writer import installed_versions
-from finetune_trainer.collective import Collective
 from finetune_trainer.events import EventLog
-from finetune_trainer.export import exported_files
-from finetune_trainer.failures import TrainerFailure, calls_of, failure_of
+from finetune_trainer.failures import calls_of, failure_of
+from finetune_trainer.final_checkpoint import final_checkpoint
 from finetune_trainer.inputs import fetch_model, go_offline
 from finetune_trainer.launch import write_termination
 from finetune_trainer.measure import resident_memory
@@ -40,15 +40,20 @@ from finetune_trainer.storage_errors import AlreadyExists
 def publish(plan_path: Path) -> int:
     """Publish the job's model and return the exit code; the termination log has the result's location or the cause."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    evaluated = None
     try:
         attempt = read_attempt(plan_path)
-        manifest = publish_attempt(attempt)
+        evaluated = evaluation_of(attempt)
+        check_requirements(attempt, evaluated)
+        manifest = publish_attempt(attempt, evaluated)
     except Exception as error:  # whatever it is, the kubelet is told
         failure = failure_of(error)
         if failure.exit_code is ExitCode.BUG:
             print(calls_of(error), flush=True)
         write_termination(
-            TerminationMessage(reason=failure.reason, exit_code=failure.exit_code, message=failure.message)
+            TerminationMessage(
+                reason=failure.reason, exit_code=failure.exit_code, message=failure.message, evaluation=evaluated
+            )
         )
         return int(failure.exit_code)
     write_termination(
@@ -59,6 +64,7 @@ def publish(plan_path: Path) -> int:
             step=manifest.step,
             checkpoint_step=manifest.step,
             peak_memory_bytes=resident_memory().peak,
+            evaluation=evaluated,
             result_uri=attempt.spec.output.uri.rstrip("/"),
             destinations=manifest.destinations,
         )
@@ -66,8 +72,8 @@ def publish(plan_path: Path) -> int:
     return int(ExitCode.OK)
 
 
-def publish_attempt(attempt: AttemptFile) -> Manifest:
-    """Publish the model of the job's final checkpoint and return its manifest."""
+def publish_attempt(attempt: AttemptFile, evaluated: Evaluated | None = None) -> Manifest:
+    """Publish the model of the job's final checkpoint and return its manifest; the card tells what it was evaluated to."""
     output = open_writable(attempt.spec.output.uri)
     before = model_at(output, attempt.spec.output, attempt.uid)
     if before is not None and before.uid == attempt.uid:
@@ -75,7 +81,7 @@ def publish_attempt(attempt: AttemptFile) -> Manifest:
         _tell(output, before)
         return before
     workplace = Workplace.of(attempt)
-    checkpoint = _final_checkpoint(attempt, workplace)
+    checkpoint = final_checkpoint(attempt, workplace)
     base = None if attempt.spec.tuning.trains_base else fetch_model(attempt, workplace)
     go_offline()
     from finetune_trainer.publish.result import (
@@ -85,7 +91,7 @@ def publish_attempt(attempt: AttemptFile) -> Manifest:
     folder = workplace.work / "result"
     shutil.rmtree(folder, ignore_errors=True)
     started = time.monotonic()
-    build_result(attempt, base, workplace.resume, folder, checkpoint)
+    build_result(attempt, base, workplace.resume, folder, checkpoint, evaluated)
     print(f"the model was built and tried in {time.monotonic() - started:.1f} s", flush=True)
     claim(output, attempt.spec.output, attempt.namespace, attempt.name, attempt.uid)
     if attempt.spec.output.if_exists == "overwrite":
@@ -117,30 +123,6 @@ def publish_attempt(attempt: AttemptFile) -> Manifest:
                 output.delete(entry.name)
     _tell(output, manifest)
     return manifest
-
-
-def _final_checkpoint(attempt: AttemptFile, workplace: Workplace) -> Manifest:
-    """Download the newest checkpoint that verifies, which must be the last step's."""
-    found = find_checkpoint(
-        attempt,
-        Place(0, 1, 0, 1),
-        open_writable(attempt.checkpoint_uri),
-        Collective(1),
-        workplace.resume,
-        on_rejected=lambda event: print(f"{event.uri} is not used: {event.problem}", flush=True),
-        wanted=exported_files,
-    )
-    if found.manifest is None:
-        raise TrainerFailure(
-            ExitCode.NOT_FOUND,
-            f"there is no checkpoint that verifies at {attempt.checkpoint_uri}; the training must be run again",
-        )
-    if found.manifest.step < attempt.plan.total_steps and not found.manifest.is_final:
-        raise TrainerFailure(
-            ExitCode.NOT_FOUND,
-            f"the newest checkpoint that verifies is of step {found.manifest.step} of {attempt.plan.total_steps}; the training must go on first",
-        )
-    return found.manifest
 
 
 def _names(folder: Path) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any, Final
 from huggingface_hub import ModelCardData
 
 from finetune_operator.api.compatibility import LABELLING, Objective
+from finetune_operator.api.evaluated import Evaluated
 from finetune_operator.api.gguf import gguf_name
 from finetune_operator.api.inspection import Lineage
 from finetune_operator.api.manifest import Manifest
@@ -66,7 +67,9 @@ def read_history(checkpoint: Path) -> History:
     return History(tuple((entry["step"], entry["loss"]) for entry in entries if "loss" in entry))
 
 
-def model_card(attempt: AttemptFile, checkpoint: Manifest, history: History, trial: Trial) -> str:
+def model_card(
+    attempt: AttemptFile, checkpoint: Manifest, history: History, trial: Trial, evaluated: Evaluated | None = None
+) -> str:
     """Return README.md of the published model."""
     spec, plan, facts = attempt.spec, attempt.plan, attempt.inspection
     head = recipe_of(spec.objective).head(attempt)
@@ -90,6 +93,7 @@ def model_card(attempt: AttemptFile, checkpoint: Manifest, history: History, tri
     if history.losses:
         first, last = history.losses[0], history.losses[-1]
         lines += [f"| loss | {first[1]:.4f} (step {first[0]}) → {last[1]:.4f} (step {last[0]}) |"]
+    lines += evaluation_lines(attempt, evaluated)
     lines += [
         "",
         "## Data",
@@ -107,6 +111,21 @@ def model_card(attempt: AttemptFile, checkpoint: Manifest, history: History, tri
     lines += [f"| {name} | {version} |" for name, version in sorted(checkpoint.versions.items())]
     lines += ["", f"Planned and trained by finetune-operator: {plan.strategy.value}, {plan.processes} processes.", ""]
     return "\n".join(lines)
+
+
+def evaluation_lines(attempt: AttemptFile, evaluated: Evaluated | None) -> list[str]:
+    """Return the section with the base model beside the tuned one; nothing where they were not evaluated."""
+    if evaluated is None:
+        return []
+    source = attempt.spec.dataset
+    rows = source.evaluation.uri if source.evaluation else source.uri
+    lines = ["", "## Evaluation", ""]
+    lines += [f"On {evaluated.rows} rows of `{rows}` that were not trained; answers were generated greedily.", ""]
+    lines += ["| metric | base model | this model |", "|---|---|---|"]
+    for figure in evaluated.figures:
+        base = "" if figure.base is None else f"{figure.base:.4g}"
+        lines += [f"| {figure.name} | {base} | {figure.tuned:.4g} |"]
+    return lines
 
 
 def publishes_model(spec: FineTuneJobSpec) -> bool:

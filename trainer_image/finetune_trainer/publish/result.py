@@ -13,6 +13,7 @@ import shutil
 from pathlib import Path
 from typing import Any, Final
 
+from finetune_operator.api.evaluated import Evaluated
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.gguf import gguf_name
 from finetune_operator.api.manifest import Manifest
@@ -45,7 +46,14 @@ _TOKENIZER_FILES: Final = (
 )
 
 
-def build_result(attempt: AttemptFile, base: Path | None, checkpoint: Path, target: Path, manifest: Manifest) -> None:
+def build_result(
+    attempt: AttemptFile,
+    base: Path | None,
+    checkpoint: Path,
+    target: Path,
+    manifest: Manifest,
+    evaluated: Evaluated | None = None,
+) -> None:
     """Write everything that is published, but the manifest, to `target`; without a `base` the checkpoint has every weight."""
     import transformers
 
@@ -66,7 +74,7 @@ def build_result(attempt: AttemptFile, base: Path | None, checkpoint: Path, targ
         base_name = attempt.spec.model.uri.removeprefix("hf://")
         for kind in attempt.spec.output.gguf:
             write_gguf(target, target / gguf_name(attempt.name, kind), kind, name=attempt.name, base=base_name)
-    card = model_card(attempt, manifest, read_history(checkpoint), trial)
+    card = model_card(attempt, manifest, read_history(checkpoint), trial, evaluated)
     (target / "README.md").write_text(card)
 
 

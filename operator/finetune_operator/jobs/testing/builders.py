@@ -12,6 +12,7 @@ from finetune_operator.api.constants import (
     API_VERSION,
     KIND,
 )
+from finetune_operator.api.evaluated import Evaluated
 from finetune_operator.api.exit_codes import meaning_of
 from finetune_operator.api.history import History, Prediction, RunKind
 from finetune_operator.api.inspection import (
@@ -207,6 +208,7 @@ def ended_pod(
     peak: int | None = None,
     result_uri: str | None = None,
     destinations: tuple[str, ...] = (),
+    evaluation: Evaluated | None = None,
     **parts: Any,
 ) -> PodReport:
     """Return a pod that ended with `code`; `silent` when it left no termination message."""
@@ -217,6 +219,7 @@ def ended_pod(
         step=step,
         peak_memory_bytes=peak,
         memory_shortage=shortage,
+        evaluation=evaluation,
         result_uri=result_uri,
         destinations=destinations,
     )

@@ -1,0 +1,66 @@
+"""The evaluation after the training in a plan: how many rows pass through the model together, and what the first pod holds for it."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from finetune_operator.api.inspection import InspectionReport
+from finetune_operator.api.plan import GIB, PlanError
+from finetune_operator.api.reasons import Reason
+from finetune_operator.api.spec import FineTuneJobSpec
+from finetune_operator.memory.architecture import Architecture
+from finetune_operator.memory.judging import judging_batch_bytes, judging_weights
+from finetune_operator.memory.workload import Workload
+
+LARGEST_BATCH: Final = 32
+"""Rows together: more would win little on a GPU, and rows of a batch wait for its longest answer."""
+USABLE_SHARE: Final = 0.85
+"""Of the memory that is left: the rest is the allocator's, the libraries' and the estimate's."""
+
+
+class Judging(NamedTuple):
+    """What the plan says of it."""
+
+    batch: int
+    """Rows together; 0 where nothing is evaluated."""
+    reason: str = ""
+
+
+def check_judging(spec: FineTuneJobSpec, inspection: InspectionReport | None) -> PlanError | None:
+    """Return why rows cannot be evaluated as the spec asks, None when they can."""
+    if not spec.evaluation.generates or inspection is None or inspection.dataset.format != "text":
+        return None
+    return PlanError(
+        reason=Reason.INVALID_SPEC,
+        message="evaluation.metrics: rows of format text have no answers to compare with; leave perplexity alone, or give "
+        f"{spec.dataset.uri} columns for prompt and answer",
+    )
+
+
+def judging_of(
+    spec: FineTuneJobSpec, architecture: Architecture, workload: Workload, capacity_bytes: int, devices: int
+) -> Judging:
+    """Return the largest batch (a power of 2) that fits the first pod, which then has no training in it.
+
+    `capacity_bytes` is of one GPU, or of the pod with accelerator cpu; a model that is too large for one GPU is spread over the `devices` of
+    the pod, and where these are too small, too, the rest of it lies in host memory and one row passes at a time.
+    """
+    if not spec.evaluation.metrics:
+        return Judging(0)
+    weights = judging_weights(architecture, workload)
+    answer = spec.evaluation.max_new_tokens if spec.evaluation.generates else 0
+    room = USABLE_SHARE * capacity_bytes * devices - weights
+
+    def taken(rows: int) -> int:
+        return judging_batch_bytes(architecture, workload, rows, workload.sequence_length, answer)
+
+    batch = LARGEST_BATCH
+    while batch > 1 and taken(batch) > room:
+        batch //= 2
+    rows = f"up to {spec.evaluation.max_rows} rows after the training, {batch} at a time"
+    bytes_ = f"{weights / GIB:.2f} GiB of weights and {taken(batch) / GIB:.2f} GiB beside them"
+    if taken(batch) > room and spec.resources.accelerator == "gpu":
+        return Judging(
+            batch, f"evaluation: {rows}: {bytes_} are more than the pod's GPUs have; a part lies in host memory"
+        )
+    return Judging(batch, f"evaluation: {rows}: {bytes_}, when training's memory is free again")

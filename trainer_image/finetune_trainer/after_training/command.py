@@ -1,0 +1,137 @@
+"""`python -m finetune_trainer evaluate`: the final checkpoint measured beside the base model, the result written into the bucket.
+
+It can be run again at any time: what was measured of this checkpoint is left as it is.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from finetune_operator.api.chat_templates import END_OF_TURN
+from finetune_operator.api.evaluated import EVALUATION_FILE, Evaluated, Figure
+from finetune_operator.api.evaluation import FIGURES, Metric
+from finetune_operator.api.exit_codes import ExitCode
+from finetune_operator.api.plan import AttemptFile
+from finetune_operator.api.run_events import EvaluatedEvent
+from finetune_trainer.after_training.results import read_evaluated
+from finetune_trainer.attempt import Workplace, read_attempt
+from finetune_trainer.events import EventLog
+from finetune_trainer.export import exported
+from finetune_trainer.failures import TrainerFailure, calls_of, failure_of
+from finetune_trainer.final_checkpoint import final_checkpoint
+from finetune_trainer.inputs import fetch_model, go_offline
+from finetune_trainer.rank_files import RankError
+from finetune_trainer.storage import open_writable
+
+
+def evaluate(plan_path: Path) -> int:
+    """Evaluate and return the exit code; an error is written where `launch` finds it."""
+    os.dup2(sys.stdout.fileno(), sys.stderr.fileno())
+    attempt = read_attempt(plan_path)
+    workplace = Workplace.of(attempt)
+    try:
+        evaluated = evaluate_attempt(attempt, workplace)
+    except Exception as error:  # whatever it is, launch is told
+        failure = failure_of(error)
+        if not isinstance(error, TrainerFailure):
+            print(calls_of(error), flush=True)
+        print(f"the evaluation ends with {failure.exit_code}: {failure.message}", flush=True)
+        workplace.run.write_error(
+            RankError(
+                rank=0,
+                time=time.time(),
+                exit_code=failure.exit_code,
+                reason=failure.reason,
+                message=f"evaluation after the training: {failure.message}",
+                step=attempt.plan.total_steps,
+            )
+        )
+        return int(failure.exit_code)
+    workplace.run.write_evaluated(evaluated)
+    EventLog().write(EvaluatedEvent(evaluated=evaluated))
+    return int(ExitCode.OK)
+
+
+def evaluate_attempt(attempt: AttemptFile, workplace: Workplace) -> Evaluated:
+    """Return what the final checkpoint is worth; measured now, or by an attempt before."""
+    storage = open_writable(attempt.checkpoint_uri)
+    manifest = final_checkpoint(attempt, workplace)
+    known = read_evaluated(storage, attempt.uid)
+    if known is not None and known.step == manifest.step:
+        print(f"step {known.step} has been evaluated already", flush=True)
+        return known
+    started = time.monotonic()
+    base = fetch_model(attempt, workplace)
+    from finetune_trainer.after_training.rows import judged_rows
+
+    rows = judged_rows(attempt)
+    metrics = attempt.spec.evaluation.metrics
+    if attempt.spec.evaluation.generates and not rows.questions:
+        raise TrainerFailure(
+            ExitCode.BAD_DATA,
+            f"none of the {rows.rows} evaluation rows has an answer in words to compare with; remove the metrics but perplexity, or name other rows",
+        )
+    go_offline()
+    found = _measured(attempt, base, exported(workplace.resume), rows)
+    figures = tuple(
+        Figure(name=name, base=found["base"][name], tuned=found["tuned"][name])
+        for name, metric in FIGURES.items()
+        if metric in metrics
+    )
+    seconds = time.monotonic() - started
+    evaluated = Evaluated(
+        uid=attempt.uid, step=manifest.step, rows=rows.rows, seconds=round(seconds, 2), figures=figures
+    )
+    storage.put_small(EVALUATION_FILE, evaluated.model_dump_json(by_alias=True).encode())
+    for figure in figures:
+        print(f"{figure.name}: base {figure.base:.4g}, tuned {figure.tuned:.4g}", flush=True)
+    print(f"step {manifest.step} was evaluated on {rows.rows} rows in {seconds:.1f} s", flush=True)
+    return evaluated
+
+
+def _measured(attempt: AttemptFile, base: Path, export: Path, rows: Any) -> dict[str, dict[str, float]]:
+    import transformers
+
+    from finetune_trainer.after_training.asking import answers_of, perplexity_of
+    from finetune_trainer.after_training.models import compared_models
+    from finetune_trainer.after_training.scores import OF_ANSWERS
+    from finetune_trainer.modeling import load_tokenizer
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    spec, batch = attempt.spec.evaluation, max(1, attempt.plan.evaluation_batch_size)
+    tokenizer = load_tokenizer(attempt, base)
+    padding = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    references = [question.reference for question in rows.questions]
+    found: dict[str, dict[str, float]] = {}
+    for which, model in compared_models(attempt, base, export):
+        scores = found[which] = {}
+        if Metric.PERPLEXITY in spec.metrics:
+            scores["perplexity"] = perplexity_of(model, rows.passages, batch=batch, padding=padding)
+        if spec.generates:
+            answers = answers_of(
+                model,
+                rows.questions,
+                batch=batch,
+                new_tokens=spec.max_new_tokens,
+                ends=_ends(attempt, model, tokenizer),
+                padding=padding,
+                decode=lambda tokens: str(tokenizer.decode(tokens, skip_special_tokens=True)).strip(),
+            )
+            for metric in spec.metrics:
+                if metric in OF_ANSWERS:
+                    scores |= OF_ANSWERS[metric](answers, references)
+    return found
+
+
+def _ends(attempt: AttemptFile, model: Any, tokenizer: Any) -> list[int]:
+    """Return the tokens that end an answer: the tokenizer's, the model's, and that of the turns of a named template."""
+    known = model.generation_config.eos_token_id
+    ends = known if isinstance(known, list) else [known]
+    turn = END_OF_TURN.get(attempt.spec.model.chat_template or "")
+    ends = [*ends, tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(turn) if turn else None]
+    return [end for end in ends if end is not None]
