@@ -134,3 +134,27 @@ def test_an_adapter_alone_that_cannot_be_gone_on_with_is_refused_with_the_remedy
         TrainerFailure, match=r"job team/adapter, which published an adapter alone: .* output\.merge: true"
     ):
         attempt_of("second", FineTuneJobSpec.model_validate(second))
+
+
+def test_an_adapter_of_the_same_method_is_gone_on_with(
+    ranks: RankServer, supervised: Finished, tiny_data: Path, tmp_path: Path
+) -> None:
+    spec = supervised.attempt.spec.to_json_dict()
+    spec["model"] = {"uri": f"file://{supervised.result}"}
+    spec["dataset"] = {"uri": f"file://{tiny_data}"}
+    spec["resources"] = {"accelerator": "cpu", "processes": 2, "strategy": "fsdp"}
+    spec["training"] = {**spec["training"], "learningRate": 1e-12, "maxSteps": 1}
+
+    after = finish(ranks, tmp_path, "longer", spec)
+
+    assert after.attempt.inspection.model.uri == supervised.attempt.spec.model.uri
+    assert after.case.losses[1] < supervised.case.losses[1]
+    for name in ("adapter/adapter_model.safetensors", "model.safetensors"):
+        difference = ranks.call(
+            "finetune_trainer.testing_methods:largest_difference",
+            one=str(supervised.result / name),
+            other=str(after.result / name),
+        )
+        assert difference < 1e-6, name
+    assert (after.result / "chat_template.jinja").read_text() == (supervised.result / "chat_template.jinja").read_text()
+    assert "started from | the adapter of job team/word-problems" in after.card

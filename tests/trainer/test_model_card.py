@@ -18,7 +18,11 @@ def card_of(attempt: AttemptFile, **changes: Any) -> str:
     for name, fields in changes.items():
         spec[name] = {**spec[name], **fields}
     facts = attempt.inspection.model.model_copy(
-        update={"license": ModelLicense(id="other", name="llama3.1", link="LICENSE"), "revision": "c0ffee"}
+        update={
+            "license": ModelLicense(id="other", name="llama3.1", link="LICENSE"),
+            "revision": "c0ffee",
+            "uri": spec["model"]["uri"],
+        }
     )
     inspection = attempt.inspection.model_copy(update={"model": facts})
     changed = attempt.model_copy(update={"spec": type(attempt.spec).model_validate(spec), "inspection": inspection})

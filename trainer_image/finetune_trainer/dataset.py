@@ -64,7 +64,7 @@ def rows_digest(attempt: AttemptFile) -> str:
         attempt.spec.objective,
         *(file.model_dump_json() for file in (*facts.model.files, *facts.dataset.files, *evaluated)),
         attempt.spec.dataset.model_dump_json(),
-        attempt.spec.model.chat_template or "",
+        model_source(attempt).chat_template or "",
         attempt.spec.training.loss_on,
         attempt.spec.training.truncation,
         str(attempt.plan.max_length),

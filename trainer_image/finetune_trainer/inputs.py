@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from finetune_operator.api.exit_codes import ExitCode
-from finetune_operator.api.inspection import InputFile
+from finetune_operator.api.inspection import InitialAdapter, InputFile
 from finetune_operator.api.plan import AttemptFile
 from finetune_operator.api.spec import ModelSource
 from finetune_trainer.attempt import Workplace
@@ -25,9 +25,32 @@ from finetune_trainer.storage_errors import StorageRefused
 
 
 def model_source(attempt: AttemptFile) -> ModelSource:
-    """Return the model at the commit that was inspected."""
-    revision = attempt.inspection.model.revision or attempt.spec.model.revision
-    return attempt.spec.model.model_copy(update={"revision": revision})
+    """Return the model that was inspected, at that commit: the one that the spec names, or the base of the adapter there that is gone on with."""
+    facts, spec = attempt.inspection.model, attempt.spec.model
+    adapter = initial_adapter(attempt)
+    template = spec.chat_template or (adapter.chat_template if adapter else None)
+    found = {"uri": facts.uri, "revision": facts.revision or spec.revision, "chat_template": template}
+    return spec.model_copy(update=found)
+
+
+def initial_adapter(attempt: AttemptFile) -> InitialAdapter | None:
+    """Return the adapter that training goes on with; None where it begins with new ones or has none."""
+    lineage = attempt.inspection.model.lineage
+    return lineage.adapter if lineage else None
+
+
+def fetch_adapter(attempt: AttemptFile, workplace: Workplace) -> Path | None:
+    """Return the local folder of that adapter, downloaded by the first rank of the pod."""
+    adapter = initial_adapter(attempt)
+    if adapter is None:
+        return None
+    folder = workplace.model.with_name("initial-adapter")
+    storage = open_storage(adapter.uri)
+    with only_once(folder) as needed:
+        for file in adapter.files if needed else ():
+            name = file.uri.rsplit("/", 1)[-1]
+            storage.download(name, folder / name)
+    return folder
 
 
 def check_inputs(attempt: AttemptFile) -> None:
@@ -36,6 +59,8 @@ def check_inputs(attempt: AttemptFile) -> None:
     source = model_source(attempt)
     model = open_storage(source.uri, revision=source.revision)
     check_unchanged("the model", attempt.inspection.model.files, _look(model, attempt.inspection.model.files))
+    if (adapter := initial_adapter(attempt)) is not None:
+        check_unchanged("the adapter", adapter.files, _look(open_storage(adapter.uri), adapter.files))
     facts = attempt.inspection.dataset
     check_unchanged("the data set", facts.files, dataset_files(attempt).inputs)
     evaluation = attempt.spec.dataset.evaluation

@@ -13,11 +13,11 @@ from pydantic import JsonValue
 
 from finetune_operator.api.constants import MANIFEST_FILE
 from finetune_operator.api.exit_codes import ExitCode
-from finetune_operator.api.inspection import InputFile, ModelFacts
+from finetune_operator.api.inspection import InputFile, Lineage, ModelFacts
 from finetune_operator.api.spec import ModelSource
 from finetune_trainer.cached_model import ModelVersion
 from finetune_trainer.failures import TrainerFailure
-from finetune_trainer.lineage import lineage_of, result_manifest
+from finetune_trainer.lineage import result_manifest
 from finetune_trainer.model_cache import ModelCache
 from finetune_trainer.model_license import read_license
 from finetune_trainer.model_types import BUILT_IN_MODEL_TYPES
@@ -66,7 +66,9 @@ def open_model(source: ModelSource) -> ModelFolder:
     return ModelFolder(storage, config, weights, others)
 
 
-def describe_model(folder: ModelFolder, source: ModelSource, tokenizer: TokenizerFiles) -> ModelFacts:
+def describe_model(
+    folder: ModelFolder, source: ModelSource, tokenizer: TokenizerFiles, lineage: Lineage | None = None
+) -> ModelFacts:
     """Return what is known about a model from its config and the headers of its weights."""
     with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
         headers = list(pool.map(lambda file: read_header(folder.storage, file), folder.weights))
@@ -85,7 +87,7 @@ def describe_model(folder: ModelFolder, source: ModelSource, tokenizer: Tokenize
             for file in (*folder.others, *folder.weights, *tokenizer.files)
         ),
         license=read_license(folder.storage),
-        lineage=None if (made := result_manifest(folder.storage)) is None else lineage_of(source.uri, made),
+        lineage=lineage,
         has_chat_template=tokenizer.template is not None,
     )
 

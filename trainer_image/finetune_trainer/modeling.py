@@ -13,6 +13,8 @@ from finetune_operator.api.methods import Optimizer
 from finetune_operator.api.plan import AttemptFile
 from finetune_trainer.arguments import adapter_settings, quantization_settings, weights_dtype
 from finetune_trainer.failures import TrainerFailure
+from finetune_trainer.inputs import model_source
+from finetune_trainer.lineage import ADAPTER_FILES
 from finetune_trainer.named_templates import template_source
 from finetune_trainer.objectives import recipe_of
 from finetune_trainer.objectives.recipe import CAUSAL
@@ -30,8 +32,8 @@ def load_tokenizer(attempt: AttemptFile, folder: Path) -> Any:
             ExitCode.BAD_DATA,
             f"the tokenizer of {attempt.spec.model.uri} has no end token; set eos_token in tokenizer_config.json",
         )
-    if attempt.spec.model.chat_template is not None:
-        tokenizer.chat_template = template_source(attempt.spec.model.chat_template)
+    if (template := model_source(attempt).chat_template) is not None:
+        tokenizer.chat_template = template_source(template)
     return tokenizer
 
 
@@ -172,6 +174,28 @@ def adapter_config(attempt: AttemptFile) -> Any:
         # all-linear takes the new head, which is trained whole, for one more linear layer (peft 0.21 leaves it out for SEQ_CLS alone).
         settings["exclude_modules"] = ["classifier", "score"]
     return getattr(peft, name)(**settings)
+
+
+def load_adapter(model: Any, folder: Path) -> None:
+    """Give new adapters the weights of a result's, before the model is sharded."""
+    import torch
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    weights = load_file(folder / ADAPTER_FILES[0])
+    set_peft_model_state_dict(model, dict(weights))
+    held = get_peft_model_state_dict(model)
+    # What PEFT says of names that it has not found is empty for some methods and wrong for virtual tokens (0.21).
+    other = [name for name in held.keys() | weights if not _holds(held.get(name), weights.get(name), torch)]
+    if other:
+        raise TrainerFailure(
+            ExitCode.BUG,
+            f"{len(other)} of {len(weights)} tensors of {folder / ADAPTER_FILES[0]} are not those of the adapters, such as {min(other)}",
+        )
+
+
+def _holds(held: Any, wanted: Any, torch: Any) -> bool:
+    return held is not None and wanted is not None and torch.equal(held.cpu(), wanted.to(held.dtype))
 
 
 def restore_float_masters(model: Any, precision: str) -> None:

@@ -24,7 +24,7 @@ from finetune_trainer.collective import Collective
 from finetune_trainer.dataset import EncodedFiles, encode_dataset, load_dataset
 from finetune_trainer.failures import TrainerFailure, calls_of, failure_of
 from finetune_trainer.hang_notice import Promise, leave_hung
-from finetune_trainer.inputs import check_inputs, fetch_model, go_offline
+from finetune_trainer.inputs import check_inputs, fetch_adapter, fetch_model, go_offline
 from finetune_trainer.limits import Limits
 from finetune_trainer.memory_shortage import shortage_at
 from finetune_trainer.objectives import recipe_of
@@ -114,13 +114,13 @@ class _Rank:
             with self._badput("import"):
                 self._import(model, rows)
             with self._badput("download"):
-                model_folder = model.result()
+                model_folder, adapter = model.result(), fetch_adapter(self._attempt, self._workplace)
             with self._badput("encode"):
                 encoded = rows.result()
             go_offline()
         with self._badput("load"):
             trainer_parts = self._load(model_folder, encoded)
-        self._train(*trainer_parts)
+        self._train(*trainer_parts, adapter)
 
     def _fetch(self) -> Path:
         if self._place.is_first:
@@ -169,12 +169,12 @@ class _Rank:
             gather_by_layer(config.hf_deepspeed_config.config, model)
         return config, (model, tokenizer), tuple(path and load_dataset(path) for path in rows)
 
-    def _train(self, config: Any, loaded: tuple[Any, Any], rows: Any) -> None:
+    def _train(self, config: Any, loaded: tuple[Any, Any], rows: Any, adapter: Path | None) -> None:
         from finetune_trainer.checkpoint_reader import find_checkpoint
         from finetune_trainer.checkpoint_writer import CheckpointWriter
         from finetune_trainer.divergence import LossGuard
         from finetune_trainer.job_context import JobContext
-        from finetune_trainer.modeling import adapter_config, restore_float_masters
+        from finetune_trainer.modeling import adapter_config, load_adapter, restore_float_masters
         from finetune_trainer.other_layout import load_zero_of_others
         from finetune_trainer.own_time import OwnTime
         from finetune_trainer.phase_of_step import PhaseOfStep
@@ -205,9 +205,8 @@ class _Rank:
             on_retry=lambda problem: self._told("checkpoint_retries", problem),
             patience=self._limits.upload,
         )
-        if step >= attempt.plan.total_steps or (
-            found.folder is not None and found.manifest and found.manifest.is_final
-        ):
+        is_over = found.folder is not None and found.manifest is not None and found.manifest.is_final
+        if step >= attempt.plan.total_steps or is_over:
             print(f"all {step} steps are done and saved already", flush=True)
             return
         guard, own_time = LossGuard(), OwnTime()
@@ -256,6 +255,8 @@ class _Rank:
         )
         if not attempt.spec.tuning.trains_base:
             restore_float_masters(trainer.model, attempt.spec.training.precision)
+        if adapter is not None and found.manifest is None:
+            load_adapter(trainer.model, adapter)
         trainer.train(resume_from_checkpoint=str(workplace.resume) if found.manifest else None)
         watchdog.stop()
         promise.withdraw()
@@ -281,8 +282,8 @@ class _Rank:
                 f"stopped from outside after step {stopped_at}, without the time to save it; it goes on from the checkpoint before",
             )
         if stopped_at is not None:
-            said = f"stopped from outside after step {stopped_at}, which was saved; it goes on from there"
-            raise TrainerFailure(ExitCode.TERMINATED, said)
+            said = f"after step {stopped_at}, which was saved; it goes on from there"
+            raise TrainerFailure(ExitCode.TERMINATED, f"stopped from outside {said}")
         self._telemetry.close(memory)
         # Ranks leave together: torchrun takes one that is gone early for a reason to stop the others.
         self._collective.barrier()

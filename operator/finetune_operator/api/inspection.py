@@ -52,6 +52,16 @@ class ModelLicense(ReadModel):
     link: str | None = Field(None, description="license_link, of other.")
 
 
+class InitialAdapter(ReadModel):
+    """The adapter of a result that training goes on with, instead of new ones on the merged model."""
+
+    uri: str = Field(description="Its folder.")
+    files: tuple[InputFile, ...]
+    chat_template: str | None = Field(
+        None, description="The result's chat template (by name where it has one), where the base model has another."
+    )
+
+
 class Lineage(ReadModel):
     """The finished job whose result a job starts from, as the manifest there tells."""
 
@@ -62,6 +72,9 @@ class Lineage(ReadModel):
     objective: str = Field("", description="What it was trained for; empty in results of versions that did not tell.")
     method: str = Field("", description="Its tuning.method; empty likewise.")
     base: str = Field("", description="The model that it started from itself; empty likewise.")
+    adapter: InitialAdapter | None = Field(
+        None, description="Absent where the result is started from as a whole model; else the model is that job's base."
+    )
 
 
 class ModelFacts(ReadModel):

@@ -43,6 +43,7 @@ from finetune_trainer.inspect.labels import in_order
 from finetune_trainer.inspect.output_target import check_output
 from finetune_trainer.inspect.survey import Limits, Survey, survey_rows
 from finetune_trainer.inspect.verdict import check_rows
+from finetune_trainer.lineage import starting_point
 from finetune_trainer.model_files import ModelFolder, describe_model, open_model
 from finetune_trainer.rendering import read_rendered_rows
 from finetune_trainer.resume_source import resume_point
@@ -92,13 +93,14 @@ def inspect(request: InspectionRequest, output: Path | None = None, *, trace: bo
     spec = request.spec
     target = check_output(request)
     logger.info("output %s is free and writable", spec.output.uri)
-    folder = open_model(spec.model)
-    tokenizer = read_tokenizer(folder.storage, spec.model.chat_template)
+    source, lineage = starting_point(spec)
+    folder = open_model(source)
+    tokenizer = read_tokenizer(folder.storage, source.chat_template)
     check_formats(spec, folder)
-    model = describe_model(folder, spec.model, tokenizer)
-    logger.info("model %s: %s, %d parameters", spec.model.uri, model.architecture, model.parameters)
+    model = describe_model(folder, source, tokenizer, lineage)
+    logger.info("model %s: %s, %d parameters", source.uri, model.architecture, model.parameters)
     if trace:
-        model = _traced(model, folder, spec.model)
+        model = _traced(model, folder, source)
     resume = resume_point(spec, model)
     files = find_files(spec.dataset.uri)
     layout, rows = read_rendered_rows(files.lines(), spec.dataset, spec.layouts, tokenizer)

@@ -39,7 +39,7 @@ def send(attempt: AttemptFile, folder: Path, files: Sequence[FileEntry], checkpo
             JOB_ANNOTATION: f"{attempt.namespace}/{attempt.name}",
             UID_ANNOTATION: attempt.uid,
             "dev.finetune-operator.step": str(checkpoint.step),
-            "dev.finetune-operator.base-model": attempt.spec.model.uri,
+            "dev.finetune-operator.base-model": attempt.inspection.model.uri,
             "dev.finetune-operator.base-revision": attempt.inspection.model.revision,
         }
         digest = repository.push(folder, files, _model_config(attempt), notes)
@@ -50,9 +50,7 @@ def send(attempt: AttemptFile, folder: Path, files: Sequence[FileEntry], checkpo
         _refuse_others(output, "output.hub", output.hub, hub.owner(), attempt.uid)
         message = f"{attempt.name}: step {checkpoint.step} of job {attempt.namespace}/{attempt.name}"
         revision = f" at {attempt.inspection.model.revision}" if attempt.inspection.model.revision else ""
-        description = (
-            f"Fine-tuned from {attempt.spec.model.uri}{revision} (job uid {attempt.uid}, attempt {checkpoint.attempt})."
-        )
+        description = f"Fine-tuned from {attempt.inspection.model.uri}{revision} (job uid {attempt.uid}, attempt {checkpoint.attempt})."
         commit = hub.push(folder, [entry.name for entry in files], message, description)
         sent.append(f"hf://{output.hub}@{commit}")
         print(f"committed as {sent[-1]}", flush=True)
@@ -76,7 +74,7 @@ def _model_config(attempt: AttemptFile) -> dict[str, Any]:
     return {
         "descriptor": {
             "name": attempt.name,
-            "title": f"{attempt.name}, fine-tuned from {attempt.spec.model.uri.removeprefix('hf://')}",
+            "title": f"{attempt.name}, fine-tuned from {attempt.inspection.model.uri.removeprefix('hf://')}",
             "revision": facts.revision,
         },
         "config": {

@@ -73,7 +73,7 @@ def model_card(
     """Return README.md of the published model."""
     spec, plan, facts = attempt.spec, attempt.plan, attempt.inspection
     head = recipe_of(spec.objective).head(attempt)
-    base = spec.model.uri.removeprefix("hf://")
+    base = attempt.inspection.model.uri.removeprefix("hf://")
     revision = f" at `{facts.model.revision}`" if facts.model.revision else ""
     lines = ["---", front_matter(attempt, checkpoint).to_yaml(), "---", "", f"# {attempt.name}", ""]
     lines += [f"`{base}`{revision} fine-tuned by {spec.objective.value}, method {spec.tuning.method.value}.", ""]
@@ -140,7 +140,7 @@ def front_matter(attempt: AttemptFile, checkpoint: Manifest) -> ModelCardData:
     job: dict[str, Any] = {"job": f"{attempt.namespace}/{attempt.name}", "uid": attempt.uid, "step": checkpoint.step}
     ours: dict[str, Any] = {CARD_KEY: job}
     return ModelCardData(
-        base_model=spec.model.uri.removeprefix("hf://"),
+        base_model=attempt.inspection.model.uri.removeprefix("hf://"),
         base_model_relation="finetune" if merged else "adapter",
         library_name="transformers" if merged else "peft",
         pipeline_tag=PIPELINES[spec.objective],
@@ -163,7 +163,7 @@ def serving(attempt: AttemptFile) -> list[str]:
     lines += ["```", ""]
     if not adapted:
         return lines
-    base = spec.model.uri.removeprefix("hf://")
+    base = attempt.inspection.model.uri.removeprefix("hf://")
     rank = next((size for size in VLLM_RANKS if size >= spec.tuning.adapter.rank), VLLM_RANKS[-1])
     return [
         *(lines if len(lines) > 5 else lines[:2]),
@@ -265,7 +265,8 @@ def _origin(before: Lineage | None) -> list[tuple[str, object]]:
         return []
     how = f" ({before.objective}, {before.method})" if before.objective else ""
     base = f", itself from `{before.base.removeprefix('hf://')}`" if before.base else ""
-    return [("started from", f"the result of job {before.job}{how} after step {before.step}, uid {before.uid}{base}")]
+    whole = "the adapter" if before.adapter else "the result"
+    return [("started from", f"{whole} of job {before.job}{how} after step {before.step}, uid {before.uid}{base}")]
 
 
 def _generated(trial: Trial) -> str:

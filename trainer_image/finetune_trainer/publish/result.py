@@ -20,12 +20,13 @@ from finetune_operator.api.manifest import Manifest
 from finetune_operator.api.plan import AttemptFile
 from finetune_trainer.export import check_exported, exported
 from finetune_trainer.failures import TrainerFailure
+from finetune_trainer.inputs import model_source
+from finetune_trainer.lineage import ADAPTER_FILES, ADAPTER_FOLDER
 from finetune_trainer.modeling import load_adapted_base, load_base_model
 from finetune_trainer.publish.model_card import Trial, model_card, publishes_model, read_history
 from finetune_trainer.publish.trial import answer, logits_of, probe_tokens
 from finetune_trainer.turn_end import end_generation_with_turns
 
-ADAPTER_FOLDER: Final = "adapter"
 SHARD_SIZE: Final = "5GB"
 MERGE_TOLERANCE: Final = 0.05
 """Largest allowed difference of a logit between merged model and adapter, as a share of the largest logit (at least of 1).
@@ -36,7 +37,6 @@ below 0.01.
 """
 FLOAT_TOLERANCE: Final = 1e-4
 """The same where everything is float32."""
-_ADAPTER_FILES: Final = ("adapter_model.safetensors", "adapter_config.json")
 _TOKENIZER_FILES: Final = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -66,12 +66,12 @@ def build_result(
         found = next((folder / name for folder in (source, base) if folder and (folder / name).is_file()), None)
         if found is not None and not (target / name).exists():
             shutil.copyfile(found, target / name)
-    end_generation_with_turns(target, attempt.spec.model.chat_template)
+    end_generation_with_turns(target, model_source(attempt).chat_template)
     gc.collect()
     if attempt.spec.output.gguf:
         from finetune_trainer.publish.gguf_file import write_gguf
 
-        base_name = attempt.spec.model.uri.removeprefix("hf://")
+        base_name = attempt.inspection.model.uri.removeprefix("hf://")
         for kind in attempt.spec.output.gguf:
             write_gguf(target, target / gguf_name(attempt.name, kind), kind, name=attempt.name, base=base_name)
     card = model_card(attempt, manifest, read_history(checkpoint), trial, evaluated)
@@ -96,9 +96,9 @@ def _adapter(attempt: AttemptFile, base: Path, source: Path, target: Path) -> Tr
 
     adapter = target / ADAPTER_FOLDER
     adapter.mkdir()
-    for name in _ADAPTER_FILES:
+    for name in ADAPTER_FILES:
         shutil.copyfile(source / name, adapter / name)
-    _name_base(adapter / "adapter_config.json", attempt.spec.model.uri)
+    _name_base(adapter / "adapter_config.json", attempt.inspection.model.uri)
     model = load_adapted_base(attempt, base, dtype=_dtype(attempt))
     adapted = PeftModel.from_pretrained(model, adapter).eval()
     prompt = probe_tokens(source)
