@@ -59,8 +59,6 @@ check: setup ## Format, lint, types, import contract, generated files
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	MYPYPATH=tests/cluster $(BIN)/mypy --package testbed
-	MYPYPATH=bench $(BIN)/mypy --package accuracy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m finetune_operator.api.crd --check crds --check charts/finetune-operator/files/crds
 	$(BIN)/python -m finetune_operator.api.reference --check docs/reference

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -10,11 +11,18 @@ from finetune_operator.planner.known_models import KNOWN_MODELS
 from finetune_trainer.oracle.extrapolation import trace_extrapolated
 from finetune_trainer.oracle.peak_tracker import TracedPhase
 from finetune_trainer.oracle.setting import Precision, TracedMethod, TracedOptimizer, TraceSetting
+from finetune_trainer.oracle.step import Trace
 
 GIB = 2**30
 LLAMA_3_8B = dict(KNOWN_MODELS["meta-llama/Meta-Llama-3-8B"])
 FULL, LORA, QLORA, FREEZE = TracedMethod.FULL, TracedMethod.LORA, TracedMethod.QLORA, TracedMethod.FREEZE
 BF16, AUTOCAST = Precision.BF16, Precision.AUTOCAST
+
+
+@functools.cache
+def traced(setting: TraceSetting) -> Trace:
+    """The trace of Llama-3-8B, made once: it takes seconds."""
+    return trace_extrapolated(LLAMA_3_8B, setting)
 
 
 @pytest.mark.parametrize(
@@ -49,27 +57,24 @@ BF16, AUTOCAST = Precision.BF16, Precision.AUTOCAST
     ],
 )
 def test_the_peak_of_llama_3_8b_is_that_of_the_independent_trace(setting: TraceSetting, gib: float) -> None:
-    assert trace_extrapolated(LLAMA_3_8B, setting).peak / GIB == pytest.approx(gib, abs=0.011)
+    assert traced(setting).peak / GIB == pytest.approx(gib, abs=0.011)
 
 
 def test_the_peak_moves_from_the_loss_to_the_end_of_backward_with_checkpointing() -> None:
-    assert trace_extrapolated(LLAMA_3_8B, TraceSetting()).peak_phase is TracedPhase.LOSS_BACKWARD
-    assert (
-        trace_extrapolated(LLAMA_3_8B, TraceSetting(checkpointing=True)).peak_phase is TracedPhase.FIRST_LAYER_BACKWARD
-    )
+    assert traced(TraceSetting()).peak_phase is TracedPhase.LOSS_BACKWARD
+    assert traced(TraceSetting(checkpointing=True)).peak_phase is TracedPhase.FIRST_LAYER_BACKWARD
 
 
 def test_foreach_adamw_holds_another_copy_of_the_trained_weights_in_its_step() -> None:
     """torch's multi-tensor AdamW writes the denominator of every parameter before it divides; the fused kernel does not."""
 
     def step(optimizer: TracedOptimizer) -> Any:
-        return trace_extrapolated(LLAMA_3_8B, TraceSetting(optimizer=optimizer)).phases[TracedPhase.OPTIMIZER_STEP]
+        return traced(TraceSetting(optimizer=optimizer)).phases[TracedPhase.OPTIMIZER_STEP]
 
     more = step(TracedOptimizer.ADAMW_FOREACH).peak - step(TracedOptimizer.ADAMW_FUSED).peak
     assert more / (2 * 8_030_261_248) == pytest.approx(1, rel=0.01)
 
 
 def test_categories_of_a_phase_add_up_to_its_peak() -> None:
-    traced = trace_extrapolated(LLAMA_3_8B, TraceSetting(kernel_workspace=False))
-    for phase, part in traced.phases.items():
+    for phase, part in traced(TraceSetting(kernel_workspace=False)).phases.items():
         assert sum(part.categories.values()) == pytest.approx(part.peak, rel=1e-6), phase

@@ -1,7 +1,7 @@
 """Ranks for tests without their imports: one process imports the training stack, then forks the ranks of each case.
 
-Importing takes 12 to 25 s per process, forking some milliseconds. A case runs exactly what `train` runs, as torchrun would start it, and
-`probes` are callbacks by name (testing_probes.py) that look at a rank from inside or kill it.
+Importing takes 12 to 25 s per process, forking some milliseconds; testing_imports.py has what is imported. A case runs exactly what `train`
+runs, as torchrun would start it, and `probes` are callbacks by name (testing_probes.py) that look at a rank from inside or kill it.
 """
 
 from __future__ import annotations
@@ -161,12 +161,9 @@ class RankServer:
 
 def serve() -> None:
     """Import the stack, then fork for every request on standard input."""
-    import deepspeed  # noqa: F401
-    import transformers.integrations.deepspeed  # noqa: F401
+    from finetune_trainer.testing_imports import import_everything
 
-    import finetune_trainer.job_trainer
-    import finetune_trainer.testing_probes  # noqa: F401
-
+    import_everything()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not be taken for an answer
     for line in sys.stdin:
