@@ -13,8 +13,10 @@ from tests.memory.transformers_counts import Counts, count, loaded_config, natur
 from transformers.models.auto import modeling_auto
 
 from finetune_operator.api.compatibility import Objective
+from finetune_operator.api.model_types import ENCODERS as ENCODER_TYPES
 from finetune_operator.api.model_types import NO_HEAD
 from finetune_operator.memory.architecture import Architecture, Head, architecture_of, text_part
+from finetune_operator.memory.families import ENCODERS as ENCODER_FAMILIES
 from finetune_operator.memory.families import FAMILIES, REMOTE_CODE
 
 
@@ -81,10 +83,15 @@ def test_the_types_without_a_head_of_classes_are_those_that_transformers_has_non
         Objective.REWARD: modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
         Objective.CLASSIFICATION: modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
         Objective.TOKEN_CLASSIFICATION: modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+        Objective.EMBEDDING: modeling_auto.MODEL_MAPPING_NAMES,
     }
     assert set(tables) == set(NO_HEAD)
     for objective, known in tables.items():
         assert NO_HEAD[objective] == (set(FAMILIES) - set(known)) | set(REMOTE_CODE)
+
+
+def test_the_encoders_of_the_api_are_those_that_the_estimator_knows() -> None:
+    assert frozenset(ENCODER_FAMILIES) == ENCODER_TYPES
 
 
 def test_every_family_is_tried_against_transformers() -> None:

@@ -17,6 +17,7 @@ from finetune_operator.planner.plan import make_plan
 from finetune_trainer.inspect.command import inspect
 from finetune_trainer.testing import judged_rows, preference_rows, write_rows
 from finetune_trainer.testing_encoders import text_rows, word_rows
+from finetune_trainer.testing_pairs import pair_rows
 from finetune_trainer.testing_ranks import RankServer
 
 EXAMPLES: Final = Path(__file__).parents[2] / "examples"
@@ -27,11 +28,13 @@ ROWS: Final = {
     "reward-lora.yaml": preference_rows,
     "classification.yaml": text_rows,
     "token-classification.yaml": word_rows,
+    "embedding.yaml": pair_rows,
 }
 ENDS: Final = {
     "reward-lora.yaml": "LlamaForSequenceClassification",
     "classification.yaml": "LlamaForSequenceClassification",
     "token-classification.yaml": "LlamaForTokenClassification",
+    "embedding.yaml": "LlamaModel",
 }
 NODE: Final = Inventory(cpu_nodes=(CpuNodes(nodes=1, cpu_millicores=4000, memory_bytes=24 * GIB),))
 

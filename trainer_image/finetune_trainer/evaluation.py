@@ -102,7 +102,7 @@ class Evaluator:
     def __init__(self, trainer: Any, rows: Any, lengths: Sequence[int], collate: Callable[[list[Any]], Any]) -> None:
         context = trainer.context
         self._trainer, self.rows, self.collate = trainer, rows, collate
-        size = trainer.args.per_device_train_batch_size
+        size = trainer.evaluated_together
         self._batches = batches_of(lengths, size, context.place.rank, context.place.world_size)
         self.times = EvaluationTimes(context.attempt.spec.evaluation.every, context.attempt.plan.total_steps)
 

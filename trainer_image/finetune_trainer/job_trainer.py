@@ -98,6 +98,11 @@ class JobTraining(transformers.Trainer):
         self._step_started = time.monotonic()
         return prepared
 
+    @property
+    def evaluated_together(self) -> int:
+        """How many evaluation rows one process looks at together."""
+        return int(self.args.per_device_train_batch_size)
+
     def held_out_measures(self) -> HeldOutMeasures:
         """Return what an evaluation measures beside the loss."""
         return LoggedMeans(self)

@@ -22,6 +22,7 @@ from finetune_trainer.model_cache import ModelCache
 from finetune_trainer.model_license import read_license
 from finetune_trainer.model_types import BUILT_IN_MODEL_TYPES
 from finetune_trainer.safetensors_headers import read_header
+from finetune_trainer.sentence_pooling import read_pooling
 from finetune_trainer.storage import Storage, StoredFile, open_storage
 from finetune_trainer.storage_errors import StorageRefused
 from finetune_trainer.storage_location import parse_location
@@ -86,6 +87,7 @@ def describe_model(
             InputFile(uri=file.uri, size=file.size, etag=file.etag)
             for file in (*folder.others, *folder.weights, *tokenizer.files)
         ),
+        pooling=read_pooling(folder.storage),
         license=read_license(folder.storage),
         lineage=lineage,
         has_chat_template=tokenizer.template is not None,

@@ -25,12 +25,17 @@ class Objective(Word):
     REWARD = "reward"
     CLASSIFICATION = "classification"
     TOKEN_CLASSIFICATION = "token-classification"  # noqa: S105 - tokens of a text
+    EMBEDDING = "embedding"
 
 
 PREFERENCES: Final = (Objective.DPO, Objective.ORPO, Objective.KTO, Objective.REWARD)
 """Objectives that learn which answers are preferred."""
 LABELLING: Final = (Objective.CLASSIFICATION, Objective.TOKEN_CLASSIFICATION)
 """Objectives whose model gives classes: its head has as many outputs as the rows have labels."""
+PAIRING: Final = (Objective.EMBEDDING,)
+"""Objectives that learn which texts go together."""
+ENCODING: Final = (*LABELLING, *PAIRING)
+"""Objectives that encoders learn as well as decoders: their models give numbers and write nothing."""
 LEARN_TEXTS: Final = frozenset({Objective.SFT, Objective.PRETRAIN})
 """Objectives that learn the next token of texts one by one: these can be packed, and cut at either end."""
 
@@ -44,6 +49,7 @@ OBJECTIVE_MEANINGS: Final[Mapping[Objective, str]] = MappingProxyType(
         Objective.REWARD: "a reward model, which gives answers a number",
         Objective.CLASSIFICATION: "a class for each text, or for each pair of texts that are read together",
         Objective.TOKEN_CLASSIFICATION: "a class for each word",
+        Objective.EMBEDDING: "a vector for each text, close to those of texts that belong to it",
     }
 )
 

@@ -11,6 +11,7 @@ from typing import Final
 
 from finetune_operator.api.compatibility import (
     LABELLING,
+    PAIRING,
     PREFERENCES,
     SHARDED_STRATEGIES,
     ZERO_STAGES,
@@ -171,6 +172,31 @@ OBJECTIVE_IMPOSSIBLE: Final = (
         for objective in LABELLING
         for method in Method
         if method not in (Method.FULL, Method.FREEZE, Method.LORA)
+    ),
+    *(
+        Impossible(
+            method=method,
+            strategy=None,
+            accelerator=None,
+            why="vectors and scores of pairs were tried with whole models and LoRA alone",
+            remedy="use tuning.method: lora or full",
+            objective=objective,
+        )
+        for objective in PAIRING
+        for method in Method
+        if method not in (Method.FULL, Method.LORA)
+    ),
+    *(
+        Impossible(
+            method=None,
+            strategy=strategy,
+            accelerator=None,
+            why="its loss compares all rows of a global batch: their vectors are computed first, and a part of the batch again in each of several "
+            "backward passes of one step, which was tried where every process has the whole model",
+            remedy="use resources.strategy: single or ddp",
+            objective=Objective.EMBEDDING,
+        )
+        for strategy in SHARDED_STRATEGIES
     ),
 )
 """What an objective does not work with, beside what works with none."""

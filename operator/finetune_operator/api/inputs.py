@@ -94,6 +94,9 @@ Format = Literal[
     "kto",
     "classification",
     "token-classification",
+    "scored-pair",
+    "triplet",
+    "pair",
 ]
 """The layouts that the objectives learn from; a test compares them with the tables in layouts.py."""
 FORMATS: Final = tuple(Layout(name) for name in get_args(Format) if name != "auto")
@@ -130,6 +133,12 @@ class Columns(SpecModel):
     )
     tokens: ColumnName | None = _column("tokens", "the list of words")
     tags: ColumnName | None = _column("tags", "the list of each word's class")
+    sentence1: ColumnName | None = _column("sentence1", "the first text of a pair")
+    sentence2: ColumnName | None = _column("sentence2", "its second text")
+    score: ColumnName | None = _column("score", "how well they go together, a number")
+    anchor: ColumnName | None = _column("anchor", "the text that others are compared with, such as a question")
+    positive: ColumnName | None = _column("positive", "one that belongs to it")
+    negative: ColumnName | None = _column("negative", "one that does not")
 
     @property
     def named(self) -> dict[str, str]:

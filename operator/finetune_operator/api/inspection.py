@@ -91,6 +91,10 @@ class ModelFacts(ReadModel):
     dtypes: dict[str, int] = Field(description="Elements by stored dtype, such as {BF16: 8030261248}.")
     files: tuple[InputFile, ...]
     has_chat_template: bool = False
+    pooling: str | None = Field(
+        None,
+        description="How a text's vector is made of those of its tokens, where the model's folder says it (1_Pooling/config.json).",
+    )
     license: ModelLicense | None = Field(None, description="Of the model's card (README.md), where it names one.")
     lineage: Lineage | None = Field(None, description="Where the model is the result of another job.")
     trace: ArchitectureTrace | None = Field(
@@ -120,6 +124,13 @@ class TokenHistogram(ReadModel):
     median: int
     percentile_99: int
     total: int
+
+
+class ScoreRange(ReadModel):
+    """The scores of pairs."""
+
+    minimum: float
+    maximum: float
 
 
 class PackedRows(ReadModel):
@@ -171,6 +182,7 @@ class DatasetFacts(ReadModel):
         default_factory=dict,
         description="How often each label stands in the rows, in the order of their numbers; of kto true and false. At most 1000.",
     )
+    scores: ScoreRange | None = Field(None, description="Of rows with a score, those that are trained.")
     packed: PackedRows | None = Field(None, description="Absent in reports of versions that did not pack.")
 
 

@@ -18,6 +18,8 @@ MEASURES: Final[Mapping[str, str]] = MappingProxyType(
         "entity_precision": "Share of the entities that the model named (0 to 1) that are in the evaluation rows, all words and the type (seqeval).",
         "entity_recall": "Share of the entities in the evaluation rows (0 to 1) that the model named so.",
         "entity_f1": "Harmonic mean of the two.",
+        "spearman": "Rank correlation (-1 to 1, Spearman) between the scores of the evaluation rows and the cosines of their texts' vectors.",
+        "retrieval_accuracy": "Share of the evaluation rows (0 to 1) whose second text is the closest to the first in its batch.",
         "entropy": "Mean entropy of the model's next-token distribution over the counted tokens, in nats.",
         "reward_margin": "Mean of the chosen answers' rewards minus the rejected ones'.",
         "reward_accuracy": "Share of the pairs (0 to 1) whose chosen answer has the higher reward.",

@@ -79,12 +79,31 @@ _NO_TOKEN_HEAD: Final = frozenset(
     }
 )
 
+ENCODERS: Final = frozenset(
+    {
+        "bert",
+        "camembert",
+        "deberta",
+        "deberta-v2",
+        "distilbert",
+        "electra",
+        "modernbert",
+        "mpnet",
+        "roberta",
+        "xlm-roberta",
+    }
+)
+"""Model types whose tokens see those behind them as well."""
+
+_OWN_CODE: Final = frozenset({"baichuan", "chatglm", "internlm", "internlm2", "qwen"})
+
 NO_HEAD: Final[Mapping[Objective, frozenset[str]]] = MappingProxyType(
     {
         Objective.REWARD: _NO_SEQUENCE_HEAD,
         Objective.CLASSIFICATION: _NO_SEQUENCE_HEAD,
         Objective.TOKEN_CLASSIFICATION: _NO_TOKEN_HEAD,
+        Objective.EMBEDDING: _OWN_CODE,
     }
 )
-"""Model types without a class for the objective in transformers 5.23's tables of AutoModelForSequenceClassification and
-AutoModelForTokenClassification (a test compares); models that bring their own code are not tried."""
+"""Model types without a class for the objective in transformers 5.23's tables of AutoModelForSequenceClassification,
+AutoModelForTokenClassification and AutoModel (a test compares); models that bring their own code are not tried."""

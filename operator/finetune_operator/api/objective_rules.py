@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 from finetune_operator.api.compatibility import (
+    ENCODING,
     LABELLING,
     LEARN_TEXTS,
+    PAIRING,
     PREFERENCES,
     SHARDED_STRATEGIES,
     Method,
@@ -22,7 +24,9 @@ _LABELLING: Final = ", ".join(f"'{objective}'" for objective in LABELLING)
 ANSWERING: Final = (Objective.SFT, Objective.PRETRAIN, Objective.DPO, Objective.ORPO)
 """Objectives whose models are measured after the training, by the answers that their rows have."""
 _ANSWERING: Final = ", ".join(f"'{objective}'" for objective in ANSWERING)
-_WITHOUT_WORDS: Final = (Objective.REWARD, *LABELLING)
+_PAIRING: Final = ", ".join(f"'{objective}'" for objective in PAIRING)
+_ENCODING: Final = ", ".join(f"'{objective}'" for objective in ENCODING)
+_WITHOUT_WORDS: Final = (Objective.REWARD, *ENCODING)
 
 
 def _own_block(objective: Objective) -> Rule:
@@ -107,7 +111,23 @@ OBJECTIVE_RULES: Final = (
         holds=lambda s: s.objective not in LABELLING or s.tuning.method in (Method.FULL, Method.FREEZE, Method.LORA),
     ),
     Rule(
-        cel=f"!(self.objective in ['reward', {_LABELLING}]) || !has(self.output.gguf) || self.output.gguf.size() == 0",
+        cel=f"!(self.objective in [{_PAIRING}]) || self.tuning.method in ['full', 'lora']",
+        message=f"tuning.method: objective {listed(PAIRING, 'and')} was tried with full and lora alone; set one of them",
+        holds=lambda s: s.objective not in PAIRING or s.tuning.method in (Method.FULL, Method.LORA),
+    ),
+    Rule(
+        cel="self.objective != 'embedding' || !(self.resources.strategy in ['fsdp', 'zero1', 'zero2', 'zero3'])",
+        message="resources.strategy: objective: embedding compares all rows of a global batch, which was tried where every process has the whole "
+        "model; use strategy: single or ddp",
+        holds=lambda s: s.objective is not Objective.EMBEDDING or s.resources.strategy not in SHARDED_STRATEGIES,
+    ),
+    Rule(
+        cel="self.objective != 'embedding' || self.training.globalBatchSize > 1",
+        message="training.globalBatchSize: objective: embedding compares each row with the others of its batch; set it to 2 or more, 64 is usual",
+        holds=lambda s: s.objective is not Objective.EMBEDDING or s.training.global_batch_size > 1,
+    ),
+    Rule(
+        cel=f"!(self.objective in ['reward', {_ENCODING}]) || !has(self.output.gguf) || self.output.gguf.size() == 0",
         message=f"output.gguf: objectives {listed(_WITHOUT_WORDS, 'and')} make models that give numbers, and llama.cpp runs models that write; "
         "remove output.gguf",
         holds=lambda s: s.objective not in _WITHOUT_WORDS or not s.output.gguf,

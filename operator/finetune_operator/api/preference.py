@@ -9,6 +9,7 @@ from typing import Final, Literal
 from pydantic import Field
 
 from finetune_operator.api.compatibility import Objective
+from finetune_operator.api.embedding import Embedding
 from finetune_operator.api.model import SpecModel
 
 
@@ -69,6 +70,12 @@ class Kto(SpecModel):
 
 
 OBJECTIVE_SETTINGS: Final[Mapping[Objective, type[SpecModel]]] = MappingProxyType(
-    {Objective.DPO: Dpo, Objective.REWARD: Reward, Objective.ORPO: Orpo, Objective.KTO: Kto}
+    {
+        Objective.DPO: Dpo,
+        Objective.REWARD: Reward,
+        Objective.ORPO: Orpo,
+        Objective.KTO: Kto,
+        Objective.EMBEDDING: Embedding,
+    }
 )
 """Objective → the block of `training` that has its name."""

@@ -36,6 +36,11 @@ PROVEN: Final[Mapping[Objective, tuple[Combination, ...]]] = MappingProxyType(
             (Method.FREEZE, _SINGLE),
         ),
         Objective.TOKEN_CLASSIFICATION: ((Method.FULL, _SINGLE), (Method.LORA, _SINGLE)),
+        Objective.EMBEDDING: (
+            (Method.FULL, _SINGLE),
+            (Method.LORA, _SINGLE),
+            (Method.FULL, _DDP),
+        ),  # tests/trainer/test_embedding.py
     }
 )
 """The losses of several ranks are those of one process on the same batches."""

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from finetune_operator.api.combinations import forbidden_checkpointing, forbidden_strategies
 from finetune_operator.api.compatibility import OBJECTIVE_MEANINGS, Objective
+from finetune_operator.api.embedding import Embedding
 from finetune_operator.api.evaluation import Evaluation, EvaluationSource, Split
 from finetune_operator.api.inputs import FORMATS, Cache, Columns, Dataset, Filters, ModelSource
 from finetune_operator.api.layouts import OBJECTIVE_LAYOUTS, Layout, listed
@@ -164,6 +165,11 @@ class FineTuneJobSpec(SpecModel):
     def reward(self) -> Reward:
         """The same of objective reward."""
         return self.training.reward or Reward()
+
+    @property
+    def embedding(self) -> Embedding:
+        """The same of objective embedding."""
+        return self.training.embedding or Embedding()
 
 
 IMMUTABLE_AFTER_START: Final = (

@@ -9,6 +9,7 @@ from typing import ClassVar, Final, Literal
 from pydantic import Field
 
 from finetune_operator.api.compatibility import Objective
+from finetune_operator.api.embedding import Embedding
 from finetune_operator.api.evaluation import EarlyStopping
 from finetune_operator.api.methods import BASE_METHODS, LORA_METHODS, VIRTUAL_TOKEN_METHODS, Method, Optimizer
 from finetune_operator.api.model import Rule, SpecModel
@@ -36,6 +37,7 @@ LEARNING_RATE_SHARES: Final = {
     Objective.REWARD: 1.0,
     Objective.CLASSIFICATION: 1.0,
     Objective.TOKEN_CLASSIFICATION: 1.0,
+    Objective.EMBEDDING: 1.0,
 }
 """Of those, by objective. DPO: TRL 1.16 trains whole models with 1e-6 (DPOConfig), and so KTO. ORPO: 5e-6 to 8e-6
 (arXiv 2403.07691, C)."""
@@ -116,6 +118,7 @@ class Training(SpecModel):
     orpo: Orpo | None = Field(None, description="Settings of objective orpo.")
     kto: Kto | None = Field(None, description="Settings of objective kto.")
     reward: Reward | None = Field(None, description="Settings of objective reward.")
+    embedding: Embedding | None = Field(None, description="Settings of objective embedding.")
     seed: int = Field(42, ge=0, le=2147483647, description="Seed of weights, data order and dropout. Default 42.")
 
     stop_on_divergence: bool = Field(

@@ -64,6 +64,8 @@ def objectives_page(generated: str) -> str:
             *_heads(),
             *CLASSES,
             "",
+            *VECTORS,
+            "",
         )
     )
 
@@ -97,6 +99,37 @@ CLASSES: Final = (
 )
 
 
+VECTORS: Final = (
+    "## Vectors of texts",
+    "",
+    "`embedding` makes a bi-encoder of an encoder or a decoder: texts that belong together get vectors with a large cosine. The losses are those",
+    "of sentence-transformers 6.2; tests/trainer/test_embedding.py compares them with its own trainer's (1e-5).",
+    "",
+    "- **Pairs and triplets** (`anchor`, `positive`, optional `negative`): every anchor is compared with the positives and negatives of **all",
+    "  rows of the global batch**, on all ranks (MultipleNegativesRanking, [arXiv 1705.00652](https://arxiv.org/abs/1705.00652)). So",
+    "  `training.globalBatchSize` decides how hard the task is, and the plan's split of it changes nothing: a share that does not fit at",
+    "  once passes through the model in parts, first without gradients and then with them (GradCache,",
+    "  [arXiv 2101.06983](https://arxiv.org/abs/2101.06983)), one forward pass more. Losses of any split are the same within 1e-5.",
+    "  Equal rows of a batch are each other's wrong answers: `dataset.filters.deduplicate` leaves them out.",
+    "- **Scored pairs** (`sentence1`, `sentence2`, `score`): the squared difference of cosine and score. Scores above 1 are divided by the",
+    "  largest one of the rows, which the inspection finds (`dataset.scores` of its report), such as 5 of STS. Rows whose scores are all",
+    "  equal are refused.",
+    "- **Pooling** (`training.embedding.pooling`): what the model was made with, where its folder says so; else the tokens' mean for encoders,",
+    "  the last token for decoders. A model with another pooling (max, weighted mean) is refused until one of these is named.",
+    "- **Measured on held-out rows** (`dataset.split`): Spearman's correlation of cosines and scores (`spearman`); of pairs and triplets how",
+    "  often the right text is the closest among those of as many rows as a global batch has (`retrieval_accuracy`). The number of ranks",
+    "  changes neither.",
+    "- **Strategies**: one process and DDP; ranks exchange vectors, not rows. Sharded models are refused: parts of a batch pass again inside",
+    "  the backward pass, which was not tried with them.",
+    "- **Published** as a folder of sentence-transformers; before that it is loaded by `SentenceTransformer(folder)`, whose vectors must be",
+    "  those of the trained modules. `1_Pooling/config.json` has the keys that older versions and servers of embeddings read. With",
+    "  `output.merge: false` the adapter alone is published, and the card says how its vectors are pooled.",
+    "- Methods `full` and `lora`. A pooler that the model brings (BERT) is left as it is: no vector passes through it.",
+    "",
+    "Example: [embedding.yaml](../../examples/embedding.yaml).",
+)
+
+
 def _heads() -> list[str]:
     """Return which models have no head for which objective."""
     rows = (
@@ -108,7 +141,7 @@ def _heads() -> list[str]:
         "## Models without a head for it",
         "",
         "transformers 5.23 has no class for these model types with the head that the objective needs, or they bring their own code, which is not",
-        "tried; the plan refuses them. Encoders learn classes alone.",
+        "tried; the plan refuses them. Encoders learn classes and vectors.",
         "",
         *_table(("objective", "model types"), rows),
         "",

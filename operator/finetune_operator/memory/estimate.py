@@ -17,7 +17,7 @@ from finetune_operator.memory.architecture import Architecture
 from finetune_operator.memory.between_steps import phases_between_steps
 from finetune_operator.memory.footprint import Footprint, Held, footprint_of
 from finetune_operator.memory.kinds import LossKind, Tuning
-from finetune_operator.memory.loss import tile_tokens
+from finetune_operator.memory.loss import compared_bytes, tile_tokens
 from finetune_operator.memory.states import States, states_of
 from finetune_operator.memory.states.trainable import has_score_head
 from finetune_operator.memory.workload import Workload
@@ -104,7 +104,7 @@ def _in_loss(architecture: Architecture, workload: Workload, states: States, fou
             gradients=states.accumulated_gradients,
             optimizer=states.optimizer,
             activations=kept.of(tokens, workload.pairs) - kept.fixed + earlier.of(tokens, workload.pairs),
-            logits=highest.of(tokens, tile) - steady,
+            logits=highest.of(tokens, tile) - steady + compared_bytes(architecture.hidden, workload),
             temporaries=steady,
             communication=states.buckets,
         )

@@ -84,6 +84,8 @@ class Goal(Word):
     GRPO = "grpo"
     """A group of sampled sequences; generation shares the GPU."""
     CLASSIFICATION = "classification"
+    EMBEDDING = "embedding"
+    """Two texts of each row; with accumulation all texts pass once more beforehand, without gradients (GradCache, arXiv 2101.06983)."""
 
 
 class LossKind(Word):

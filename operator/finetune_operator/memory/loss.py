@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from finetune_operator.memory.kinds import LossKind
+from finetune_operator.memory.kinds import Goal, LossKind
 from finetune_operator.memory.workload import Workload
 
 TILE_TOKENS: Final = 4096
 """trl/kernels/chunked_logprob.py: TOKEN_CHUNK_SIZE."""
 TILE_WORDS: Final = 32768
 """trl/trainer/utils.py: _CHUNKED_LOGPROB_CHUNK_SIZE."""
+
+FLOAT32: Final = 4
 
 HELD_CHUNK_TOKENS: Final = 128
 """litgpt, finetune/lora.py: lm_head_chunk_size, of every sequence of the batch."""
@@ -31,6 +33,20 @@ def tile_tokens(vocabulary: int, hidden: int, workload: Workload) -> int:
     if workload.loss is LossKind.HELD_CHUNKS:
         return workload.sequences * min(workload.sequence_length, HELD_CHUNK_TOKENS)
     return min(workload.tokens, TILE_TOKENS) if workload.loss is LossKind.CHUNKED else 0
+
+
+def compared_bytes(hidden: int, workload: Workload) -> int:
+    """Return what goal embedding holds to compare the rows of a global batch; 0 for others.
+
+    In float32: the vectors of both texts of the process's own rows and their gradients, the same of all processes' rows, and for a tile of
+    rows (sentence-transformers 6.2, CachedMultipleNegativesRankingLoss.calculate_loss) the cosines, the scaled ones and a gradient of each.
+    """
+    if workload.goal is not Goal.EMBEDDING:
+        return 0
+    own = workload.micro_batch * workload.accumulation
+    everyone = own * workload.processes
+    vectors = 2 * hidden * 2 * (own + (everyone if workload.processes > 1 else 0))
+    return FLOAT32 * (vectors + 4 * min(own, 2 * workload.micro_batch) * everyone)
 
 
 def words_of_two_slices(vocabulary: int, *, several_tiles: bool) -> int:

@@ -36,6 +36,7 @@ GOALS: Final[Mapping[Objective, Goal]] = MappingProxyType(
         Objective.REWARD: Goal.REWARD,
         Objective.CLASSIFICATION: Goal.CLASSIFICATION,
         Objective.TOKEN_CLASSIFICATION: Goal.CLASSIFICATION,
+        Objective.EMBEDDING: Goal.EMBEDDING,
     }
 )
 """Which sequences, models and heads of each objective are in memory."""
@@ -45,6 +46,7 @@ HEADS: Final[Mapping[Objective, Head]] = MappingProxyType(
     {
         Objective.CLASSIFICATION: Head.SEQUENCE_CLASSIFICATION,
         Objective.TOKEN_CLASSIFICATION: Head.TOKEN_CLASSIFICATION,
+        Objective.EMBEDDING: Head.NONE,
     }
 )
 """What stands behind the last layer; objectives that are not here keep the head of a language model."""

@@ -95,7 +95,7 @@ class Workload:
     @property
     def sequences_per_row(self) -> int:
         """Two of a pair, whose answers each come with the prompt."""
-        return 2 if self.goal in (Goal.DPO, Goal.ORPO, Goal.REWARD) else 1
+        return 2 if self.goal in (Goal.DPO, Goal.ORPO, Goal.REWARD, Goal.EMBEDDING) else 1
 
     @property
     def asks_reference(self) -> bool:
@@ -104,7 +104,12 @@ class Workload:
 
     @property
     def passes_beside(self) -> int:
-        """Forward passes of the batch beside the one that is learned from: of the reference, and KTO's of mismatched answers through both."""
+        """Forward passes of the batch beside the one that is learned from: of the reference, and KTO's of mismatched answers through both.
+
+        With goal embedding one that makes the vectors of a whole batch, where it does not fit at once.
+        """
+        if self.goal is Goal.EMBEDDING:
+            return 1 if self.has_several_micro_batches else 0
         return (3 if self.goal is Goal.KTO else 1) if self.asks_reference else 0
 
     @cached_property

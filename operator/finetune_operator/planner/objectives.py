@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from finetune_operator.api.compatibility import LABELLING, Objective
+from finetune_operator.api.compatibility import ENCODING, Objective
+from finetune_operator.api.layouts import listed
 from finetune_operator.api.model_types import NO_HEAD
 from finetune_operator.api.plan import PlanError
 from finetune_operator.api.reasons import Reason
@@ -15,9 +16,10 @@ from finetune_operator.memory.blocks import Positions
 POSITIONS_BEFORE_TEXT: Final = 2
 """RoBERTa and its kind number tokens from padding_idx + 1 (transformers 5.23, create_position_ids_from_input_ids)."""
 _OUTPUTS: Final = {
-    Objective.REWARD: "one number",
-    Objective.CLASSIFICATION: "classes",
-    Objective.TOKEN_CLASSIFICATION: "classes for tokens",
+    Objective.REWARD: "a head of one number",
+    Objective.CLASSIFICATION: "a head of classes",
+    Objective.TOKEN_CLASSIFICATION: "a head of classes for tokens",
+    Objective.EMBEDDING: "a model without a head",
 }
 _TABLES: Final = frozenset({Positions.ABSOLUTE, Positions.BUCKETS, Positions.DISENTANGLED})
 """How encoders with a table of positions learn where a token stands (MPNet and DeBERTa have one beside their biases)."""
@@ -30,15 +32,15 @@ def check_objective(spec: FineTuneJobSpec, architecture: Architecture) -> PlanEr
     if architecture.model_type in NO_HEAD.get(spec.objective, ()):
         return PlanError(
             reason=Reason.UNSUPPORTED_COMBINATION,
-            message=f"objective: {spec.objective} needs a head of {_OUTPUTS[spec.objective]}, and transformers has none for {model}; "
-            f"set model.uri to {'an encoder, such as ModernBERT, or to ' if spec.objective in LABELLING else ''}a Llama, Qwen or Mistral",
+            message=f"objective: {spec.objective} needs {_OUTPUTS[spec.objective]}, and transformers has none for {model}; "
+            f"set model.uri to {'an encoder, such as ModernBERT, or to ' if spec.objective in ENCODING else ''}a Llama, Qwen or Mistral",
         )
     if architecture.head is Head.MASKED_LM:
         # transformers would load it as a causal language model; reward models were tried with decoders alone.
         return PlanError(
             reason=Reason.UNSUPPORTED_COMBINATION,
             message=f"objective: {spec.objective} is for models that write the next token, and {model} is an encoder; set model.uri to a "
-            "decoder-only model, or objective to classification or token-classification. finetune estimate tells its memory all the same",
+            f"decoder-only model, or objective to {listed(ENCODING)}. finetune estimate tells its memory all the same",
         )
     return None
 
@@ -47,7 +49,7 @@ def length_limit(spec: FineTuneJobSpec, architecture: Architecture) -> int:
     """Return the tokens at which rows are cut: training.maxLength, or as many as the model has learned positions for, if those are fewer."""
     wanted = spec.training.max_length
     positions = architecture.blocks[0].attention.positions
-    if spec.objective not in LABELLING or positions not in _TABLES or not architecture.max_positions:
+    if spec.objective not in ENCODING or positions not in _TABLES or not architecture.max_positions:
         return wanted
     before = POSITIONS_BEFORE_TEXT if architecture.model_type in _NUMBERED_AFTER_PADDING else 0
     return min(wanted, architecture.max_positions - before)

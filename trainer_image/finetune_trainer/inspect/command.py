@@ -27,6 +27,7 @@ from finetune_operator.api.inspection import (
     InspectionReport,
     InspectionRequest,
     ModelFacts,
+    ScoreRange,
 )
 from finetune_operator.api.packing import packed_rows
 from finetune_operator.api.progress import TerminationMessage
@@ -47,6 +48,7 @@ from finetune_trainer.lineage import starting_point
 from finetune_trainer.model_files import ModelFolder, describe_model, open_model
 from finetune_trainer.rendering import read_rendered_rows
 from finetune_trainer.resume_source import resume_point
+from finetune_trainer.sentence_pooling import check_pooling
 from finetune_trainer.tokenizer_files import read_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -99,6 +101,7 @@ def inspect(request: InspectionRequest, output: Path | None = None, *, trace: bo
     check_formats(spec, folder)
     model = describe_model(folder, source, tokenizer, lineage)
     logger.info("model %s: %s, %d parameters", source.uri, model.architecture, model.parameters)
+    check_pooling(spec, model)
     if trace:
         model = _traced(model, folder, source)
     resume = resume_point(spec, model)
@@ -157,6 +160,7 @@ def _dataset_facts(request: InspectionRequest, files: DatasetFiles, layout: str,
         tokens=histogram(survey.lengths),
         sides={side: histogram(lengths) for side, lengths in survey.sides.items()},
         labels=in_order(survey.labels),
+        scores=None if survey.scores is None else ScoreRange(minimum=survey.scores[0], maximum=survey.scores[1]),
         packed=packed_rows(survey.lengths, request.spec.training.max_length),
     )
 

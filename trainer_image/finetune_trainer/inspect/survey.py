@@ -21,7 +21,15 @@ from finetune_trainer.inspect.labels import count_labels
 from finetune_trainer.rendering import RenderedRow, Text
 from finetune_trainer.row_filters import RowFilter
 from finetune_trainer.row_selection import digest_of, is_evaluated
-from finetune_trainer.rows import Conversation, JudgedCompletion, Preference, PromptCompletion, RawText, RowValue
+from finetune_trainer.rows import (
+    Conversation,
+    JudgedCompletion,
+    Preference,
+    PromptCompletion,
+    RawText,
+    RowValue,
+    ScoredPair,
+)
 from finetune_trainer.seen import SeenDigests
 from finetune_trainer.tokenizer_files import TokenizerFiles
 
@@ -57,6 +65,9 @@ class Survey:
     evaluated: Counter[int] = field(default_factory=Counter)
     """Lengths of the rows that are kept from training."""
 
+    scores: tuple[float, float] | None = None
+    """Least and largest score of the rows that have one."""
+
     @property
     def rows(self) -> int:
         """What training takes its batches from: usable rows, of raw text the pieces of them."""
@@ -75,6 +86,9 @@ class Survey:
             for side, length in sides.items():
                 self.sides.setdefault(side, Counter())[length] += 1
         count_labels(self.labels, value)
+        if isinstance(value, ScoredPair):
+            least, most = self.scores or (value.score, value.score)
+            self.scores = min(least, value.score), max(most, value.score)
 
     def note_filtered(self, row: RowProblem) -> None:
         """Count a usable row that is not wanted."""

@@ -45,6 +45,12 @@ def check_rows(survey: Survey, uri: str, max_dropped: float, objective: Objectiv
             f"all {survey.rows} rows of {uri} have the same class, so that there is nothing to tell apart; name the column of the classes in "
             "dataset.columns",
         )
+    if survey.scores is not None and survey.scores[0] == survey.scores[1]:
+        return TrainerFailure(
+            ExitCode.BAD_DATA,
+            f"all {survey.rows} rows of {uri} have the same score, so that there is no order to learn; name the column of the scores in "
+            "dataset.columns, or use rows of format pair, whose texts simply belong together",
+        )
     return None
 
 

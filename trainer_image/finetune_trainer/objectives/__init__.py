@@ -20,6 +20,7 @@ _MODULES: Final[Mapping[Objective, str]] = MappingProxyType(
         Objective.REWARD: "reward",
         Objective.CLASSIFICATION: "classification",
         Objective.TOKEN_CLASSIFICATION: "token_classification",
+        Objective.EMBEDDING: "embedding",
     }
 )
 """Objective → module of this package that has its `RECIPE`."""

@@ -97,6 +97,13 @@ class Recipe(ABC):
     def configuration(self, attempt: AttemptFile, staging: Path, *, loads_once: bool) -> Any:
         """Return the trainer's arguments. It sets up what loading a model depends on (DeepSpeed): call it before."""
 
+    def finish(self, attempt: AttemptFile, folder: Path, dtype: str) -> None:  # noqa: B027 - most have nothing to add
+        """Add what belongs beside the published weights (in `dtype`) in `folder`, and try all of it as its users will.
+
+        Raises:
+            TrainerFailure: They would not get the model that was trained; it is not published.
+        """
+
     @abstractmethod
     def trainer(self, context: JobContext, configuration: Any, parts: Parts) -> Any:
         """Return the trainer: a JobTraining."""

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from huggingface_hub import ModelCardData
 
-from finetune_operator.api.compatibility import LABELLING, Objective
+from finetune_operator.api.compatibility import ENCODING, LABELLING, PAIRING, Objective
 from finetune_operator.api.evaluated import Evaluated
 from finetune_operator.api.gguf import gguf_name
 from finetune_operator.api.inspection import Lineage
@@ -20,6 +20,7 @@ from finetune_operator.api.methods import LORA_METHODS, VIRTUAL_TOKEN_METHODS, M
 from finetune_operator.api.plan import AttemptFile
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_trainer.objectives import recipe_of
+from finetune_trainer.objectives.embedding import pooling_of
 from finetune_trainer.objectives.recipe import CAUSAL, ModelHead
 from finetune_trainer.publish.hub import CARD_KEY
 
@@ -35,6 +36,7 @@ PIPELINES: Final[Mapping[Objective, str]] = MappingProxyType(
         Objective.REWARD: "text-classification",
         Objective.CLASSIFICATION: "text-classification",
         Objective.TOKEN_CLASSIFICATION: "token-classification",
+        Objective.EMBEDDING: "sentence-similarity",
     }
 )
 """The hub's word for what a model of the objective does, which transformers' pipeline() takes as well."""
@@ -142,7 +144,7 @@ def front_matter(attempt: AttemptFile, checkpoint: Manifest) -> ModelCardData:
     return ModelCardData(
         base_model=attempt.inspection.model.uri.removeprefix("hf://"),
         base_model_relation="finetune" if merged else "adapter",
-        library_name="transformers" if merged else "peft",
+        library_name=_library(spec) if merged else "peft",
         pipeline_tag=PIPELINES[spec.objective],
         tags=["finetune-operator", spec.objective.value, spec.tuning.method.value],
         license=known.id if known else None,
@@ -150,6 +152,10 @@ def front_matter(attempt: AttemptFile, checkpoint: Manifest) -> ModelCardData:
         license_link=known.link if known else None,
         **ours,
     )
+
+
+def _library(spec: FineTuneJobSpec) -> str:
+    return "sentence-transformers" if spec.objective in PAIRING else "transformers"
 
 
 def serving(attempt: AttemptFile) -> list[str]:
@@ -184,6 +190,13 @@ def serving(attempt: AttemptFile) -> list[str]:
 def _usage(attempt: AttemptFile) -> list[str]:
     head = recipe_of(attempt.spec.objective).head(attempt)
     is_whole = publishes_model(attempt.spec)
+    if is_whole and attempt.spec.objective is Objective.EMBEDDING:
+        return [
+            "from sentence_transformers import SentenceTransformer",
+            "",
+            'model = SentenceTransformer("<this folder>")',
+            'cosines = model.similarity(model.encode(["a question"]), model.encode(["an answer", "another one"]))',
+        ]
     if is_whole and attempt.spec.objective in LABELLING:
         task = PIPELINES[attempt.spec.objective]
         return ["from transformers import pipeline", "", f'classify = pipeline("{task}", "<this folder>")']
@@ -221,9 +234,11 @@ def _settings(attempt: AttemptFile, checkpoint: Manifest) -> list[tuple[str, obj
         ("learning rate", f"{spec.learning_rate:g}, {training.schedule}, warm-up {training.warmup:g}"),
         ("optimizer", f"{training.optimizer}, weight decay {training.weight_decay:g}"),
         ("precision", training.precision),
-        *([] if spec.objective in LABELLING else [("loss on", training.loss_on)]),
+        *([] if spec.objective in ENCODING else [("loss on", training.loss_on)]),
         ("seed", training.seed),
     ]
+    if spec.objective is Objective.EMBEDDING:
+        settings.append(("vector of a text", f"pooling {pooling_of(attempt)} of its tokens' vectors"))
     if spec.tuning.method is Method.FREEZE:
         freeze = spec.tuning.unfrozen
         settings.append(("trained", ", ".join((freeze.trainable, *freeze.modules))))

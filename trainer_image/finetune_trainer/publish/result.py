@@ -23,6 +23,7 @@ from finetune_trainer.failures import TrainerFailure
 from finetune_trainer.inputs import model_source
 from finetune_trainer.lineage import ADAPTER_FILES, ADAPTER_FOLDER
 from finetune_trainer.modeling import load_adapted_base, load_base_model
+from finetune_trainer.objectives import recipe_of
 from finetune_trainer.publish.model_card import Trial, model_card, publishes_model, read_history
 from finetune_trainer.publish.trial import answer, logits_of, probe_tokens
 from finetune_trainer.turn_end import end_generation_with_turns
@@ -66,6 +67,9 @@ def build_result(
         found = next((folder / name for folder in (source, base) if folder and (folder / name).is_file()), None)
         if found is not None and not (target / name).exists():
             shutil.copyfile(found, target / name)
+    if publishes_model(attempt.spec):
+        gc.collect()
+        recipe_of(attempt.spec.objective).finish(attempt, target, _dtype(attempt))
     end_generation_with_turns(target, model_source(attempt).chat_template)
     gc.collect()
     if attempt.spec.output.gguf:

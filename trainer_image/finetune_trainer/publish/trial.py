@@ -21,11 +21,12 @@ def probe_tokens(folder: Path) -> Any:
 
 
 def logits_of(model: Any, tokens: Any) -> Any:
-    """Return the model's outputs in float32: (1, tokens, words), (1, tokens, classes) or (1, classes)."""
+    """Return the model's outputs in float32: (1, tokens, words), (1, tokens, classes), (1, classes) or, without a head, (1, tokens, hidden)."""
     import torch
 
     with torch.no_grad():
-        return model(input_ids=tokens).logits.float()
+        output = model(input_ids=tokens)
+    return (output.logits if "logits" in output else output.last_hidden_state).float()
 
 
 @dataclass(frozen=True)

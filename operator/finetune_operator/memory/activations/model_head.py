@@ -57,7 +57,7 @@ def _trains_head(architecture: Architecture, workload: Workload) -> bool:
 def has_words(architecture: Architecture, workload: Workload) -> bool:
     """Whether the head's outputs are the vocabulary's words."""
     is_label = architecture.head in (Head.SEQUENCE_CLASSIFICATION, Head.TOKEN_CLASSIFICATION, Head.NONE)
-    return not is_label and workload.goal not in (Goal.REWARD, Goal.CLASSIFICATION)
+    return not is_label and workload.goal not in (Goal.REWARD, Goal.CLASSIFICATION, Goal.EMBEDDING)
 
 
 def loss_kind(architecture: Architecture, workload: Workload) -> LossKind:
