@@ -178,6 +178,13 @@ def test_one_secret_for_model_and_storage_is_named_once() -> None:
     assert trainer(inspect_job(job, SETTINGS))["envFrom"] == [{"secretRef": {"name": "both"}}]
 
 
+def test_only_training_pods_get_the_judges_key() -> None:
+    job = make_job(credentials={"judge": {"secret": "judge-key"}})
+    file = make_file(job, make_plan())
+    pods = (inspect_job(job, SETTINGS), attempt_objects(job, file, SETTINGS)[-1], publish_job(job, file, SETTINGS))
+    assert [trainer(pod).get("envFrom") for pod in pods] == [None, [{"secretRef": {"name": "judge-key"}}], None]
+
+
 def test_only_pods_that_check_and_publish_the_result_get_the_registrys_login() -> None:
     job = make_job(
         credentials={"registry": {"secret": "registry-login"}}, output={"uri": "s3://m/t", "oci": "r.io/a/b:c"}

@@ -61,6 +61,7 @@ class Metric(Word):
     F1 = "f1"
     ROUGE = "rouge"
     BLEU = "bleu"
+    JUDGE = "judge"
 
 
 METRIC_MEANINGS: Final[Mapping[Metric, str]] = MappingProxyType(
@@ -70,6 +71,7 @@ METRIC_MEANINGS: Final[Mapping[Metric, str]] = MappingProxyType(
         Metric.F1: "words that an answer and the row's have in common (SQuAD), mean of the answers' F1",
         Metric.ROUGE: "rouge1, rouge2 and rougeL: mean F of common words, word pairs and subsequences, stemmed (rouge-score)",
         Metric.BLEU: "BLEU of all answers together, 0 to 100 (sacrebleu)",
+        Metric.JUDGE: "mean score from 1 to 5 that the model at evaluation.judge gives the answers",
     }
 )
 FIGURES: Final[Mapping[str, Metric]] = MappingProxyType(
@@ -81,10 +83,17 @@ FIGURES: Final[Mapping[str, Metric]] = MappingProxyType(
         "rouge2": Metric.ROUGE,
         "rougeL": Metric.ROUGE,
         "bleu": Metric.BLEU,
+        "judge": Metric.JUDGE,
     }
 )
 """Every number that comes out → the metric that it is of."""
 
+JUDGE_FAILURES: Final = "judge_failures"
+"""Number of answers that the judge gave no usable score; told beside `judge`."""
+CRITERIA: Final = (
+    "The answer says what the reference answer says, without errors or contradictions, and answers the question: all of it, "
+    "and nothing beside the point."
+)
 _COMPARISON: Final = "^(>=|<=|>|<)[0-9]+([.][0-9]+)?$"
 
 
@@ -115,6 +124,7 @@ class Requirements(SpecModel):
     rouge2: str | None = _needed("rouge2")
     rouge_l: str | None = _needed("rougeL")
     bleu: str | None = _needed("bleu")
+    judge: str | None = _needed("judge")
 
     rules: ClassVar[tuple[Rule, ...]] = tuple(
         text_rule(
@@ -132,6 +142,29 @@ class Requirements(SpecModel):
         return self.model_dump(by_alias=True, exclude_none=True)
 
 
+class Judge(SpecModel):
+    """A language model that scores answers, behind an endpoint that speaks OpenAI's chat completions. It is sent prompts, answers and references."""
+
+    url: str = Field(max_length=512, description="The endpoint's base, to which /chat/completions is added.")
+    model: str = Field(min_length=1, max_length=200, description="The model's name there.")
+    criteria: str = Field(
+        CRITERIA,
+        min_length=1,
+        max_length=4000,
+        description="What a good answer is, in words for the judge. Default: that it says what the reference says and answers the question.",
+    )
+    timeout_seconds: int = Field(60, ge=1, le=600, description="How long one answer of the judge may take. Default 60.")
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        text_rule(
+            "url",
+            "url",
+            "^https?://[!-~]+$",
+            "evaluation.judge.url: write the base of an OpenAI-compatible endpoint, such as https://api.openai.com/v1",
+        ),
+    )
+
+
 class Evaluation(SpecModel):
     """How the model is judged."""
 
@@ -143,7 +176,7 @@ class Evaluation(SpecModel):
     )
     metrics: tuple[Metric, ...] = Field(
         (),
-        max_length=5,
+        max_length=10,
         description="What is measured after the training, on the evaluation rows, of the base model and of the tuned one: "
         + "; ".join(f"{metric}, {meaning}" for metric, meaning in METRIC_MEANINGS.items())
         + ". Default: nothing.",
@@ -158,7 +191,19 @@ class Evaluation(SpecModel):
         None, description="What the tuned model has to reach, or it is not published. Default: nothing."
     )
 
-    rules: ClassVar[tuple[Rule, ...]] = tuple(_measured(figure, metric) for figure, metric in FIGURES.items())
+    judge: Judge | None = Field(
+        None,
+        description="Who scores answers for metric judge; its key is OPENAI_API_KEY in the Secret of credentials.judge.",
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        *(_measured(figure, metric) for figure, metric in FIGURES.items()),
+        Rule(
+            cel="has(self.judge) == (has(self.metrics) && 'judge' in self.metrics)",
+            message="evaluation.judge: metric judge and the block judge belong together; set both, or remove both",
+            holds=lambda evaluation: (evaluation.judge is not None) == (Metric.JUDGE in evaluation.metrics),
+        ),
+    )
 
     @property
     def generates(self) -> bool:

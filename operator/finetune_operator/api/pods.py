@@ -45,6 +45,9 @@ class Credentials(SpecModel):
             "or AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY."
         ),
     )
+    judge: SecretReference | None = Field(
+        None, description="Secret with OPENAI_API_KEY for evaluation.judge. Default: no key is sent."
+    )
     registry: SecretReference | None = Field(
         None,
         description=(

@@ -161,6 +161,7 @@ def attempt_job(job: FineTuneJob, file: AttemptFile, settings: RenderSettings) -
         resources={"requests": requests, "limits": amounts},
         work_bytes=disk,
         environment={"OMP_NUM_THREADS": str(threads)},
+        judges=True,
         ports=tuple(
             {"name": f"metrics-{rank}", "containerPort": file.metrics_port + rank, "protocol": "TCP"}
             for rank in range(plan.processes_per_pod)

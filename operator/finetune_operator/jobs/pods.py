@@ -73,6 +73,8 @@ class PodShape:
     model_cache: CacheVolume | None = None
     logs_in: bool = False
     """Whether the pod gets the login for the registry of output.oci."""
+    judges: bool = False
+    """Whether the pod gets the key of evaluation.judge."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Further fields of the pod's spec, such as `subdomain`."""
 
@@ -145,7 +147,8 @@ def _container(spec: FineTuneJobSpec, settings: RenderSettings, shape: PodShape)
         ],
     }
     # One Secret may hold both: named twice, the API server would keep both entries, to no use.
-    secrets = dict.fromkeys(ref.secret for ref in (spec.credentials.model, spec.credentials.storage) if ref)
+    named = (spec.credentials.model, spec.credentials.storage, spec.credentials.judge if shape.judges else None)
+    secrets = dict.fromkeys(ref.secret for ref in named if ref)
     if secrets:
         container["envFrom"] = [{"secretRef": {"name": name}} for name in secrets]
     if shape.ports:

@@ -55,6 +55,8 @@ def judging_of(
         return judging_batch_bytes(architecture, workload, rows, workload.sequence_length, answer)
 
     batch = LARGEST_BATCH
+    while batch >= 2 * spec.evaluation.max_rows:
+        batch //= 2
     while batch > 1 and taken(batch) > room:
         batch //= 2
     rows = f"up to {spec.evaluation.max_rows} rows after the training, {batch} at a time"

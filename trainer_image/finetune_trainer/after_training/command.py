@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from finetune_operator.api.chat_templates import END_OF_TURN
+from finetune_operator.api.constants import JUDGE_KEY_VARIABLE
 from finetune_operator.api.evaluated import EVALUATION_FILE, Evaluated, Figure
-from finetune_operator.api.evaluation import FIGURES, Metric
+from finetune_operator.api.evaluation import FIGURES, JUDGE_FAILURES, Metric
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.plan import AttemptFile
 from finetune_operator.api.run_events import EvaluatedEvent
@@ -69,7 +70,6 @@ def evaluate_attempt(attempt: AttemptFile, workplace: Workplace) -> Evaluated:
     from finetune_trainer.after_training.rows import judged_rows
 
     rows = judged_rows(attempt)
-    metrics = attempt.spec.evaluation.metrics
     if attempt.spec.evaluation.generates and not rows.questions:
         raise TrainerFailure(
             ExitCode.BAD_DATA,
@@ -78,9 +78,9 @@ def evaluate_attempt(attempt: AttemptFile, workplace: Workplace) -> Evaluated:
     go_offline()
     found = _measured(attempt, base, exported(workplace.resume), rows)
     figures = tuple(
-        Figure(name=name, base=found["base"][name], tuned=found["tuned"][name])
-        for name, metric in FIGURES.items()
-        if metric in metrics
+        Figure(name=name, base=found["base"].get(name), tuned=found["tuned"][name])
+        for name in (*FIGURES, JUDGE_FAILURES)
+        if name in found["tuned"]
     )
     seconds = time.monotonic() - started
     evaluated = Evaluated(
@@ -88,7 +88,8 @@ def evaluate_attempt(attempt: AttemptFile, workplace: Workplace) -> Evaluated:
     )
     storage.put_small(EVALUATION_FILE, evaluated.model_dump_json(by_alias=True).encode())
     for figure in figures:
-        print(f"{figure.name}: base {figure.base:.4g}, tuned {figure.tuned:.4g}", flush=True)
+        base_value = "none" if figure.base is None else f"{figure.base:.4g}"
+        print(f"{figure.name}: base {base_value}, tuned {figure.tuned:.4g}", flush=True)
     print(f"step {manifest.step} was evaluated on {rows.rows} rows in {seconds:.1f} s", flush=True)
     return evaluated
 
@@ -125,7 +126,26 @@ def _measured(attempt: AttemptFile, base: Path, export: Path, rows: Any) -> dict
             for metric in spec.metrics:
                 if metric in OF_ANSWERS:
                     scores |= OF_ANSWERS[metric](answers, references)
+            scores |= _judged(attempt, rows.questions, answers, which)
     return found
+
+
+def _judged(attempt: AttemptFile, questions: Any, answers: list[str], which: str) -> dict[str, float]:
+    """Return the score of evaluation.judge, and how many answers got none; no score where it gave none at all."""
+    judge = attempt.spec.evaluation.judge
+    if judge is None:
+        return {}
+    from finetune_trainer.after_training.judge import JudgeClient
+
+    with JudgeClient(judge, os.environ.get(JUDGE_KEY_VARIABLE)) as client:
+        said = client.judge(questions, answers)
+    if said.unusable:
+        print(
+            f"judge: no score for {said.unusable} of {len(answers)} answers of the {which} model: {said.problem}",
+            flush=True,
+        )
+    scores = {} if said.score is None else {"judge": said.score}
+    return {**scores, JUDGE_FAILURES: float(said.unusable)}
 
 
 def _ends(attempt: AttemptFile, model: Any, tokenizer: Any) -> list[int]:

@@ -20,10 +20,11 @@ _SEPARATOR: Final = "\n"
 
 
 class Question(NamedTuple):
-    """What a model is asked, in tokens, and the answer of the row."""
+    """What a model is asked, in tokens and in words, and the answer of the row."""
 
     prompt: tuple[int, ...]
     reference: str
+    asked: str
 
 
 class Passage(NamedTuple):
@@ -86,7 +87,14 @@ def question_of(value: RowValue, files: TokenizerFiles, longest: int) -> Questio
     if not reference.strip():
         return None
     tokens = _prompt_tokens(prompt, tools, files)
-    return Question(tuple(tokens[-longest:]), reference.strip()) if tokens else None
+    return Question(tuple(tokens[-longest:]), reference.strip(), _told(prompt)) if tokens else None
+
+
+def _told(prompt: str | Turns) -> str:
+    """Return a prompt for those who know nothing of chat templates."""
+    if isinstance(prompt, str):
+        return prompt
+    return _SEPARATOR.join(f"{message.role}: {message.content}" for message in prompt)
 
 
 def _words_of(answer: str | Turns) -> str:
