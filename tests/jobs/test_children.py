@@ -185,6 +185,18 @@ def test_only_training_pods_get_the_judges_key() -> None:
     assert [trainer(pod).get("envFrom") for pod in pods] == [None, [{"secretRef": {"name": "judge-key"}}], None]
 
 
+def test_only_pods_that_train_get_the_keys_of_trackers() -> None:
+    mlflow = {"uri": "https://mlflow.example.com", "experiment": "x", "secret": "shared"}
+    tracking = {"wandb": {"project": "x", "secret": "wandb"}, "mlflow": mlflow}
+    job = make_job(credentials={"storage": {"secret": "shared"}}, tracking=tracking)
+    *_, train = attempt(job, make_plan())
+
+    named = [{"secretRef": {"name": name}} for name in ("shared", "wandb")]
+    assert trainer(train)["envFrom"] == named
+    assert trainer(inspect_job(job, SETTINGS))["envFrom"] == named[:1]
+    assert trainer(publish_job(job, make_file(job, make_plan()), SETTINGS))["envFrom"] == named[:1]
+
+
 def test_only_pods_that_check_and_publish_the_result_get_the_registrys_login() -> None:
     job = make_job(
         credentials={"registry": {"secret": "registry-login"}}, output={"uri": "s3://m/t", "oci": "r.io/a/b:c"}

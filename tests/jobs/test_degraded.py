@@ -77,3 +77,19 @@ def test_a_slow_rank_does_not_hide_a_damaged_checkpoint() -> None:
 
 def test_what_is_no_number_is_not_told() -> None:
     assert report(trained(), slow_rank="1", slow_rank_ratio="a row").status == "False"
+
+
+def test_trackers_that_fail_are_told_with_an_event_beside_what_else_is_wrong_until_they_work_again() -> None:
+    world = trained()
+    failing = report(world, trackers_failing="mlflow, wandb")
+    events = [event for desired in world.history for event in desired.events if event.reason is Reason.TRACKER_FAILED]
+    beside = report(world, trackers_failing="mlflow", checkpoints_rejected="1", **SLOW)
+    well = report(world, step="9")
+
+    assert (failing.status, failing.reason) == ("True", Reason.TRACKER_FAILED)
+    assert failing.message.startswith("trackers that do not work, without which the training goes on: mlflow, wandb;")
+    assert [(event.type, event.message) for event in events] == [("Warning", failing.message)]
+    assert beside.reason is Reason.CHECKPOINT_REJECTED
+    assert [part.split()[0] for part in beside.message.split(". And ")] == ["checkpoints", "trackers", "rank"]
+    # Damaged checkpoints stay true of the job.
+    assert (well.reason, well.message.count(". And ")) == (Reason.CHECKPOINT_REJECTED, 0)

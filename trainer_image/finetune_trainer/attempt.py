@@ -71,6 +71,11 @@ class Workplace:
         return self.work / "staging"
 
     @property
+    def tracking(self) -> Path:
+        """What trackers write before it is uploaded."""
+        return self.work / "tracking"
+
+    @property
     def resume(self) -> Path:
         """The checkpoint that the attempt goes on from."""
         return self.work / "resume"

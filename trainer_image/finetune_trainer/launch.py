@@ -51,7 +51,7 @@ def launch(plan_path: Path) -> int:
     except TrainerFailure as error:
         return _conclude(Cause(error.exit_code, error.reason, str(error)))
     place = Workplace.of(attempt)
-    for left in (place.run.path, place.staging):
+    for left in (place.run.path, place.staging, place.tracking):
         shutil.rmtree(left, ignore_errors=True)
     place.run.logs.mkdir(parents=True)
     index = int(os.environ.get(INDEX_VARIABLE, "0"))

@@ -71,6 +71,7 @@ COUNTERS: Final = (
         "checkpoint_retries",
         "Times that a file of a checkpoint was sent once more, because the store failed or refused.",
     ),
+    Described("tracker_failures", "Times that a tracker, or the upload of its files, began to fail."),
     Described("report_failures", "Progress reports that the operator did not take."),
 )
 BADPUT: Final = Described(

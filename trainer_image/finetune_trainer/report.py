@@ -28,6 +28,7 @@ from finetune_operator.api.progress import (
     METRIC_STEP,
     METRIC_TOKENS_PER_SECOND,
     METRIC_TOTAL_STEPS,
+    METRIC_TRACKERS_FAILING,
     Metric,
     ProgressReport,
     TrainerStatus,
@@ -158,6 +159,7 @@ def trainer_status(
     checkpoints_rejected: int,
     time_spent: TimeSpent | None = None,
     straggler: Straggler | None = None,
+    trackers_failing: frozenset[str] = frozenset(),
 ) -> TrainerStatus:
     """Return the body for these values; the percentage reaches 100 only with the last step."""
     values = {
@@ -174,6 +176,7 @@ def trainer_status(
         METRIC_SLOW_RANK: straggler.rank if straggler else None,
         METRIC_SLOW_RANK_RATIO: round(straggler.ratio, 2) if straggler else None,
         METRIC_SLOW_RANK_SHARE: round(straggler.share, 3) if straggler else None,
+        METRIC_TRACKERS_FAILING: ", ".join(sorted(trackers_failing)) or None,
     }
     return TrainerStatus(
         last_updated_time=now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),

@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final
 
 from finetune_operator.api.constants import NODE_VARIABLE
@@ -22,6 +23,7 @@ from finetune_trainer.metrics import RankMetrics
 from finetune_trainer.rank_files import RankState, RunDirectory
 from finetune_trainer.report import Reporter, https_sender, trainer_status
 from finetune_trainer.stragglers import Straggler
+from finetune_trainer.trackers.trackers import Trackers
 
 STATE_SECONDS: Final = 1.0
 _SMOOTHING: Final = 0.8
@@ -89,6 +91,8 @@ class Telemetry:
         self._first_step_time: float | None = None
         self._straggler: Straggler | None = None
         self._nodes: Sequence[str] = [node_name()] * place.world_size
+        self._trackers: Trackers | None = None
+        self._trackers_failing: frozenset[str] = frozenset()
         self.phase = Phase.LOAD
         self.metrics.set("total_steps", attempt.plan.total_steps)
         self._write_state()
@@ -96,6 +100,19 @@ class Telemetry:
     def know_nodes(self, nodes: Sequence[str]) -> None:
         """Hear on which node each rank runs."""
         self._nodes = nodes
+
+    def track(self, folder: Path, step: int) -> None:
+        """Begin to feed the trackers, whose files lie in `folder` until they are uploaded; the training goes on after `step`."""
+        if self._place.is_first:
+            self._trackers = Trackers(self._attempt, folder, step, on_change=self._on_trackers)
+            self._events.listeners.append(self._trackers.hear)
+
+    def _on_trackers(self, failing: frozenset[str]) -> None:
+        """Hear which trackers do not work; called from their threads."""
+        if failing - self._trackers_failing:
+            self.metrics.count("tracker_failures")
+        self._trackers_failing = failing
+        self._report(urgent=True)
 
     @property
     def step(self) -> int | None:
@@ -234,6 +251,8 @@ class Telemetry:
             with self._lock:
                 self._state = self._state.model_copy(update={"peak_memory_bytes": memory.peak})
         self._write_state()
+        if self._trackers is not None:
+            self._trackers.close("failed" if memory is None else "finished")
         self._report(urgent=True)
         if self._reporter is not None:
             self._reporter.close()
@@ -269,6 +288,7 @@ class Telemetry:
                 checkpoints_rejected=self._rejected,
                 time_spent=self._time_spent(),
                 straggler=self._straggler,
+                trackers_failing=self._trackers_failing,
             ),
             urgent=urgent,
         )

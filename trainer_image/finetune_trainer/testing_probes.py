@@ -20,6 +20,7 @@ from finetune_operator.api.constants import MANIFEST_FILE
 from finetune_trainer.measure import resident_memory
 from finetune_trainer.storage import ObjectStorage
 from finetune_trainer.testing_faults import FAULTS
+from finetune_trainer.testing_trackers import Told
 
 
 def _folder() -> Path:
@@ -257,6 +258,7 @@ _PROBES: Final[dict[str, Callable[..., TrainerCallback]]] = {
     "KILL": lambda rank, *rest: Signal(rank, "KILL", *rest),
     "TERM": lambda rank, *rest: Signal(rank, "TERM", *rest),
     **FAULTS,
+    "told": Told,
     "STOP": lambda rank, *rest: Signal(rank, "STOP", *rest),
     "KILL-STEP": MidStep,
     "KILL-UPLOAD": MidUpload,

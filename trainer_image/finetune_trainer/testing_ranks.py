@@ -79,6 +79,7 @@ class RankServer:
             "TORCH_EXTENSIONS_DIR": str(own_extensions()),
             "TORCH_FR_BUFFER_SIZE": "2000",
             **environment,
+            "COMET_DISABLE_AUTO_LOGGING": "1",
         }
         self._process = subprocess.Popen(
             [sys.executable, "-m", "finetune_trainer.testing_ranks"],
@@ -161,6 +162,7 @@ class RankServer:
 
 def serve() -> None:
     """Import the stack, then fork for every request on standard input."""
+    sys.modules |= dict.fromkeys(("wandb", "mlflow"))  # type: ignore[arg-type] # as `train` does: trackers.py
     from finetune_trainer.testing_imports import import_everything
 
     import_everything()

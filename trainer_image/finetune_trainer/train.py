@@ -33,6 +33,7 @@ from finetune_trainer.rank_files import RankError
 from finetune_trainer.stopping import Stop
 from finetune_trainer.storage import open_writable
 from finetune_trainer.telemetry import Telemetry, node_name
+from finetune_trainer.trackers.trackers import hide_unused_libraries
 from finetune_trainer.watchdog import Watchdog
 
 
@@ -146,6 +147,7 @@ class _Rank:
             from finetune_trainer.cpu_backend import install
 
             install()
+        hide_unused_libraries(self._attempt.spec.tracking)
         import transformers
 
         transformers.logging.set_verbosity_warning()
@@ -209,6 +211,7 @@ class _Rank:
         if step >= attempt.plan.total_steps or is_over:
             print(f"all {step} steps are done and saved already", flush=True)
             return
+        telemetry.track(workplace.tracking, step)
         guard, own_time = LossGuard(), OwnTime()
         boundary = StepBoundary(
             schedule=SaveSchedule(parse_interval(attempt.spec.checkpoint.every), time.monotonic(), step),
@@ -276,14 +279,11 @@ class _Rank:
         memory = device_memory(torch)
         for rank, peak in enumerate(self._collective.gather(memory.peak)):
             self._telemetry.on_memory(rank, peak)
-        if stopped_at is not None and not is_saved:
-            raise TrainerFailure(
-                ExitCode.TERMINATED,
-                f"stopped from outside after step {stopped_at}, without the time to save it; it goes on from the checkpoint before",
-            )
         if stopped_at is not None:
-            said = f"after step {stopped_at}, which was saved; it goes on from there"
-            raise TrainerFailure(ExitCode.TERMINATED, f"stopped from outside {said}")
+            saved = "which was saved; it goes on from there"
+            unsaved = "without the time to save it; it goes on from the checkpoint before"
+            said = f"stopped from outside after step {stopped_at}, {saved if is_saved else unsaved}"
+            raise TrainerFailure(ExitCode.TERMINATED, said)
         self._telemetry.close(memory)
         # Ranks leave together: torchrun takes one that is gone early for a reason to stop the others.
         self._collective.barrier()

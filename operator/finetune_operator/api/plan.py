@@ -227,3 +227,8 @@ def checkpoint_uri(spec: FineTuneJobSpec, name: str, uid: str) -> str:
     """Return the folder of a job's checkpoints; a job created again has another uid and so another folder."""
     root = spec.checkpoint.uri or f"{spec.output.uri.rstrip('/')}/checkpoints"
     return f"{root.rstrip('/')}/{name}-{uid[:8]}"
+
+
+def tracking_uri(spec: FineTuneJobSpec, name: str, uid: str) -> str:
+    """Return the folder of what trackers leave of a job: event files of TensorBoard, runs that were written offline."""
+    return f"{spec.output.uri.rstrip('/')}/tracking/{name}-{uid[:8]}"

@@ -28,6 +28,8 @@ METRIC_SLOW_RANK_RATIO: Final = "slow_rank_ratio"
 """How many times as long as its peers it takes for its own part of a step."""
 METRIC_SLOW_RANK_SHARE: Final = "slow_rank_share"
 """The part of each step in which its peers wait for it, 0 to 1."""
+METRIC_TRACKERS_FAILING: Final = "trackers_failing"
+"""Names of the trackers that do not work, parted by commas; absent while all do."""
 METRIC_ATTEMPT: Final = "attempt"
 """Names under which our trainer reports in `trainerStatus.metrics`; an unmodified transformers image reports others, which are kept as they are."""
 

@@ -104,6 +104,7 @@ class Reason(StrEnum):
     PROGRESSING = "Progressing"
     CHECKPOINT_REJECTED = "CheckpointRejected"
     SLOW_RANK = "SlowRank"
+    TRACKER_FAILED = "TrackerFailed"
     CLUSTER_REFUSED = "ClusterRefused"
     HEALTHY = "Healthy"
 
@@ -262,6 +263,10 @@ REASON_MEANINGS: Final = MappingProxyType(
         Reason.SLOW_RANK: ReasonMeaning(
             "one rank is slower than its peers, and all wait for it in every step",
             "look at the node that the message names: a throttled GPU, a busy neighbour, a slow disk",
+        ),
+        Reason.TRACKER_FAILED: ReasonMeaning(
+            "a tracker of spec.tracking, or the upload of TensorBoard's files, does not work; the training goes on without it",
+            "read its words in the log of rank 0; look at the server's address and the keys in its Secret",
         ),
         Reason.CLUSTER_REFUSED: ReasonMeaning(
             "the API server refuses an object of the job", "read the message: quota, policy or a webhook"

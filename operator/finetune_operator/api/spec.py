@@ -22,6 +22,7 @@ from finetune_operator.api.operation import Checkpoint, Output, Run
 from finetune_operator.api.pods import Credentials, EnvironmentVariable, Pod, Scheduling, SecretReference, Toleration
 from finetune_operator.api.preference import Dpo, Kto, Orpo, Reward
 from finetune_operator.api.resources import Resources
+from finetune_operator.api.tracking import Tracking
 from finetune_operator.api.training import DEFAULT_EPOCHS, DEFAULT_LEARNING_RATES, LEARNING_RATE_SHARES, Training
 from finetune_operator.api.tuning import Lora, Quantization, Tuning
 
@@ -90,6 +91,9 @@ class FineTuneJobSpec(SpecModel):
     run: Run = Field(default_factory=Run, description="How long and how often the job may run.")
     scheduling: Scheduling = Field(default_factory=Scheduling, description="How the cluster schedules the pods.")
     credentials: Credentials = Field(default_factory=Credentials, description="Secrets for model, data and output.")
+    tracking: Tracking = Field(
+        default_factory=Tracking, description="Experiment trackers beside TensorBoard, whose files every job has."
+    )
     pod: Pod = Field(default_factory=Pod, description="What is added to every pod of the job.")
 
     rules: ClassVar[tuple[Rule, ...]] = (
@@ -184,4 +188,4 @@ IMMUTABLE_AFTER_START: Final = (
     "output",
     "credentials",
 )
-"""Parts of the spec that cannot change once `status.startTime` is set; run, scheduling and pod may: they apply from the next attempt on."""
+"""Parts of the spec that cannot change once `status.startTime` is set; run, scheduling, tracking and pod may: they apply from the next attempt on."""

@@ -177,6 +177,7 @@ def attempt_job(job: FineTuneJob, file: AttemptFile, settings: RenderSettings) -
         node_selector=gpu_node_labels(plan.gpu_product, plan.gpu_resource) if gpu and plan.gpu_product else {},
         tolerations=(GPU_TOLERATION.to_json_dict(),) if gpu else (),
         model_cache=cache_volume(spec, file.namespace, settings),
+        tracks=True,
         extra=extra,
     )
     content = {

@@ -133,7 +133,9 @@ REASONS_OF: Final[Mapping[ConditionType, frozenset[Reason]]] = MappingProxyType(
         ConditionType.FAILED: frozenset({Reason.IN_PROGRESS, Reason.SUCCEEDED}) | _FAILURES,
         ConditionType.SUSPENDED: frozenset({Reason.SUSPENDED_BY_USER, Reason.RESUMED, Reason.NOT_SUSPENDED}),
         ConditionType.STALLED: frozenset({Reason.PROGRESSING, Reason.NO_PROGRESS, Reason.CLUSTER_REFUSED}),
-        ConditionType.DEGRADED: frozenset({Reason.HEALTHY, Reason.CHECKPOINT_REJECTED, Reason.SLOW_RANK}),
+        ConditionType.DEGRADED: frozenset(
+            {Reason.HEALTHY, Reason.CHECKPOINT_REJECTED, Reason.SLOW_RANK, Reason.TRACKER_FAILED}
+        ),
     }
 )
 """Which reasons each condition type can have."""

@@ -9,6 +9,7 @@ from finetune_operator.api.progress import (
     METRIC_SLOW_RANK,
     METRIC_SLOW_RANK_RATIO,
     METRIC_SLOW_RANK_SHARE,
+    METRIC_TRACKERS_FAILING,
 )
 from finetune_operator.api.reasons import ConditionType, Reason
 from finetune_operator.jobs.conditions import Finding, is_finished
@@ -27,13 +28,21 @@ def degraded(job: FineTuneJob, observed: Observed) -> Finding:
     elif old is not None and old.reason is Reason.CHECKPOINT_REJECTED:
         # Each attempt counts from 0: what an earlier one has found stays true of the job.
         said = old.message.partition(_AND)[0]
-    if said:
-        return Finding(
-            ConditionType.DEGRADED, "True", Reason.CHECKPOINT_REJECTED, f"{said}{_AND}{slow}" if slow else said
+    trackers = reported.get(METRIC_TRACKERS_FAILING, "")
+    failing = f"trackers that do not work, without which the training goes on: {trackers}; the log of rank 0 says why"
+    # In this order: the slow rank is looked for in the last part of an old message, the checkpoints in the first.
+    found = [
+        (reason, text)
+        for reason, text in (
+            (Reason.CHECKPOINT_REJECTED, said),
+            (Reason.TRACKER_FAILED, failing if trackers else ""),
+            (Reason.SLOW_RANK, slow),
         )
-    if slow:
-        return Finding(ConditionType.DEGRADED, "True", Reason.SLOW_RANK, slow)
-    return Finding(ConditionType.DEGRADED, "False", Reason.HEALTHY)
+        if text
+    ]
+    if not found:
+        return Finding(ConditionType.DEGRADED, "False", Reason.HEALTHY)
+    return Finding(ConditionType.DEGRADED, "True", found[0][0], _AND.join(text for _, text in found))
 
 
 _AND = ". And "

@@ -71,6 +71,8 @@ class PodShape:
     node_selector: Mapping[str, str] = field(default_factory=dict)
     tolerations: tuple[Body, ...] = ()
     model_cache: CacheVolume | None = None
+    tracks: bool = False
+    """Whether the pod gets the keys of spec.tracking."""
     logs_in: bool = False
     """Whether the pod gets the login for the registry of output.oci."""
     judges: bool = False
@@ -146,9 +148,10 @@ def _container(spec: FineTuneJobSpec, settings: RenderSettings, shape: PodShape)
             *((shape.model_cache.mount,) if shape.model_cache else ()),
         ],
     }
-    # One Secret may hold both: named twice, the API server would keep both entries, to no use.
+    # One Secret may hold several: named twice, the API server would keep both entries, to no use.
     named = (spec.credentials.model, spec.credentials.storage, spec.credentials.judge if shape.judges else None)
-    secrets = dict.fromkeys(ref.secret for ref in named if ref)
+    keys = spec.tracking.secrets if shape.tracks else ()
+    secrets = dict.fromkeys((*(ref.secret for ref in named if ref), *keys))
     if secrets:
         container["envFrom"] = [{"secretRef": {"name": name}} for name in secrets]
     if shape.ports:
