@@ -280,10 +280,9 @@ class _Rank:
         for rank, peak in enumerate(self._collective.gather(memory.peak)):
             self._telemetry.on_memory(rank, peak)
         if stopped_at is not None:
-            saved = "which was saved; it goes on from there"
             unsaved = "without the time to save it; it goes on from the checkpoint before"
-            said = f"stopped from outside after step {stopped_at}, {saved if is_saved else unsaved}"
-            raise TrainerFailure(ExitCode.TERMINATED, said)
+            said = f"after step {stopped_at}, {'which was saved; it goes on from there' if is_saved else unsaved}"
+            raise TrainerFailure(ExitCode.TERMINATED, f"stopped from outside {said}")
         self._telemetry.close(memory)
         # Ranks leave together: torchrun takes one that is gone early for a reason to stop the others.
         self._collective.barrier()
