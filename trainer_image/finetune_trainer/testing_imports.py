@@ -20,11 +20,12 @@ _OF_LIBRARIES: Final = (
     "deepspeed.runtime.superoffload.superoffload_stage3",
     "deepspeed.runtime.zero.muon.muon_optimizer",
     "peft.tuners.lora.bnb",
+    "torch.utils.tensorboard",
     "transformers.integrations.deepspeed",
     "transformers.models.auto.processing_auto",
     "transformers.models.llama.modeling_llama",
 )
-"""Modules that deepspeed 0.19.8, peft 0.21 and transformers 5.23 import while they load a model or wrap it."""
+"""Modules that deepspeed 0.19.8, peft 0.21, torch 2.13 and transformers 5.23 import while they load a model or wrap it, and what every rank writes event files by."""
 
 
 def import_everything() -> None:
