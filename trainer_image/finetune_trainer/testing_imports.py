@@ -25,7 +25,8 @@ _OF_LIBRARIES: Final = (
     "transformers.models.auto.processing_auto",
     "transformers.models.llama.modeling_llama",
 )
-"""Modules that deepspeed 0.19.8, peft 0.21, torch 2.13 and transformers 5.23 import while they load a model or wrap it, and what every rank writes event files by."""
+"""Modules that deepspeed 0.19.8, peft 0.21, torch 2.13 and transformers 5.23 import while they load a model or wrap it,
+and what event files are written by."""
 
 
 def import_everything() -> None:
