@@ -130,7 +130,7 @@ def test_a_reader_that_goes_away_is_no_failure_of_ours(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     command = [sys.executable, "-m", "finetune_operator.cli.main", "plan", "-f", write_job(tmp_path), "-o", "json"]
-    result = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, timeout=60, check=False)
+    result = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, timeout=110, check=False)
     os.close(writing)
     assert (result.returncode, result.stderr) == (141, b"")
 
@@ -167,7 +167,7 @@ def test_planning_imports_neither_torch_nor_the_kubernetes_client(tmp_path: Path
         [sys.executable, "-c", program, "plan", "-f", write_job(tmp_path)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=110,
         check=True,
     )
     assert result.stdout.strip().splitlines()[-1] == "[]"

@@ -225,7 +225,7 @@ def test_inspecting_loads_neither_torch_nor_transformers(request_for: Build, tmp
         "sys.exit(code or (print(heavy) or 99 if heavy else 0))"
     )
     arguments = ["inspect", "--job", str(tmp_path / "request.json"), "--output", str(tmp_path / "report.json")]
-    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

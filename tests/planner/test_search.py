@@ -167,7 +167,7 @@ def test_other_processes_with_other_hash_seeds_give_the_same_bytes() -> None:
             env={**os.environ, "PYTHONHASHSEED": seed},
             capture_output=True,
             check=True,
-            timeout=60,
+            timeout=110,
         ).stdout
         for seed in ("0", "1", "4242")
     }

@@ -18,5 +18,5 @@ sys.exit(main(["launch"]))
 
 
 def test_a_launcher_that_is_stopped_during_its_imports_ends_at_once_as_stopped() -> None:
-    ended = subprocess.run([sys.executable, "-c", _STOPPED_AT_ONCE], timeout=60, check=False)
+    ended = subprocess.run([sys.executable, "-c", _STOPPED_AT_ONCE], timeout=110, check=False)
     assert ended.returncode == ExitCode.TERMINATED

@@ -133,7 +133,7 @@ def test_sigterm_ends_the_wait_for_other_pods_at_once(make_attempt: Any, tmp_pat
 
     code, message = launched.finish()
     assert (code, message["reason"]) == (ExitCode.TERMINATED, "Terminated")
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 20  # torchrun kills after 30
 
 
 @pytest.mark.parametrize("module", ["launch", "causes", "kept_logs", "report", "metrics", "encoding", "__main__"])

@@ -114,8 +114,8 @@ def digests_of_files(folder: Path, dtype: str) -> dict[str, str]:
 
 
 def wait_for_commit(step: str = "*") -> bool:
-    """Return whether the run has committed a checkpoint; wait for it for three seconds at most."""
-    deadline = time.monotonic() + 3
+    """Return whether the run has committed a checkpoint; wait for it for ten seconds at most."""
+    deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         if list(Path(os.environ["FINETUNE_TEST_OUTPUT"]).glob(f"checkpoints/*/{step}/*/{MANIFEST_FILE}")):
             return True
