@@ -35,6 +35,8 @@ RICH = {
     },
 }
 
+OWN = {"trainer": {"image": "registry.example/train:1", "command": ["torchrun", "/train.py"], "args": ["--fast"]}}
+
 
 def make_file(job: FineTuneJob, plan: Plan, attempt: int = 1) -> AttemptFile:
     meta = job.metadata
@@ -62,6 +64,7 @@ def rendered() -> dict[str, list[dict[str, Any]]]:
         "inspect": [inspect_job(job, SETTINGS), inspection_config_map(job.metadata, make_report(job))],
         "attempt-cpu-one-pod": attempt(job, make_plan(processes=2)),
         "attempt-gpu-two-pods": attempt(rich, make_plan(pods=2, processes=16, accelerator="gpu")),
+        "attempt-own-script": attempt(make_job(**OWN), make_plan(pods=2, processes=16, accelerator="gpu")),
         "publish": [publish_job(job, make_file(job, make_plan()), SETTINGS)],
     }
 
@@ -93,7 +96,7 @@ def test_every_pod_obeys_the_restricted_pod_security_standard(body: dict[str, An
         security = container["securityContext"]
         assert security["allowPrivilegeEscalation"] is False
         assert security["capabilities"] == {"drop": ["ALL"]}
-        assert security["readOnlyRootFilesystem"] is True
+        assert security["readOnlyRootFilesystem"] is (container["name"] != "script")
     assert {next(iter(volume.keys() - {"name"})) for volume in pod["volumes"]} <= {
         "emptyDir",
         "projected",
@@ -163,6 +166,24 @@ def test_only_several_pods_get_a_service_and_a_subdomain() -> None:
     assert "subdomain" not in one[-1]["spec"]["template"]["spec"]
     assert several[-1]["spec"]["template"]["spec"]["subdomain"] == several[1]["metadata"]["name"]
     assert AttemptFile.model_validate_json(several[0]["data"]["plan.json"]).rendezvous_host == "tune-1-0.tune-1"
+
+
+def test_a_script_of_a_users_own_takes_what_was_planned_and_ours_beside_it_no_gpu() -> None:
+    config_map, *_, body = rendered()["attempt-own-script"]
+    keeper, script = body["spec"]["template"]["spec"]["containers"]
+    usual = trainer(rendered()["attempt-gpu-two-pods"][-1])
+    assert (keeper["name"], keeper["image"]) == ("trainer", SETTINGS.inspect_image)
+    assert "nvidia.com/gpu" not in keeper["resources"]["limits"]
+    assert script["resources"] == usual["resources"]
+    assert script["command"][-3:] == ["torchrun", "/train.py", "--fast"]
+    environment = {variable["name"]: variable.get("value") for variable in script["env"]}
+    assert (environment["PET_NNODES"], environment["PET_NPROC_PER_NODE"]) == ("2", "8")
+    mounted = {mount["mountPath"] for mount in script["volumeMounts"]}
+    for name in ("KUBEFLOW_TRAINER_SERVER_CA_CERT", "KUBEFLOW_TRAINER_SERVER_TOKEN", "FINETUNE_CHECKPOINT_FOLDER"):
+        path = environment[name]
+        assert path is not None
+        assert any(path.startswith(f"{folder}/") for folder in mounted), name
+    assert config_map["data"]["ca.crt"] == SETTINGS.progress.certificate_authority
 
 
 def test_a_stopped_pod_is_counted_and_every_other_failure_fails_the_job() -> None:

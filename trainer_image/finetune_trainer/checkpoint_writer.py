@@ -26,7 +26,7 @@ from finetune_operator.api.constants import MANIFEST_FILE
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.manifest import FileEntry, Manifest
 from finetune_operator.api.plan import AttemptFile
-from finetune_operator.api.recipe import recipe_of
+from finetune_operator.api.recipe import written_recipe
 from finetune_operator.api.run_events import CheckpointEvent
 from finetune_trainer.attempt import Place
 from finetune_trainer.checkpoint_names import CheckpointFolder, Shelf, share, superfluous
@@ -163,6 +163,13 @@ class CheckpointWriter:
             self._commit = self._pool.submit(self._commit_or_tell, pending, files)
         return None
 
+    def abandon(self) -> None:
+        """Wait for the upload and forget it: without a manifest it does not exist. Of one process alone."""
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            wait_for_futures([pending.upload])
+            shutil.rmtree(pending.staged, ignore_errors=True)
+
     def close(self) -> None:
         """Finish what is on its way and wait until it is committed. Collective; a final checkpoint that fails is a TrainerFailure."""
         problem = self.finish() or ""
@@ -238,7 +245,7 @@ class CheckpointWriter:
             plan=self._attempt.plan.memory_key,
             created_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             versions=installed_versions(),
-            recipe=recipe_of(self._attempt.spec, self._attempt.inspection.model),
+            recipe=written_recipe(self._attempt.spec, self._attempt.inspection.model),
             files=files,
         )
         _put_once(target, manifest.model_dump_json(by_alias=True).encode())

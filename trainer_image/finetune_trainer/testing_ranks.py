@@ -281,6 +281,15 @@ def evaluate_case(folder: Path) -> int:
     return evaluate(folder / "plan.json")
 
 
+def script_case(script: Path, environment: dict[str, str]) -> dict[str, Any]:
+    """Run a foreign script as its main module; for `RankServer.call`."""
+    import runpy
+
+    os.environ.update(environment)
+    runpy.run_path(str(script), run_name="__main__")
+    return {}
+
+
 def agent_case(folder: Path, attempt: dict[str, Any], index: int, join_seconds: int) -> dict[str, Any]:
     """Run the parent of a pod's ranks when the other pods never come; for `RankServer.call`."""
     from finetune_trainer.agent import run_agent

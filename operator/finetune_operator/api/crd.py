@@ -119,14 +119,22 @@ def _root_rules() -> list[dict[str, str]]:
             }
         )
     for field in IMMUTABLE_AFTER_START:
+        same = f"self.spec.{field} == oldSelf.spec.{field}"
+        if _is_optional(field):
+            same = f"(has(self.spec.{field}) ? has(oldSelf.spec.{field}) && {same} : !has(oldSelf.spec.{field}))"
         rules.append(
             {
-                "rule": "!has(oldSelf.status) || !has(oldSelf.status.startTime) "
-                f"|| self.spec.{field} == oldSelf.spec.{field}",
+                "rule": f"!has(oldSelf.status) || !has(oldSelf.status.startTime) || {same}",
                 "message": f"spec.{field} cannot change after the first attempt has started; delete the job and create it anew",
             }
         )
     return rules
+
+
+def _is_optional(alias: str) -> bool:
+    """Whether a field of the spec may be absent in what is stored: it is not required, and the CRD has no default for it."""
+    field = next(each for name, each in FineTuneJobSpec.model_fields.items() if alias in (name, each.alias))
+    return not field.is_required() and field.default is None and field.default_factory is None
 
 
 def _object_schema(model: type[BaseModel]) -> dict[str, Any]:

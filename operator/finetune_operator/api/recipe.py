@@ -50,6 +50,11 @@ def recipe_of(spec: FineTuneJobSpec, model: ModelFacts) -> Recipe:
     )
 
 
+def written_recipe(spec: FineTuneJobSpec, model: ModelFacts) -> Recipe | None:
+    """Return what a manifest says that its files were trained by; nothing of a user's own script, of which that is not known."""
+    return recipe_of(spec, model) if spec.trainer is None else None
+
+
 def _own_settings(spec: FineTuneJobSpec) -> dict[str, SpecModel]:
     """Return the objective's block with its defaults: left out, it means the same."""
     settings = OBJECTIVE_SETTINGS.get(spec.objective)

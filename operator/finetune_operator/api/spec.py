@@ -23,6 +23,7 @@ from finetune_operator.api.pods import Credentials, EnvironmentVariable, Pod, Sc
 from finetune_operator.api.preference import Dpo, Kto, Orpo, Reward
 from finetune_operator.api.resources import Resources
 from finetune_operator.api.tracking import Tracking
+from finetune_operator.api.trainer import Trainer
 from finetune_operator.api.training import DEFAULT_EPOCHS, DEFAULT_LEARNING_RATES, LEARNING_RATE_SHARES, Training
 from finetune_operator.api.tuning import Lora, Quantization, Tuning
 
@@ -51,6 +52,7 @@ __all__ = [
     "SecretReference",
     "Split",
     "Toleration",
+    "Trainer",
     "Training",
     "Tuning",
 ]
@@ -94,6 +96,11 @@ class FineTuneJobSpec(SpecModel):
     tracking: Tracking = Field(
         default_factory=Tracking, description="Experiment trackers beside TensorBoard, whose files every job has."
     )
+    trainer: Trainer | None = Field(
+        None,
+        description="A training script of your own, in an image of your own, under the same plan, checkpoints and recovery. Default: the operator's "
+        "trainer.",
+    )
     pod: Pod = Field(default_factory=Pod, description="What is added to every pod of the job.")
 
     rules: ClassVar[tuple[Rule, ...]] = (
@@ -133,6 +140,26 @@ class FineTuneJobSpec(SpecModel):
             cel="!has(self.training.earlyStopping) || has(self.dataset.split) || has(self.dataset.evaluation)",
             message="training.earlyStopping: there are no rows to evaluate on; set dataset.split or dataset.evaluation, or remove it",
             holds=lambda s: s.training.early_stopping is None or s.dataset.evaluates,
+        ),
+        Rule(
+            cel="!has(self.trainer) || !(has(self.output.gguf) && self.output.gguf.size() > 0 || has(self.output.oci) || has(self.output.hub))",
+            message="output: gguf, oci and hub are for what the operator's trainer makes; remove them, or remove trainer",
+            holds=lambda s: s.trainer is None or not (s.output.gguf or s.output.oci or s.output.hub),
+        ),
+        Rule(
+            cel="!has(self.trainer) || !(has(self.tracking.wandb) || has(self.tracking.mlflow) || has(self.tracking.comet))",
+            message="tracking: the operator's trainer tells the trackers; remove it and let the script do so, or remove trainer",
+            holds=lambda s: s.trainer is None or s.tracking == Tracking(),
+        ),
+        Rule(
+            cel="!has(self.trainer) || !has(self.evaluation.metrics) || self.evaluation.metrics.size() == 0",
+            message="evaluation.metrics: they are measured of what the operator's trainer makes; remove them, or remove trainer",
+            holds=lambda s: s.trainer is None or not s.evaluation.metrics,
+        ),
+        Rule(
+            cel="!has(self.trainer) || !has(self.checkpoint.resumeFrom)",
+            message="checkpoint.resumeFrom: a script of your own cannot be told to go on from another job's; remove it, or remove trainer",
+            holds=lambda s: s.trainer is None or s.checkpoint.resume_from is None,
         ),
         *filter(None, map(_learns_from, Objective)),
         *OBJECTIVE_RULES,
@@ -187,5 +214,6 @@ IMMUTABLE_AFTER_START: Final = (
     "checkpoint",
     "output",
     "credentials",
+    "trainer",
 )
 """Parts of the spec that cannot change once `status.startTime` is set; run, scheduling, tracking and pod may: they apply from the next attempt on."""

@@ -26,6 +26,7 @@ from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.inspection import InspectionReport, InspectionRequest, inspection_key
 from finetune_operator.api.job import FineTuneJob, ObjectMeta
 from finetune_operator.api.plan import GIB, AttemptFile
+from finetune_operator.api.trainer import AUTHORITY_FILE
 from finetune_operator.jobs.causes import SIGTERM_EXIT_CODE
 from finetune_operator.jobs.decisions import RenderSettings
 from finetune_operator.jobs.model_cache import cache_volume
@@ -37,6 +38,7 @@ from finetune_operator.jobs.names import (
     labels,
     publish_name,
 )
+from finetune_operator.jobs.own_script import KEEPER_MEMORY, with_script
 from finetune_operator.jobs.pods import CONTAINER_NAME, PodShape, disk_request, mebibytes, millicores, pod_template
 from finetune_operator.planner.gpu_labels import gpu_node_labels
 from finetune_operator.planner.nodes import GPU_TOLERATION
@@ -124,6 +126,8 @@ def attempt_objects(job: FineTuneJob, file: AttemptFile, settings: RenderSetting
 def attempt_config_map(job: FineTuneJob, file: AttemptFile) -> Body:
     """Return the immutable ConfigMap with what the attempt runs by."""
     data = {PLAN_FILE: file.model_dump_json(by_alias=True, exclude_none=True)}
+    if file.spec.trainer is not None and file.progress is not None:
+        data[AUTHORITY_FILE] = file.progress.certificate_authority
     marks = labels(file.name, COMPONENT_TRAIN, file.attempt)
     content = {"immutable": True, "data": data}
     return child(job.metadata, "v1", "ConfigMap", attempt_name(file.name, file.attempt), marks, content)
@@ -180,6 +184,8 @@ def attempt_job(job: FineTuneJob, file: AttemptFile, settings: RenderSettings) -
         tracks=True,
         extra=extra,
     )
+    if spec.trainer is not None:
+        shape = with_script(shape, spec.trainer, file, settings)
     content = {
         "completionMode": "Indexed",
         "completions": plan.pods,
@@ -198,10 +204,11 @@ def publish_job(job: FineTuneJob, file: AttemptFile, settings: RenderSettings) -
     cache = cache_volume(file.spec, file.namespace, settings)
     needs = publication_needs(file.spec, file.inspection.model, file.plan, cached=cache is not None)
     disk = needs.disk_bytes if file.plan.resources.ephemeral_storage_bytes else 0
-    memory = {"memory": mebibytes(needs.memory_bytes)}
+    is_own = file.spec.trainer is not None
+    memory = {"memory": mebibytes(KEEPER_MEMORY if is_own else needs.memory_bytes)}
     marks = labels(file.name, COMPONENT_PUBLISH, file.attempt)
     shape = PodShape(
-        image=settings.trainer_image,
+        image=settings.inspect_image if is_own else settings.trainer_image,
         arguments=("publish", "--plan", PLAN_PATH),
         labels=marks,
         resources={

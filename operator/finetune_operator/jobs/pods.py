@@ -77,6 +77,13 @@ class PodShape:
     """Whether the pod gets the login for the registry of output.oci."""
     judges: bool = False
     """Whether the pod gets the key of evaluation.judge."""
+    name: str = CONTAINER_NAME
+    command: tuple[str, ...] = ()
+    """Instead of the image's own entrypoint."""
+    writes_anywhere: bool = False
+    """Whether the container's root file system can be written, as foreign images expect."""
+    beside: tuple[PodShape, ...] = ()
+    """Further containers; of theirs only what concerns a container is used."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Further fields of the pod's spec, such as `subdomain`."""
 
@@ -98,7 +105,7 @@ def pod_template(spec: FineTuneJobSpec, settings: RenderSettings, shape: PodShap
             "fsGroup": USER_ID,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "containers": [_container(spec, settings, shape)],
+        "containers": [_container(spec, settings, each) for each in (shape, *shape.beside)],
         "volumes": [
             {"name": "work", "emptyDir": {"sizeLimit": mebibytes(shape.work_bytes)} if shape.work_bytes else {}},
             {"name": "temporary", "emptyDir": {}},
@@ -122,16 +129,16 @@ def pod_template(spec: FineTuneJobSpec, settings: RenderSettings, shape: PodShap
 
 def _container(spec: FineTuneJobSpec, settings: RenderSettings, shape: PodShape) -> Body:
     container: Body = {
-        "name": CONTAINER_NAME,
+        "name": shape.name,
         "image": shape.image,
         "imagePullPolicy": settings.image_pull_policy,
-        "args": list(shape.arguments),
+        **({"command": list(shape.command)} if shape.command else {"args": list(shape.arguments)}),
         "env": _environment(spec, shape),
         "resources": shape.resources,
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},
-            "readOnlyRootFilesystem": True,
+            "readOnlyRootFilesystem": not shape.writes_anywhere,
             "runAsNonRoot": True,
         },
         "terminationMessagePath": TERMINATION_LOG,

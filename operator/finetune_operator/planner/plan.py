@@ -38,6 +38,7 @@ from finetune_operator.planner.inventory import Inventory
 from finetune_operator.planner.judging import check_judging, judging_of
 from finetune_operator.planner.limits import NO_LIMITS, Limits
 from finetune_operator.planner.objectives import check_objective, length_limit
+from finetune_operator.planner.own_script import unknown_of_script
 from finetune_operator.planner.pools import Pool, cpu_pools, gpu_pools
 from finetune_operator.planner.price_list import PriceList
 from finetune_operator.planner.publication import check_formats
@@ -296,8 +297,9 @@ def _plan(
         memory=chosen.sized.memory,
         resources=chosen.resources,
         throughput=throughput_of(task, chosen, total_steps(spec, made.count)),
-        prediction=chosen.prediction(task),
-        reasons=(*reasons, judged.reason) if judged.reason else reasons,
+        # What another program does would correct the formulas of ours.
+        prediction=chosen.prediction(task) if spec.trainer is None else None,
+        reasons=(*unknown_of_script(spec), *reasons, *filter(None, (judged.reason,))),
         assumptions=assumptions,
         evaluation_batch_size=judged.batch,
     )

@@ -19,7 +19,7 @@ from finetune_operator.api.manifest import FileEntry, Manifest
 from finetune_operator.api.plan import AttemptFile
 from finetune_operator.api.progress import TerminationMessage
 from finetune_operator.api.reasons import Reason
-from finetune_operator.api.recipe import recipe_of
+from finetune_operator.api.recipe import written_recipe
 from finetune_operator.api.run_events import PublishEvent
 from finetune_trainer.after_training.results import check_requirements, evaluation_of
 from finetune_trainer.attempt import Workplace, read_attempt
@@ -32,6 +32,7 @@ from finetune_trainer.inputs import fetch_model, go_offline
 from finetune_trainer.launch import write_termination
 from finetune_trainer.measure import resident_memory
 from finetune_trainer.publish.destinations import send
+from finetune_trainer.publish.own_result import build_own_result
 from finetune_trainer.result_target import claim, model_at, output_exists, release
 from finetune_trainer.storage import ObjectStorage, open_writable
 from finetune_trainer.storage_errors import AlreadyExists
@@ -82,17 +83,9 @@ def publish_attempt(attempt: AttemptFile, evaluated: Evaluated | None = None) ->
         return before
     workplace = Workplace.of(attempt)
     checkpoint = final_checkpoint(attempt, workplace)
-    base = None if attempt.spec.tuning.trains_base else fetch_model(attempt, workplace)
-    go_offline()
-    from finetune_trainer.publish.result import (
-        build_result,
-    )  # imports torch and transformers: 10 s that a failure above saves
-
     folder = workplace.work / "result"
     shutil.rmtree(folder, ignore_errors=True)
-    started = time.monotonic()
-    build_result(attempt, base, workplace.resume, folder, checkpoint, evaluated)
-    print(f"the model was built and tried in {time.monotonic() - started:.1f} s", flush=True)
+    _build(attempt, workplace, folder, checkpoint, evaluated)
     claim(output, attempt.spec.output, attempt.namespace, attempt.name, attempt.uid)
     if attempt.spec.output.if_exists == "overwrite":
         # From here on there is no other model at that place: its manifest goes first.
@@ -108,7 +101,7 @@ def publish_attempt(attempt: AttemptFile, evaluated: Evaluated | None = None) ->
         step=checkpoint.step,
         world_size=1,
         strategy=checkpoint.strategy,
-        recipe=recipe_of(attempt.spec, attempt.inspection.model),
+        recipe=written_recipe(attempt.spec, attempt.inspection.model),
         created_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         versions=installed_versions(),
         files=files,
@@ -123,6 +116,22 @@ def publish_attempt(attempt: AttemptFile, evaluated: Evaluated | None = None) ->
                 output.delete(entry.name)
     _tell(output, manifest)
     return manifest
+
+
+def _build(
+    attempt: AttemptFile, workplace: Workplace, folder: Path, checkpoint: Manifest, evaluated: Evaluated | None
+) -> None:
+    if attempt.spec.trainer is not None:
+        build_own_result(attempt, workplace.resume, folder, checkpoint)
+        return
+    base = None if attempt.spec.tuning.trains_base else fetch_model(attempt, workplace)
+    go_offline()
+    # It imports torch and transformers: 10 s that a failure above saves.
+    from finetune_trainer.publish.result import build_result
+
+    started = time.monotonic()
+    build_result(attempt, base, workplace.resume, folder, checkpoint, evaluated)
+    print(f"the model was built and tried in {time.monotonic() - started:.1f} s", flush=True)
 
 
 def _names(folder: Path) -> list[str]:
