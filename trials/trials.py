@@ -1,0 +1,154 @@
+"""Trials on real data, each the real way of a job on this machine: inspection, plan, trainer, publication.
+
+`make trials`, or
+    python trials/trials.py --data ../shared/data/gsm8k [--only sft dpo]
+
+Prints a table and one line of JSON, and leaves .trials/report.md with the curves. The model is made here: tiny, of random weights, with a tokenizer
+trained on the data, so that nothing is downloaded. What the figures show is that each objective's own number moves as it should, not how well a
+large model would do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from chart import chart, smoothed
+from gsm8k import JUDGED_FILE, SOLUTIONS_FILE, prepare
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+FOLDER: Final = ROOT / ".trials"
+DATA: Final = ROOT.parent / "shared" / "data" / "gsm8k"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One manifest, and the numbers that it is looked at by."""
+
+    name: str
+    curves: Sequence[str]
+    """`loss` or measures of a step, the first one deciding."""
+    held_out: Sequence[str] = ()
+    """The same of the held-out rows."""
+    rises: bool = True
+    """Whether the first curve is to rise, or to fall."""
+
+
+TRIALS: Final = (
+    Trial("sft", ("loss", "token_accuracy"), ("loss", "token_accuracy"), rises=False),
+    Trial("dpo", ("reward_margin", "reward_accuracy", "loss"), ("loss", "reward_margin", "reward_accuracy")),
+    Trial("reward", ("reward_accuracy", "reward_margin", "loss"), ("loss", "reward_margin", "reward_accuracy")),
+)
+
+
+def curve(events: Sequence[Mapping[str, Any]], kind: str, name: str) -> list[float]:
+    """Return the values of a number in the events of a kind, in order."""
+    found = (event.get(name, event.get("measures", {}).get(name)) for event in events if event["event"] == kind)
+    return [float(value) for value in found if value is not None]
+
+
+def ends(values: Sequence[float]) -> tuple[float, float]:
+    """Return the means of the first and of the last tenth."""
+    parts = smoothed(values, 10)
+    return parts[0], parts[-1]
+
+
+def run(trial: Trial) -> dict[str, Any]:
+    """Run a trial by `finetune run` and return what it was seen to do."""
+    started = time.monotonic()
+    report = FOLDER / f"{trial.name}.json"
+    command = [sys.executable, "-m", "finetune_operator.cli.main", "run", "-f", f"trials/{trial.name}.yaml"]
+    subprocess.run([*command, "--folder", FOLDER / "runs", "--report", report], cwd=ROOT, check=True)
+    (path,) = (FOLDER / "runs").glob(f"trial-{trial.name}-*/events.jsonl")
+    events = [json.loads(line) for line in path.read_text().splitlines()]
+    steps = {name: values for name in trial.curves if (values := curve(events, "step", name))}
+    held_out = {name: values for name in trial.held_out if (values := curve(events, "evaluation", name))}
+    first, last = ends(steps[trial.curves[0]])
+    artifact = json.loads(report.read_text())["artifact"]
+    return {
+        "trial": trial.name,
+        "seconds": round(time.monotonic() - started, 1),
+        "steps": max(event["step"] for event in events if event["event"] == "step"),
+        "moved": (last > first) == trial.rises,
+        "published": len(artifact["files"]),
+        "curves": {
+            name: {"first_tenth": ends(v)[0], "last_tenth": ends(v)[1], "values": v} for name, v in steps.items()
+        },
+        "held_out": {name: {"first": v[0], "last": v[-1], "values": v} for name, v in held_out.items()},
+    }
+
+
+def table(results: Sequence[Mapping[str, Any]]) -> str:
+    """Return the figures of all trials as a Markdown table."""
+    lines = [
+        "| trial | steps | number | first tenth | last tenth | held out, first | held out, last |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        for name, seen in result["curves"].items():
+            held = result["held_out"].get(name)
+            sides = (f"{held['first']:.4g}", f"{held['last']:.4g}") if held else ("", "")
+            figures = (f"{seen['first_tenth']:.4g}", f"{seen['last_tenth']:.4g}", *sides)
+            lines.append(f"| {result['trial']} | {result['steps']} | {name} | {' | '.join(figures)} |")
+    return "\n".join(lines)
+
+
+def report_of(results: Sequence[Mapping[str, Any]], counts: Mapping[str, int]) -> str:
+    """Return the report: the table, then every curve."""
+    parts = [
+        "# Trials on GSM8K",
+        "",
+        ", ".join(f"{name}: {count} rows" for name, count in counts.items()),
+        "",
+        table(results),
+    ]
+    for result in results:
+        for name, seen in result["curves"].items():
+            parts += [
+                "",
+                f"## {result['trial']}: {name}, step 1 to {result['steps']}",
+                "",
+                "```",
+                chart(seen["values"]),
+                "```",
+            ]
+    return "\n".join(parts) + "\n"
+
+
+def main() -> int:
+    """Run the trials and return the exit code: 1 where one's number did not move as it should."""
+    parser = argparse.ArgumentParser(description="Trials of the objectives on GSM8K, on a tiny model made here.")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder with GSM8K (default: ../shared/data/gsm8k)")
+    parser.add_argument("--only", nargs="+", choices=[trial.name for trial in TRIALS], help="some of the trials")
+    options = parser.parse_args()
+    missing = [name for name in (SOLUTIONS_FILE, JUDGED_FILE) if not (options.data / name).exists()]
+    if missing:
+        print(
+            f"NOT RUN: {', '.join(missing)} of GSM8K are not here ({options.data}); name their folder with --data (make trials DATA=…)"
+        )
+        print(json.dumps({"trials": [], "missing": missing}))
+        return 0
+    wanted = [trial for trial in TRIALS if options.only is None or trial.name in options.only]
+    if options.only is None or "sft" in options.only:  # the others start from its result
+        shutil.rmtree(FOLDER, ignore_errors=True)
+    counts = prepare(options.data, FOLDER / "data")
+    if not (FOLDER / "model").exists():
+        make = [sys.executable, "examples/demo/make_model.py", "--data", FOLDER / "data" / "solutions.jsonl"]
+        subprocess.run([*make, "--output", FOLDER / "model", "--vocabulary", "2048"], cwd=ROOT, check=True)
+    results = [run(trial) for trial in wanted]
+    (FOLDER / "report.md").write_text(report_of(results, counts))
+    print(report_of(results, counts))
+    print(json.dumps({"trials": results, "rows": counts}))
+    return 0 if all(result["moved"] for result in results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
