@@ -73,6 +73,7 @@ def accuracies(result: CaseResult) -> list[float]:
     ("kind", "objective", "spec"),
     [
         ("modernbert", "classification", example("classification")),
+        ("distilbert", "classification", {"tuning": {"method": "lora"}, "learning_rate": 3e-3}),
         ("llama", "classification", {"tuning": {"method": "lora"}, "learning_rate": 1e-2}),
         ("modernbert", "classification", FROZEN),
         ("roberta", "token-classification", {**example("token-classification"), "learning_rate": 1e-2}),

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import pytest
 
-from finetune_operator.api.compatibility import LABELLING, PREFERENCES, Method, Objective, Strategy
+from finetune_operator.api.compatibility import LABELLING, PAIRING, PREFERENCES, Method, Objective, Strategy
 from finetune_operator.api.impossible import impossibility
 from finetune_operator.api.plan import AttemptFile
 from finetune_trainer.testing import (
@@ -23,6 +23,7 @@ from finetune_trainer.testing import (
     write_rows,
 )
 from finetune_trainer.testing_encoders import encoder_attempt, text_rows, word_rows
+from finetune_trainer.testing_pairs import pair_attempt, scored_rows
 from finetune_trainer.testing_ranks import RankServer
 
 ROWS, STEPS, BATCH, RATE = 24, 3, 4, 1e-3
@@ -42,6 +43,7 @@ ROWS_OF: Final[dict[Objective, Callable[[], list[dict[str, Any]]]]] = {
     Objective.KTO: lambda: judged_rows(ROWS),
     Objective.CLASSIFICATION: lambda: text_rows(ROWS),
     Objective.TOKEN_CLASSIFICATION: lambda: word_rows(ROWS),
+    **dict.fromkeys(PAIRING, lambda: scored_rows(ROWS)),
 }
 FLOAT32, FOUR_BITS = 1e-4, 5e-3
 """Largest difference of a loss between one process and several: of float32 sums, and of steps in bfloat16 beside 4-bit weights."""
@@ -66,7 +68,7 @@ def losses(ranks: RankServer, tiny_model: Path, tmp_path_factory: pytest.TempPat
         key = objective, method, strategy
         if key not in known:
             folder = tmp_path_factory.mktemp("-".join(key))
-            model = encoder if objective in LABELLING else tiny_model
+            model = encoder if objective in (*LABELLING, *PAIRING) else tiny_model
             result = ranks.run(attempt(model, folder, *key), folder / "run")
             assert set(result.statuses) == {0}, result.log()
             known[key] = result.losses
@@ -88,9 +90,12 @@ def attempt(model: Path, folder: Path, objective: Objective, method: Method, str
         precomputed_reference=objective is Objective.DPO and method is Method.FULL,
     )
     training = {"precision": "bf16" if method is Method.QLORA else "fp32"}
-    if objective in LABELLING:
-        given = {"tuning": {"method": method}, "training": training, "learning_rate": RATE}
-        return encoder_attempt(model, data, rows, folder / "out", objective=objective, plan=plan, **given)
+    if objective in (*LABELLING, *PAIRING):
+        given: dict[str, Any] = {"objective": objective, "plan": plan, "learning_rate": RATE}
+        given |= {"tuning": {"method": method}, "training": training}
+        if objective in LABELLING:
+            return encoder_attempt(model, data, rows, folder / "out", **given)
+        return pair_attempt(model, data, rows, folder / "out", layout="scored-pair", **given)
     return tiny_attempt(
         model,
         data,

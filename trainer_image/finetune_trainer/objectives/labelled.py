@@ -98,6 +98,7 @@ class LabelledRecipe(Recipe):
         if parts.peft_config is not None:
             from peft import get_peft_model
 
+            parts.peft_config.exclude_modules = whole_heads(model)
             model = get_peft_model(model, parts.peft_config)
         return LabelledTrainer(
             context,
@@ -108,6 +109,15 @@ class LabelledRecipe(Recipe):
             data_collator=self.collator(tokenizer),
             callbacks=parts.callbacks,
         )
+
+
+def whole_heads(model: Any) -> list[str]:
+    """Return the parts that PEFT trains whole beside adapters, which therefore get none.
+
+    PEFT 0.21 knows them by the ends of their names when it wraps them, but by their whole names when it leaves them out of all-linear: DistilBERT's
+    pre_classifier became an adapter first, which then could not be wrapped (TypeError).
+    """
+    return [name for name, _ in model.named_children() if name.endswith(("classifier", "score"))]
 
 
 def has_segments(model: Any) -> bool:
