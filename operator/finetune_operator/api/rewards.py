@@ -1,0 +1,112 @@
+"""What a generated answer is worth: the rewards of objectives grpo and rloo."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from types import MappingProxyType
+from typing import ClassVar, Final
+
+from pydantic import Field
+
+from finetune_operator.api.model import Rule, SpecModel, text_rule
+
+FUNCTION_PATTERN: Final = "^[A-Za-z_][A-Za-z0-9_]*([.][A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$"
+DEFAULT_COLUMN: Final = "answer"
+
+
+class Verifier(StrEnum):
+    """The built-in rewards. Each gives 0 to 1."""
+
+    EXACT_NUMBER = "exact-number"
+    NUMERIC_CLOSENESS = "numeric-closeness"
+    ANSWER_FORMAT = "answer-format"
+    REGEX = "regex"
+    JSON_SCHEMA = "json-schema"
+    UNIT_TESTS = "unit-tests"
+
+
+VERIFIER_MEANINGS: Final[Mapping[Verifier, str]] = MappingProxyType(
+    {
+        Verifier.EXACT_NUMBER: "1 where the answer's number equals that of the row's column, else 0",
+        Verifier.NUMERIC_CLOSENESS: "1 minus the relative distance of the answer's number to that of the row's column, 0 at the least",
+        Verifier.ANSWER_FORMAT: "1 where the completion ends in one marked final answer: #### and a number",
+        Verifier.REGEX: "1 where `pattern` is found in the completion",
+        Verifier.JSON_SCHEMA: "1 where the completion is JSON that `schema` accepts",
+        Verifier.UNIT_TESTS: "the share of the tests in the row's column that the completion's Python code passes",
+    }
+)
+
+
+class Reward(SpecModel):
+    """One reward; an answer is worth the weighted sum of all."""
+
+    verifier: Verifier | None = Field(
+        None,
+        description="A built-in reward: " + "; ".join(f"{name}: {text}" for name, text in VERIFIER_MEANINGS.items()),
+    )
+    function: str | None = Field(
+        None,
+        max_length=200,
+        description="A Python function by import path, module:name, called with prompts, completions and the rows' columns; it returns a number "
+        "for each completion.",
+    )
+    weight: float = Field(1.0, ge=-100, le=100, description="Factor of its value in the sum. Default 1.")
+    column: str = Field(
+        DEFAULT_COLUMN,
+        min_length=1,
+        max_length=100,
+        description="The row's column with the right answer, or with the unit tests. Default answer.",
+    )
+    pattern: str | None = Field(
+        None, min_length=1, max_length=1000, description="A Python regular expression (verifier regex)."
+    )
+    json_schema: str | None = Field(
+        None, min_length=2, max_length=20000, description="A JSON Schema, as JSON text (verifier json-schema)."
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="has(self.verifier) != has(self.function)",
+            message="rewards: a reward is a verifier or a function; name one of the two",
+            holds=lambda r: (r.verifier is None) != (r.function is None),
+        ),
+        text_rule(
+            "function",
+            "function",
+            FUNCTION_PATTERN,
+            "rewards.function: write an import path such as my_rewards:score (module, colon, function)",
+        ),
+        Rule(
+            cel="(has(self.verifier) && self.verifier == 'regex') == has(self.pattern)",
+            message="rewards.pattern: verifier regex needs a pattern, and no other reward has one",
+            holds=lambda r: (r.verifier is Verifier.REGEX) == (r.pattern is not None),
+        ),
+        Rule(
+            cel="(has(self.verifier) && self.verifier == 'json-schema') == has(self.jsonSchema)",
+            message="rewards.jsonSchema: verifier json-schema needs a schema, and no other reward has one",
+            holds=lambda r: (r.verifier is Verifier.JSON_SCHEMA) == (r.json_schema is not None),
+        ),
+    )
+
+    @property
+    def name(self) -> str:
+        """How metrics and reports call it."""
+        return str(self.verifier) if self.verifier is not None else str(self.function).rpartition(":")[2]
+
+    @property
+    def problem(self) -> str | None:
+        """Why pattern or schema cannot be used (what no API server can check), or None."""
+        if self.pattern is not None:
+            try:
+                re.compile(self.pattern)
+            except re.error as error:
+                return f"rewards.pattern is no regular expression: {error}"
+        if self.json_schema is not None:
+            try:
+                json.loads(self.json_schema)
+            except ValueError as error:
+                return f"rewards.jsonSchema is not JSON: {error}"
+        return None
