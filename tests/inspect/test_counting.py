@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pytest
 
 from finetune_operator.api.layouts import OBJECTIVE_LAYOUTS
+from finetune_operator.api.online import OnlinePolicy
 from finetune_operator.api.spec import Dataset
 from finetune_trainer.chat_template import ChatTemplate
 from finetune_trainer.encoding import Encoder
@@ -35,6 +36,23 @@ def rendered(rows: list[dict[str, Any]], objective: str, tokenizer: TokenizerFil
 
 def surveyed(rows: list[dict[str, Any]], objective: str, tokenizer: TokenizerFiles, max_length: int = 999) -> Survey:
     return survey_rows(iter(rendered(rows, objective, tokenizer)), tokenizer, Limits(max_length, "completions"))
+
+
+def test_prompts_that_cannot_be_learned_from_say_why(tokenizer: TokenizerFiles) -> None:
+    policy = OnlinePolicy.model_validate({"rewards": [{"verifier": "exact-number"}], "maxCompletionLength": 10})
+    rows = [
+        {"prompt": "2+2=", "answer": "4"},
+        {"prompt": "1+" * 50, "answer": "50"},
+        {"prompt": "2+2=", "answer": "many"},
+    ]
+    limits = Limits(20, "completions", online=policy)
+
+    found = survey_rows(iter(rendered(rows, "grpo", tokenizer)), tokenizer, limits)
+
+    assert found.used == 1
+    assert [problem.line for problem in found.problems] == [2, 3]
+    assert "no room for an answer of 10 tokens" in found.problems[0].reason
+    assert "column answer has nothing to compare" in found.problems[1].reason
 
 
 def tokens(tokenizer: TokenizerFiles, *texts: str) -> list[int]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from finetune_operator.api.rewards import VERIFIER_MEANINGS, Reward, Verifier
+from finetune_operator.api.rewards import VERIFIER_MEANINGS, Reward, Verifier, reward_names
 from finetune_trainer.failures import TrainerFailure
 from finetune_trainer.rewards.scoring import reward_functions, text_of
 
@@ -97,3 +97,23 @@ def test_a_reward_that_says_too_little_or_too_much_is_refused(spec: dict[str, An
 def test_a_pattern_or_schema_that_cannot_be_read_ends_the_run_before_it_starts(spec: dict[str, Any]) -> None:
     with pytest.raises(TrainerFailure, match=r"rewards\."):
         reward_functions([Reward.model_validate(spec)])
+
+
+def test_rewards_of_one_name_are_told_apart_by_number() -> None:
+    rewards = [
+        Reward.model_validate(each)
+        for each in (
+            {"verifier": "regex", "pattern": "a"},
+            {"function": "m:score"},
+            {"verifier": "regex", "pattern": "b"},
+        )
+    ]
+
+    assert reward_names(rewards) == ("regex", "score", "regex-2")
+    assert [call.__name__ for call in reward_functions(rewards[::2])] == ["regex", "regex-2"]
+
+
+def test_a_function_that_raises_is_the_users_to_mend_and_its_text_is_not_told() -> None:
+    (call,) = reward_functions([Reward.model_validate({"function": "json:loads"})])
+    with pytest.raises(TrainerFailure, match=r"loads raised TypeError; mend it"):
+        call(prompts=[""], completions=["secret"])

@@ -69,6 +69,7 @@ def rows_digest(attempt: AttemptFile) -> str:
         attempt.spec.training.truncation,
         str(attempt.plan.max_length),
         f"packed with seed {attempt.spec.training.seed}" if attempt.plan.packed else "",
+        attempt.spec.training.online.model_dump_json() if attempt.spec.training.online else "",
     )
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 

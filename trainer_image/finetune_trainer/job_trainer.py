@@ -35,7 +35,7 @@ from finetune_trainer.other_layout import (
     load_whole_model,
     load_whole_optimizer,
 )
-from finetune_trainer.probe import probe_longest_batch
+from finetune_trainer.probe import longest_rows, probe_longest_batch
 from finetune_trainer.rank_random import derived_seed, has_own_state
 from finetune_trainer.telemetry import StepRecord
 from finetune_trainer.wrapping import check_wrapping
@@ -53,10 +53,7 @@ class JobTraining(transformers.Trainer):
         if own_optimizer is not None:
             self.optimizer_cls_and_kwargs: Any = own_optimizer
         keep_float_losses(self.accelerator)
-        plan, seed = context.attempt.plan, context.attempt.spec.training.seed
-        groups = context.attempt.spec.training.group_by_length and not plan.packed
-        lengths = context.lengths(self.train_dataset) if groups else None
-        self._order = EpochOrder(len(self.train_dataset), plan.global_batch_size, seed, lengths)
+        self._order = self.make_order(context)
         self.add_callback(EpochBeginnings(self._order))
         self.context = context
         self._copies = HostCopies()
@@ -79,6 +76,12 @@ class JobTraining(transformers.Trainer):
         self._step_started += time.monotonic() - started
         return logs
 
+    def make_order(self, context: JobContext) -> EpochOrder:
+        """Return the order in which an epoch takes its sequences."""
+        plan, training = context.attempt.plan, context.attempt.spec.training
+        lengths = context.lengths(self.train_dataset) if training.group_by_length and not plan.packed else None
+        return EpochOrder(len(self.train_dataset), plan.global_batch_size, training.seed, lengths)
+
     def _prepare_for_training(self, *arguments: Any, **others: Any) -> Any:
         prepared = super()._prepare_for_training(*arguments, **others)
         attempt, place = self.context.attempt, self.context.place
@@ -86,8 +89,8 @@ class JobTraining(transformers.Trainer):
             attempt.plan.strategy, self.model_wrapped, self.optimizer, place.world_size, attempt.plan.offload
         )
         print(f"rank {place.rank}: {said}", flush=True)
-        resumed_from = arguments[2] if len(arguments) > 2 else None
-        self.before_training(None if resumed_from is None else Path(resumed_from))
+        resumed_from = Path(arguments[2]) if len(arguments) > 2 and arguments[2] is not None else None
+        self.before_training(resumed_from)
         if self.context.probes:
             self._probe(has_optimizer_state=resumed_from is not None)
         if place.world_size > 1 and attempt.plan.strategy is not Strategy.ZERO3:
@@ -112,6 +115,15 @@ class JobTraining(transformers.Trainer):
 
     def save_beside(self, folder: Path) -> None:
         """Write what a class wants to find again when a checkpoint is resumed into its folder, by `torch.save`."""
+
+    def try_beside(self) -> None:
+        """Do what takes memory in a step beside the longest batch; part of the trial before step 1."""
+
+    def longest_batch(self) -> tuple[dict[str, Any], int]:
+        """Return a micro-batch of the longest rows, and its length in tokens."""
+        rows = longest_rows(self.train_dataset, self.args.per_device_train_batch_size, self.context.recipe.lengths)
+        batch = dict(self.data_collator([self.train_dataset[row] for row in rows]))
+        return batch, batch["input_ids"].shape[-1]
 
     def _probe(self, *, has_optimizer_state: bool) -> None:
         context, started = self.context, time.monotonic()
@@ -176,6 +188,11 @@ class JobTraining(transformers.Trainer):
         """Return how many tokens of all ranks the step had; TRL's trainers log the sum of all steps."""
         return round(logs.get("num_tokens", 0.0) - self._tokens_before)
 
+    def measures_in(self, logs: dict[str, Any]) -> dict[str, float]:
+        """Return what the library has logged beside the loss, by our names."""
+        known = self.context.recipe.measures
+        return {name: logs[key] for key, name in known.items() if logs.get(key) is not None}
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Hear what each step was like; a loss or gradient that is not finite ends the run before it is saved."""
         super().log(logs, start_time)
@@ -192,7 +209,7 @@ class JobTraining(transformers.Trainer):
             tokens=self.tokens_of_step(logs),
             seconds=now - self._step_started,
             data_wait_seconds=self._data_wait,
-            measures={name: logs[key] for key, name in self.context.recipe.measures.items() if key in logs},
+            measures=self.measures_in(logs),
         )
         self._check(record)
         self.context.watchdog.step(record.seconds)
@@ -254,8 +271,8 @@ class JobTraining(transformers.Trainer):
             shutil.rmtree(folder, ignore_errors=True)
             raise failure from error
         seconds = time.monotonic() - started
-        self.context.telemetry.metrics.badput("checkpoint", seconds)
-        self.context.telemetry.metrics.set("checkpoint_stall_seconds", seconds)
+        context.telemetry.metrics.badput("checkpoint", seconds)
+        context.telemetry.metrics.set("checkpoint_stall_seconds", seconds)
         self._step_started += seconds
 
     def _stage_and_begin(self, model: Any, folder: Path, trial: Any, started: float) -> None:

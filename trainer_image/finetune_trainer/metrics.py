@@ -131,8 +131,8 @@ class RankMetrics:
         self._gauges[name].labels(**self._labels).set(value)
 
     def measure(self, name: str, value: float) -> None:
-        """Set one of finetune_operator.api.measures; another name is a KeyError."""
-        if name not in MEASURES:
+        """Set one of finetune_operator.api.measures, or a part of it (reward:<name>); another name is a KeyError."""
+        if name.partition(":")[0] not in MEASURES:
             raise KeyError(name)
         self._measures.labels(**self._labels, measure=name).set(value)
 

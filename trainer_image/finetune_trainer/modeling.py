@@ -143,6 +143,9 @@ def empty_base_model(attempt: AttemptFile, folder: Path) -> Any:
         memory = torch.nn.Parameter(torch.empty_like(parameter, device="cpu"), requires_grad=parameter.requires_grad)
         setattr(model.get_submodule(module), last, memory)
     model.tie_weights()
+    if (folder / transformers.utils.GENERATION_CONFIG_NAME).is_file():
+        # Which tokens end an answer: ranks that generate must agree on it.
+        model.generation_config = transformers.GenerationConfig.from_pretrained(folder, local_files_only=True)
     name_backbone(model)
     model.config.use_cache = False
     return model

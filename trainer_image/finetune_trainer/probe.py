@@ -21,7 +21,7 @@ from finetune_trainer.telemetry import Telemetry
 
 _ENGINE_COUNTERS: Final = ("global_steps", "global_samples", "micro_steps", "skipped_steps")
 """What DeepSpeed's engine counts, and writes into its checkpoints."""
-_TRAINER_COUNTERS: Final = ("_metrics", "_total_train_tokens", "_counts")
+_TRAINER_COUNTERS: Final = ("_metrics", "_total_train_tokens", "_counts", "_step")
 """What TRL's trainers and ours (labelled_trainer.py) count in each batch, as far as a trainer has it."""
 
 
@@ -51,13 +51,13 @@ def probe_longest_batch(trainer: Any, telemetry: Telemetry, *, has_optimizer_sta
     engine = trainer.model_wrapped if trainer.is_deepspeed_enabled else None
     if engine is not None and has_optimizer_state:
         return 0
-    lengths_of = trainer.context.recipe.lengths
-    rows = longest_rows(trainer.train_dataset, trainer.args.per_device_train_batch_size, lengths_of)
-    batch = trainer.data_collator([trainer.train_dataset[row] for row in rows])
+    batch, length = trainer.longest_batch()
     accumulation = trainer.args.gradient_accumulation_steps
     trainer.current_gradient_accumulation_steps = accumulation
     state = trainer.accelerator.gradient_state
     with _as_before(trainer, engine), _no_learning_rate(trainer.optimizer):
+        telemetry.phase = Phase.GENERATION
+        trainer.try_beside()
         telemetry.phase = Phase.BACKWARD
         items = trainer._get_num_items_in_batch([batch] * accumulation, trainer.args.device)
         for is_last in (
@@ -74,7 +74,7 @@ def probe_longest_batch(trainer: Any, telemetry: Telemetry, *, has_optimizer_sta
         if not has_optimizer_state:
             _torch_optimizer(trainer.optimizer).state.clear()
     telemetry.phase = Phase.LOAD
-    return int(batch["input_ids"].shape[-1])
+    return int(length)
 
 
 def _torch_optimizer(optimizer: Any) -> Any:

@@ -26,8 +26,12 @@ class Objective(Word):
     CLASSIFICATION = "classification"
     TOKEN_CLASSIFICATION = "token-classification"  # noqa: S105 - tokens of a text
     EMBEDDING = "embedding"
+    GRPO = "grpo"
+    RLOO = "rloo"
 
 
+ONLINE: Final = (Objective.GRPO, Objective.RLOO)
+"""Objectives whose answers are generated while training."""
 PREFERENCES: Final = (Objective.DPO, Objective.ORPO, Objective.KTO, Objective.REWARD)
 """Objectives that learn which answers are preferred."""
 LABELLING: Final = (Objective.CLASSIFICATION, Objective.TOKEN_CLASSIFICATION)
@@ -50,6 +54,8 @@ OBJECTIVE_MEANINGS: Final[Mapping[Objective, str]] = MappingProxyType(
         Objective.CLASSIFICATION: "a class for each text, or for each pair of texts that are read together",
         Objective.TOKEN_CLASSIFICATION: "a class for each word",
         Objective.EMBEDDING: "a vector for each text, close to those of texts that belong to it",
+        Objective.GRPO: "answers that the model generates, compared with the mean reward of their group",
+        Objective.RLOO: "the same, compared with the mean of the others, and with a KL penalty",
     }
 )
 

@@ -11,6 +11,7 @@ from typing import Final
 
 from finetune_operator.api.compatibility import (
     LABELLING,
+    ONLINE,
     PAIRING,
     PREFERENCES,
     SHARDED_STRATEGIES,
@@ -197,6 +198,19 @@ OBJECTIVE_IMPOSSIBLE: Final = (
             objective=Objective.EMBEDDING,
         )
         for strategy in SHARDED_STRATEGIES
+    ),
+    *(
+        Impossible(
+            method=method,
+            strategy=None,
+            accelerator=None,
+            why="generated answers were learned from with whole models and LoRA alone",
+            remedy="use tuning.method: lora or full",
+            objective=objective,
+        )
+        for objective in ONLINE
+        for method in Method
+        if method not in (Method.FULL, Method.LORA)
     ),
 )
 """What an objective does not work with, beside what works with none."""

@@ -97,6 +97,7 @@ Format = Literal[
     "scored-pair",
     "triplet",
     "pair",
+    "prompt",
 ]
 """The layouts that the objectives learn from; a test compares them with the tables in layouts.py."""
 FORMATS: Final = tuple(Layout(name) for name in get_args(Format) if name != "auto")

@@ -20,17 +20,21 @@ MEASURES: Final[Mapping[str, str]] = MappingProxyType(
         "entity_f1": "Harmonic mean of the two.",
         "spearman": "Rank correlation (-1 to 1, Spearman) between the scores of the evaluation rows and the cosines of their texts' vectors.",
         "retrieval_accuracy": "Share of the evaluation rows (0 to 1) whose second text is the closest to the first in its batch.",
+        "reward_deviation": "Standard deviation of the rewards of all answers.",
+        "reward_ties": "Share of the prompts (0 to 1) whose answers are all worth the same, so that nothing is learned from them.",
+        "completion_length": "Mean length of the answers in tokens.",
+        "completions_cut": "Share of the answers (0 to 1) that came to maxCompletionLength without an end.",
         "entropy": "Mean entropy of the model's next-token distribution over the counted tokens, in nats.",
         "reward_margin": "Mean of the chosen answers' rewards minus the rejected ones'.",
         "reward_accuracy": "Share of the pairs (0 to 1) whose chosen answer has the higher reward.",
         "reward_chosen": "Mean reward of the chosen answers; of dpo: beta times the nats by which the model finds them likelier than the reference.",
         "reward_rejected": "The same of the rejected answers.",
-        "reward_mean": "Mean reward of all answers.",
+        "reward_mean": "Mean reward of all answers; of grpo and rloo the weighted sum, and reward_mean:<name> one of them before its weight.",
         "log_probability_chosen": "Mean log-probability of the chosen answers, all tokens of each (of orpo: of a token), in nats.",
         "log_probability_rejected": "The same of the rejected answers.",
         "log_odds_ratio": "Mean of the chosen answers' log-odds minus the rejected ones', in nats.",
         "likelihood_loss": "Part of the loss that is the chosen answers' mean negative log-likelihood per token, in nats.",
-        "kl": "How far the model is from the reference on answers to other prompts, at least 0, in nats per answer.",
+        "kl": "How far the model is from the reference in nats: of kto per answer to other prompts, at least 0; of grpo and rloo per token.",
     }
 )
 """Name → meaning; the series `finetune_measure{measure="<name>"}`."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from finetune_operator.api.compatibility import (
     ENCODING,
     LABELLING,
     LEARN_TEXTS,
+    ONLINE,
     PAIRING,
     PREFERENCES,
     SHARDED_STRATEGIES,
@@ -16,10 +17,12 @@ from finetune_operator.api.compatibility import (
 )
 from finetune_operator.api.layouts import listed
 from finetune_operator.api.model import Rule
+from finetune_operator.api.online import KL_WEIGHTS
 from finetune_operator.api.preference import OBJECTIVE_SETTINGS
 
 _TEXTS: Final = ", ".join(f"'{objective}'" for objective in Objective if objective in LEARN_TEXTS)
 _PREFERENCES: Final = ", ".join(f"'{objective}'" for objective in PREFERENCES)
+_ONLINE: Final = ", ".join(f"'{objective}'" for objective in ONLINE)
 _LABELLING: Final = ", ".join(f"'{objective}'" for objective in LABELLING)
 ANSWERING: Final = (Objective.SFT, Objective.PRETRAIN, Objective.DPO, Objective.ORPO)
 """Objectives whose models are measured after the training, by the answers that their rows have."""
@@ -35,6 +38,50 @@ def _own_block(objective: Objective) -> Rule:
         cel=f"self.objective == '{objective}' || !has(self.training.{objective})",
         message=f"training.{objective} belongs to objective: {objective}; set that objective or remove the block",
         holds=lambda s: s.objective is objective or getattr(s.training, objective) is None,
+    )
+
+
+def _penalty_off(objective: Objective, block: str) -> str:
+    """Return the CEL expression that there is no KL penalty."""
+    unset = "true" if KL_WEIGHTS[objective] == 0 else "false"
+    return f"(has({block}.beta) ? {block}.beta == 0.0 : {unset})"
+
+
+def _generated(objective: Objective) -> tuple[Rule, ...]:
+    """Return the rules of an objective whose answers are generated."""
+
+    def settings(spec: Any) -> Any:
+        return getattr(spec.training, objective) if spec.objective is objective else None
+
+    block, is_it = f"self.training.{objective}", f"self.objective == '{objective}' && has(self.training.{objective})"
+    return (
+        Rule(
+            cel=f"self.objective != '{objective}' || has({block})",
+            message=f"training.{objective}: objective {objective} needs rewards; write for example rewards: [{{verifier: exact-number}}] there",
+            holds=lambda s: s.objective is not objective or settings(s) is not None,
+        ),
+        Rule(
+            cel=f"!({is_it}) || self.training.globalBatchSize % {block}.generations == 0",
+            message=f"training.globalBatchSize counts answers: make it a multiple of training.{objective}.generations",
+            holds=lambda s: settings(s) is None or s.training.global_batch_size % settings(s).generations == 0,
+        ),
+        Rule(
+            cel=f"!({is_it}) || {_penalty_off(objective, block)} || self.tuning.method != 'full' || "
+            f"!(self.resources.strategy in ['fsdp', 'zero1', 'zero2', 'zero3'])",
+            message=f"resources.strategy: the model that beta compares with would be one more whole model in every process of a sharded run with "
+            f"method: full; set training.{objective}.beta: 0, method: lora, or strategy: ddp",
+            holds=lambda s: (
+                settings(s) is None
+                or s.training.kl_weight == 0
+                or s.tuning.method is not Method.FULL
+                or s.resources.strategy not in SHARDED_STRATEGIES
+            ),
+        ),
+        Rule(
+            cel=f"!({is_it}) || {block}.maxCompletionLength < self.training.maxLength",
+            message=f"training.{objective}.maxCompletionLength is part of training.maxLength, and prompts need the rest; lower it or raise maxLength",
+            holds=lambda s: settings(s) is None or settings(s).max_completion_length < s.training.max_length,
+        ),
     )
 
 
@@ -77,7 +124,27 @@ OBJECTIVE_RULES: Final = (
         message="evaluation.metrics: rows of objective: pretrain have no answers to compare with; leave perplexity alone",
         holds=lambda s: s.objective is not Objective.PRETRAIN or not s.evaluation.generates,
     ),
+    Rule(
+        cel=f"!(self.objective in [{_ONLINE}]) || !(has(self.dataset.split) || has(self.dataset.evaluation))",
+        message=f"dataset: split and evaluation are not for objectives {listed(ONLINE, 'and')}, whose loss says nothing about answers (it is near 0 "
+        "whatever they are worth); watch reward_mean, and remove them",
+        holds=lambda s: s.objective not in ONLINE or not s.dataset.evaluates,
+    ),
+    Rule(
+        cel=f"!(self.objective in [{_ONLINE}]) || self.training.truncation == 'right' && !self.training.groupByLength",
+        message=f"training: objectives {listed(ONLINE, 'and')} cut no prompt, and take prompts in the order in which their answers are compared; "
+        "remove truncation and groupByLength",
+        holds=lambda s: (
+            s.objective not in ONLINE or (s.training.truncation == "right" and not s.training.group_by_length)
+        ),
+    ),
     *map(_own_block, OBJECTIVE_SETTINGS),
+    *(rule for objective in ONLINE for rule in _generated(objective)),
+    Rule(
+        cel=f"!(self.objective in [{_ONLINE}]) || self.tuning.method in ['full', 'lora']",
+        message=f"tuning.method: objectives {listed(ONLINE, 'and')} were tried with full and lora alone; set one of them",
+        holds=lambda s: s.objective not in ONLINE or s.tuning.method in (Method.FULL, Method.LORA),
+    ),
     Rule(
         cel=f"!(self.objective in [{_PREFERENCES}]) || self.tuning.method in ['full', 'lora', 'qlora']",
         message=f"tuning.method: objectives {listed(PREFERENCES, 'and')} were tried with full, lora and qlora; set one of them",

@@ -1,4 +1,4 @@
-"""Settings of the objectives that learn from preferences: one block of `training` each."""
+"""Settings of objectives: one block of `training` each, those of preferences defined here."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pydantic import Field
 from finetune_operator.api.compatibility import Objective
 from finetune_operator.api.embedding import Embedding
 from finetune_operator.api.model import SpecModel
+from finetune_operator.api.online import OnlinePolicy
 
 
 class Dpo(SpecModel):
@@ -76,6 +77,8 @@ OBJECTIVE_SETTINGS: Final[Mapping[Objective, type[SpecModel]]] = MappingProxyTyp
         Objective.ORPO: Orpo,
         Objective.KTO: Kto,
         Objective.EMBEDDING: Embedding,
+        Objective.GRPO: OnlinePolicy,
+        Objective.RLOO: OnlinePolicy,
     }
 )
 """Objective → the block of `training` that has its name."""

@@ -41,6 +41,15 @@ PROVEN: Final[Mapping[Objective, tuple[Combination, ...]]] = MappingProxyType(
             (Method.LORA, _SINGLE),
             (Method.FULL, _DDP),
         ),  # tests/trainer/test_embedding.py
+        # tests/trainer/test_online.py
+        Objective.GRPO: (
+            (Method.FULL, _SINGLE),
+            (Method.LORA, _SINGLE),
+            (Method.FULL, _DDP),
+            (Method.FULL, _FSDP),
+            (Method.LORA, _ZERO3),
+        ),
+        Objective.RLOO: ((Method.FULL, _SINGLE), (Method.LORA, _DDP)),
     }
 )
 """The losses of several ranks are those of one process on the same batches."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from types import MappingProxyType
 from typing import ClassVar, Final
@@ -93,7 +93,7 @@ class Reward(SpecModel):
 
     @property
     def name(self) -> str:
-        """How metrics and reports call it."""
+        """What it is called; several of a job may be called alike (reward_names)."""
         return str(self.verifier) if self.verifier is not None else str(self.function).rpartition(":")[2]
 
     @property
@@ -110,3 +110,10 @@ class Reward(SpecModel):
             except ValueError as error:
                 return f"rewards.jsonSchema is not JSON: {error}"
         return None
+
+
+def reward_names(rewards: Sequence[Reward]) -> tuple[str, ...]:
+    """Return how metrics and reports call them: by verifier or function, from the second of a name on with a number (regex, regex-2)."""
+    names = [reward.name for reward in rewards]
+    before = [names[:index].count(name) for index, name in enumerate(names)]
+    return tuple(f"{name}-{count + 1}" if count else name for name, count in zip(names, before, strict=True))

@@ -13,6 +13,7 @@ from finetune_operator.api.embedding import Embedding
 from finetune_operator.api.evaluation import EarlyStopping
 from finetune_operator.api.methods import BASE_METHODS, LORA_METHODS, VIRTUAL_TOKEN_METHODS, Method, Optimizer
 from finetune_operator.api.model import Rule, SpecModel
+from finetune_operator.api.online import KL_WEIGHTS, OnlinePolicy
 from finetune_operator.api.preference import Dpo, Kto, Orpo, Reward
 
 DEFAULT_EPOCHS: Final = 3.0
@@ -38,6 +39,8 @@ LEARNING_RATE_SHARES: Final = {
     Objective.CLASSIFICATION: 1.0,
     Objective.TOKEN_CLASSIFICATION: 1.0,
     Objective.EMBEDDING: 1.0,
+    Objective.GRPO: 0.1,
+    Objective.RLOO: 0.1,
 }
 """Of those, by objective. DPO: TRL 1.16 trains whole models with 1e-6 (DPOConfig), and so KTO. ORPO: 5e-6 to 8e-6
 (arXiv 2403.07691, C)."""
@@ -121,6 +124,9 @@ class Training(SpecModel):
     embedding: Embedding | None = Field(None, description="Settings of objective embedding.")
     seed: int = Field(42, ge=0, le=2147483647, description="Seed of weights, data order and dropout. Default 42.")
 
+    grpo: OnlinePolicy | None = Field(None, description="Settings of objective grpo.")
+    rloo: OnlinePolicy | None = Field(None, description="Settings of objective rloo.")
+
     stop_on_divergence: bool = Field(
         True,
         description="End the job (reason Diverged) when the loss stays far above what it was: for 10 steps above three times the median of the "
@@ -145,6 +151,22 @@ class Training(SpecModel):
             holds=lambda t: t.epochs is None or t.max_steps is None,
         ),
     )
+
+    @property
+    def online(self) -> OnlinePolicy | None:
+        """The settings of the objective whose answers are generated; None of the others."""
+        return self.grpo or self.rloo
+
+    @property
+    def kl_weight(self) -> float:
+        """The weight of the KL penalty of the objective whose answers are generated; 0 of the others."""
+        if self.online is None:
+            return 0.0
+        return (
+            KL_WEIGHTS[Objective.GRPO if self.grpo else Objective.RLOO]
+            if self.online.beta is None
+            else self.online.beta
+        )
 
     @property
     def epochs_or_default(self) -> float:

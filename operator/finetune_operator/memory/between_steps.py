@@ -1,4 +1,4 @@
-"""Memory of what a run does now and then beside its steps: evaluate, save, and (GRPO) generate. Each is a phase; a peak there ends a run as well."""
+"""Memory of what a run does now and then beside its steps: evaluate, save, generate answers. Each is a phase; a peak there ends a run as well."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from finetune_operator.api.plan import Phase
 from finetune_operator.memory.architecture import Architecture
 from finetune_operator.memory.blocks import Block
 from finetune_operator.memory.footprint import Held
-from finetune_operator.memory.kinds import Goal, LossKind
+from finetune_operator.memory.kinds import LossKind
 from finetune_operator.memory.loss import OUTPUT_CHUNKS
 from finetune_operator.memory.states import States
 from finetune_operator.memory.workload import Workload
@@ -27,7 +27,7 @@ def phases_between_steps(
         yield Phase.EVALUATION, _evaluation(architecture, workload, states)
     if workload.shards > 1 and workload.strategy in (Strategy.FSDP, Strategy.ZERO3):
         yield Phase.SAVE, _save(architecture, workload, states)
-    if workload.goal is Goal.GRPO:
+    if workload.generates:
         yield Phase.GENERATION, _generation(architecture, workload, states)
 
 
@@ -95,19 +95,21 @@ def _save(architecture: Architecture, workload: Workload, states: States) -> Hel
 def _generation(architecture: Architecture, workload: Workload, states: States) -> Held:
     """Sampling with the training model: keys and values of every token and layer, the last token's logits.
 
-    Sharded models are gathered whole for it (TRL 1.16, unwrap_model_for_generation). A colocated engine has `generation_bytes` instead, which
-    it holds during training as well, unless it sleeps.
+    ZeRO-3 and FSDP 1 gather the whole model for it (TRL 1.16, unwrap_model_for_generation, summon_full_params), FSDP 2 layer by layer for every
+    token. A colocated engine has `generation_bytes` instead, which it holds during training as well, unless it sleeps.
     """
     compute = workload.numerics.compute
     held = Held(weights=states.resident_weights, optimizer=states.optimizer)
     if workload.generation_bytes:
         return held._replace(activations=workload.generation_bytes)
     per_token = cached_width(architecture)
-    logits = (compute + 8) * architecture.vocabulary * workload.sequences
-    whole = compute * architecture.parameters if workload.strategy in (Strategy.FSDP, Strategy.ZERO3) else 0
+    answers = workload.accumulation  # of all micro-batches of a step at once (TRL 1.16, steps_per_generation)
+    logits = (compute + 8) * architecture.vocabulary * workload.sequences * answers
+    is_whole = workload.strategy is Strategy.ZERO3 or workload.flat_parameters
+    gathered = compute * architecture.parameters if is_whole else states.root_weights + 2 * states.layer_weights
     return held._replace(
-        weights=states.resident_weights + (whole if workload.shards > 1 else 0),
-        activations=compute * per_token * workload.tokens,
+        weights=states.resident_weights + (gathered if workload.shards > 1 else 0),
+        activations=compute * per_token * workload.tokens * answers,
         logits=logits,
         temporaries=max(states.dequantised_weights, states.adapter_temporaries),
     )

@@ -83,6 +83,8 @@ class Goal(Word):
     """Chosen and rejected sequence, and a head of one output."""
     GRPO = "grpo"
     """A group of sampled sequences; generation shares the GPU."""
+    RLOO = "rloo"
+    """The same, which pass through the model once more before the loss (TRL 1.16 asks for their log-probabilities, GRPO's are those of the loss)."""
     CLASSIFICATION = "classification"
     EMBEDDING = "embedding"
     """Two texts of each row; with accumulation all texts pass once more beforehand, without gradients (GradCache, arXiv 2101.06983)."""

@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from finetune_operator.memory.kinds import Goal, LossKind
-from finetune_operator.memory.workload import Workload
+from finetune_operator.memory.workload import TILE_TOKENS, Workload
 
-TILE_TOKENS: Final = 4096
-"""trl/kernels/chunked_logprob.py: TOKEN_CHUNK_SIZE."""
 TILE_WORDS: Final = 32768
 """trl/trainer/utils.py: _CHUNKED_LOGPROB_CHUNK_SIZE."""
 

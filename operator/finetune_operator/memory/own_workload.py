@@ -37,6 +37,8 @@ GOALS: Final[Mapping[Objective, Goal]] = MappingProxyType(
         Objective.CLASSIFICATION: Goal.CLASSIFICATION,
         Objective.TOKEN_CLASSIFICATION: Goal.CLASSIFICATION,
         Objective.EMBEDDING: Goal.EMBEDDING,
+        Objective.GRPO: Goal.GRPO,
+        Objective.RLOO: Goal.RLOO,
     }
 )
 """Which sequences, models and heads of each objective are in memory."""
@@ -138,6 +140,8 @@ def workload_of(
         accelerator=spec.resources.accelerator,
         packing=packed,
         separates_rows=packed,
+        kl_penalty=spec.training.kl_weight > 0,
+        answer_tokens=spec.training.online.max_completion_length if spec.training.online else 0,
         evaluation_batch=micro_batch if spec.dataset.evaluates else 0,
         precomputed_reference=precomputed_reference,
         **_habits(numerics_of(spec), strategy, quantization),

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Final, Literal
 
 from finetune_operator.api.compatibility import Checkpointing, Offload, Strategy
 from finetune_operator.memory.architecture import ALL_LINEAR
 from finetune_operator.memory.kinds import AttentionKernel, Goal, LossKind, Numerics, Optimizer, Quantization, Tuning
 from finetune_operator.memory.software import OWN_SOFTWARE, Software
+
+TILE_TOKENS: Final = 4096
+"""trl/kernels/chunked_logprob.py: TOKEN_CHUNK_SIZE."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,10 @@ class Workload:
     """Sequences of one evaluation batch on one process; 0: the run does not evaluate."""
     generation_bytes: int = 0
     """GRPO: what a colocated inference engine holds; 0: the training model samples itself."""
+    kl_penalty: bool = False
+    """Generated answers are compared with what the model that training started from makes of them."""
+    answer_tokens: int = 0
+    """Of the longest answer that is generated."""
     precomputed_reference: bool = False
     """DPO: the reference's log-probabilities were computed before training, so that it needs no copy of the model."""
 
@@ -100,22 +107,33 @@ class Workload:
     @property
     def asks_reference(self) -> bool:
         """Whether each step passes its batch through a reference model as well."""
-        return self.goal in (Goal.DPO, Goal.KTO) and not self.precomputed_reference
+        return self.kl_penalty or (self.goal in (Goal.DPO, Goal.KTO) and not self.precomputed_reference)
+
+    @property
+    def generates(self) -> bool:
+        """Whether a step generates the answers that it learns from."""
+        return self.goal in (Goal.GRPO, Goal.RLOO)
 
     @property
     def passes_beside(self) -> int:
-        """Forward passes of the batch beside the one that is learned from: of the reference, and KTO's of mismatched answers through both.
+        """Forward passes of the batch beside the one that is learned from: of the reference, KTO's of mismatched answers through both, RLOO's own.
 
         With goal embedding one that makes the vectors of a whole batch, where it does not fit at once.
         """
         if self.goal is Goal.EMBEDDING:
             return 1 if self.has_several_micro_batches else 0
-        return (3 if self.goal is Goal.KTO else 1) if self.asks_reference else 0
+        asked = (3 if self.goal is Goal.KTO else 1) if self.asks_reference else 0
+        return asked + (self.goal is Goal.RLOO)
 
     @cached_property
     def tokens(self) -> int:
         """Tokens of one micro-batch on one process, padding included."""
         return -(-self.sequences * self.length // self.context_parallel)
+
+    @property
+    def has_several_tiles(self) -> bool:
+        """Whether TRL's chunked head goes through a micro-batch in several tiles."""
+        return self.tokens > TILE_TOKENS
 
     @property
     def keeps_reference(self) -> bool:

@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Final
 
 from finetune_operator.api.compatibility import (
+    SHARDED_STRATEGIES,
     Checkpointing,
     Offload,
     Strategy,
@@ -20,6 +21,7 @@ from finetune_operator.api.methods import Method
 from finetune_operator.api.plan import PlanError
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import FineTuneJobSpec
+from finetune_operator.planner.reference import keeps_whole_reference
 
 DEFAULT_MOST_GPUS: Final = 8
 MOST_TOKENS_PER_MICRO_BATCH: Final = 65_536
@@ -137,6 +139,8 @@ def strategies(spec: FineTuneJobSpec, processes: int, resume: ResumePoint | None
     candidates = [
         s for s in candidates if impossibility(method, s, accelerator, optimizer, objective=spec.objective) is None
     ]
+    if keeps_whole_reference(spec):
+        candidates = [s for s in candidates if s not in SHARDED_STRATEGIES]
     return tuple(s for s in candidates if resume is None or _obstacle(resume, s, processes) is None)
 
 

@@ -33,9 +33,14 @@ def precomputes_reference(spec: FineTuneJobSpec, strategy: Strategy, passes: flo
     return seen > 1.0
 
 
+def keeps_whole_reference(spec: FineTuneJobSpec) -> bool:
+    """Return whether every process would hold a frozen copy of the whole model to compare generated answers with, sharded or not."""
+    return spec.training.kl_weight > 0 and spec.tuning.method is Method.FULL
+
+
 def reference_reason(spec: FineTuneJobSpec, strategy: Strategy, passes: float | None) -> str | None:
     """Return how the reference is asked and why, in words; None where the objective has none."""
-    if spec.objective not in WITH_REFERENCE:
+    if spec.objective not in WITH_REFERENCE and not spec.training.kl_weight:
         return None
     whole = spec.tuning.method is Method.FULL
     often = "an unknown number of times" if passes is None else f"{passes:.3g} times"

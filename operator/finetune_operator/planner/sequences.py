@@ -69,6 +69,11 @@ def sequences_of(
     facts = inspection.dataset
     evaluated = min(cut, facts.evaluation.longest) if facts.evaluation else 0
     longest = max(min(cut, facts.tokens.maximum), evaluated) if facts.tokens.maximum else cut
+    if (online := spec.training.online) is not None:
+        # Rows are prompts, and sequences their answers; all of them may be as long as an answer can be.
+        return SequencesOfEpoch(
+            facts.rows, facts.rows * online.generations, min(cut, facts.tokens.maximum + online.max_completion_length)
+        )
     alone = SequencesOfEpoch(facts.rows, facts.rows, longest)
     is_alone = wanted == "none" or spec.training.group_by_length or spec.tuning.method in VIRTUAL_TOKEN_METHODS
     if is_alone or facts.rows == 0 or spec.objective not in LEARN_TEXTS:

@@ -109,7 +109,12 @@ def inspect(request: InspectionRequest, output: Path | None = None, *, trace: bo
     layout, rows = read_rendered_rows(files.lines(), spec.dataset, spec.layouts, tokenizer)
     training = spec.training
     limits = Limits(
-        training.max_length, training.loss_on, training.truncation, spec.dataset.split, spec.dataset.filters
+        training.max_length,
+        training.loss_on,
+        training.truncation,
+        spec.dataset.split,
+        spec.dataset.filters,
+        training.online,
     )
     survey = survey_rows(rows, tokenizer, limits)
     logger.info("data set %s: %s, %d rows, %d dropped", spec.dataset.uri, layout.layout, survey.rows, survey.dropped)

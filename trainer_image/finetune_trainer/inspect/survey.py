@@ -16,15 +16,18 @@ from tokenizers import Tokenizer
 from finetune_operator.api.evaluation import Split
 from finetune_operator.api.inputs import Filters
 from finetune_operator.api.inspection import RowProblem
+from finetune_operator.api.online import OnlinePolicy
 from finetune_trainer.encoding import Encoder, answer_tokens, pieces
 from finetune_trainer.inspect.labels import count_labels
 from finetune_trainer.rendering import RenderedRow, Text
+from finetune_trainer.rewards.prompts import problem_of as prompt_problem
 from finetune_trainer.row_filters import RowFilter
 from finetune_trainer.row_selection import digest_of, is_evaluated
 from finetune_trainer.rows import (
     Conversation,
     JudgedCompletion,
     Preference,
+    Prompt,
     PromptCompletion,
     RawText,
     RowValue,
@@ -117,6 +120,7 @@ class Limits:
     truncation: Literal["right", "left"] = "right"
     split: Split | None = None
     filters: Filters = field(default_factory=Filters)
+    online: OnlinePolicy | None = None
 
 
 def survey_rows(rows: Iterator[RenderedRow], tokenizer: TokenizerFiles, limits: Limits) -> Survey:
@@ -216,6 +220,8 @@ class _Lengths:
             return "it has one token, and none to predict from it"
         if isinstance(value, Conversation | PromptCompletion):
             return self._problem_of_answer(value, texts[0].text, lengths[texts[0].side])
+        if isinstance(value, Prompt) and self.limits.online is not None:
+            return prompt_problem(value, lengths[texts[0].side], self.limits.online, self.limits.max_length)
         if isinstance(value, Preference | JudgedCompletion) and self._is_all_prompt(texts, lengths):
             return self._cut_off
         return None

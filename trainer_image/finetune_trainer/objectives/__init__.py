@@ -21,6 +21,8 @@ _MODULES: Final[Mapping[Objective, str]] = MappingProxyType(
         Objective.CLASSIFICATION: "classification",
         Objective.TOKEN_CLASSIFICATION: "token_classification",
         Objective.EMBEDDING: "embedding",
+        Objective.GRPO: "online",
+        Objective.RLOO: "online",
     }
 )
 """Objective → module of this package that has its `RECIPE`."""

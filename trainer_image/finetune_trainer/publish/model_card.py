@@ -33,6 +33,8 @@ PIPELINES: Final[Mapping[Objective, str]] = MappingProxyType(
         Objective.DPO: "text-generation",
         Objective.ORPO: "text-generation",
         Objective.KTO: "text-generation",
+        Objective.GRPO: "text-generation",
+        Objective.RLOO: "text-generation",
         Objective.REWARD: "text-classification",
         Objective.CLASSIFICATION: "text-classification",
         Objective.TOKEN_CLASSIFICATION: "token-classification",

@@ -12,8 +12,8 @@ from typing import Any
 import jsonschema
 
 from finetune_operator.api.exit_codes import ExitCode
-from finetune_operator.api.rewards import Reward, Verifier
-from finetune_trainer.failures import TrainerFailure
+from finetune_operator.api.rewards import Reward, Verifier, reward_names
+from finetune_trainer.failures import TrainerFailure, calls_of
 from finetune_trainer.rewards.numbers import answer_format, exact_number, number_of, numeric_closeness
 from finetune_trainer.rewards.unit_tests import passed_share
 
@@ -27,21 +27,21 @@ def reward_functions(rewards: Sequence[Reward]) -> list[RewardFunction]:
     Raises:
         TrainerFailure: a function cannot be imported, or a pattern or schema cannot be used.
     """
-    return [_function(reward) for reward in rewards]
+    return [_function(reward, name) for reward, name in zip(rewards, reward_names(rewards), strict=True)]
 
 
-def _function(reward: Reward) -> RewardFunction:
+def _function(reward: Reward, name: str) -> RewardFunction:
     if reward.problem is not None:
         raise TrainerFailure(ExitCode.BAD_SPEC, reward.problem)
     if reward.function is not None:
-        return _checked(_imported(reward.function), reward.name)
+        return _checked(_imported(reward.function), name)
     score = _verifier(reward)
 
     def call(*, completions: Sequence[Any], **columns: Any) -> list[float | None]:
         right = columns.get(reward.column) or [None] * len(completions)
         return [score(text_of(completion), value) for completion, value in zip(completions, right, strict=True)]
 
-    call.__name__ = reward.name
+    call.__name__ = name
     return call
 
 
@@ -99,13 +99,21 @@ def _imported(path: str) -> Callable[..., Any]:
         ) from error
     if not callable(found):
         raise TrainerFailure(ExitCode.BAD_SPEC, f"rewards.function {path} is no function")
-    return found
+    function: Callable[..., Any] = found
+    return function
 
 
 def _checked(function: Callable[..., Any], name: str) -> RewardFunction:
     def call(**batch: Any) -> list[float | None]:
         expected = len(batch["completions"])
-        values = list(function(**batch))
+        try:
+            values = list(function(**batch))
+        except Exception as error:
+            print(calls_of(error))  # without its text, which may quote an answer
+            raise TrainerFailure(
+                ExitCode.BAD_SPEC,
+                f"rewards.function {name} raised {type(error).__name__}; mend it, or let it return None for answers that it cannot judge",
+            ) from error
         if len(values) != expected:
             raise TrainerFailure(
                 ExitCode.BAD_SPEC,

@@ -82,7 +82,7 @@ class Passes:
         "loads_whole",
         "efficient_loading",
     ),
-    but=("has_padding_mask", "accumulates", "is_sharded", "casts_weights"),
+    but=("has_padding_mask", "accumulates", "is_sharded", "casts_weights", "has_several_tiles"),
 )
 def passes(architecture: Architecture, workload: Workload) -> Passes:
     """Return the programmes of a micro-batch."""

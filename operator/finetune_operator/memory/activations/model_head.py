@@ -9,7 +9,7 @@ from finetune_operator.memory.activations.mode import LayerMode, has_wide_stream
 from finetune_operator.memory.activations.profile import Profile
 from finetune_operator.memory.architecture import Architecture, Head
 from finetune_operator.memory.kinds import AttentionKernel, Goal, LossKind, Quantization, Tuning
-from finetune_operator.memory.loss import TILE_TOKENS, head_calls
+from finetune_operator.memory.loss import head_calls
 from finetune_operator.memory.workload import Workload
 
 CLASSES = 2
@@ -29,7 +29,7 @@ def programme_of_head(architecture: Architecture, workload: Workload) -> Profile
         head,
         head_mode(mode, adapted=head.transform),
         loss_kind(architecture, workload),
-        several_tiles=workload.tokens > TILE_TOKENS,
+        several_tiles=workload.has_several_tiles,
     )
 
 

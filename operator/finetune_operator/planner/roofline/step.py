@@ -84,6 +84,22 @@ def time_of(work: Work, gpu: Gpu, per_node: int, *, network: float = NETWORK, ra
     if work.strategy is Strategy.DDP:
         once = max(once - DDP_OVERLAP * micro, (1.0 - rates.overlap) * once)
     seconds = micro * work.accumulation + once + optimizer + rates.step_seconds
+    if work.generated_tokens:
+        seconds += work.generated_tokens * _pass_seconds(work, gpu, per_node, network, rates, speed, streaming)
     return StepTime(
         seconds, matrix, attention, elementwise, dequantization, latency, host, exchange.micro, exposed, optimizer
+    )
+
+
+def _pass_seconds(
+    work: Work, gpu: Gpu, per_node: int, network: float, rates: Rates, speed: float, streaming: float
+) -> float:
+    """Return the seconds in which one token of every answer is written: weights are read, or Python launches kernels, whichever takes longer."""
+    own = work.pass_flops / speed + work.pass_bytes / streaming
+    if work.is_cpu:
+        return own + work.layers * CPU_LAYER_SECONDS
+    gathering = work._replace(gathered_bytes=work.pass_gathered_bytes, scattered_bytes=0.0, reduced_bytes=0.0)
+    exchange = exchange_of(gathering, gpu, per_node, network, rates).micro if work.pass_gathered_bytes else 0.0
+    return (
+        max(own + work.pass_kernels * rates.kernel_seconds, work.pass_kernels * rates.forward_launch_seconds) + exchange
     )

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 from finetune_operator.api.compatibility import Checkpointing, Offload, Strategy
 from finetune_operator.memory.architecture import Architecture
+from finetune_operator.memory.between_steps import cached_width
 from finetune_operator.memory.derived import derived
 from finetune_operator.memory.kinds import LossKind, Quantization, Tuning
 from finetune_operator.memory.states import base_weight_bytes, trainable_parameters
@@ -83,6 +84,13 @@ class Work(NamedTuple):
     float8: bool
     compiled: bool
     is_cpu: bool
+    generated_tokens: int = 0
+    """Of the longest answer that a step generates: passes over the model one after another, with one token of every answer."""
+    pass_bytes: float = 0.0
+    """Weights, and keys and values of what stands before the token, that one such pass reads; with 4-bit weights their dequantisation."""
+    pass_flops: float = 0.0
+    pass_kernels: float = 0.0
+    pass_gathered_bytes: float = 0.0
 
 
 def work_of(architecture: Architecture, workload: Workload, style: KernelStyle = PLAIN, stages: int = 1) -> Work:
@@ -108,7 +116,7 @@ def work_of(architecture: Architecture, workload: Workload, style: KernelStyle =
     linear_flops = 2.0 * layer.matrix_elements * products + adapters.flops * (forward + BACKWARD_ADAPTER_PRODUCTS)
     attention = layer.attention_flops * (forward + reached * BACKWARD_ATTENTION) / style.attention
     reductions = TENSOR_PARALLEL_REDUCTIONS * 2 * (forward + reached) * architecture.layers * architecture.hidden
-    return Work(
+    work = Work(
         tokens=tokens,
         accumulation=workload.accumulation,
         processes=workload.processes,
@@ -139,6 +147,22 @@ def work_of(architecture: Architecture, workload: Workload, style: KernelStyle =
         float8=style.float8,
         compiled=style.compiled,
         is_cpu=workload.accelerator == "cpu",
+    )
+    return _with_generation(work, architecture, workload, layer) if workload.generates else work
+
+
+def _with_generation(work: Work, architecture: Architecture, workload: Workload, layer: LayerCost) -> Work:
+    """Return the work with the generation of its answers, which have half their length on average while they are written."""
+    answers, compute = workload.sequences * workload.accumulation, workload.numerics.compute
+    cached = cached_width(architecture)
+    before = workload.sequence_length - workload.answer_tokens / 2
+    return work._replace(
+        generated_tokens=workload.answer_tokens,
+        pass_bytes=float(compute * (architecture.parameters + cached * before * answers)),
+        pass_flops=2.0 * answers * (layer.matrix_elements + architecture.hidden * architecture.vocabulary),
+        pass_kernels=float(layer.kernels),
+        # FSDP 2 gathers every layer for every token; ZeRO-3 the whole model once (TRL 1.16), which is little beside it.
+        pass_gathered_bytes=work.gathered_bytes / work.passes if workload.strategy is Strategy.FSDP else 0.0,
     )
 
 
