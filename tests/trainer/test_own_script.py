@@ -23,7 +23,16 @@ from finetune_operator.api.manifest import Manifest
 from finetune_operator.api.plan import GIB, AttemptFile, Plan
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import Checkpoint
-from finetune_operator.api.trainer import RESULT, SCRIPT_FOLDER, progress_environment, script_environment
+from finetune_operator.api.trainer import (
+    BEGIN_FILE,
+    CONTROL,
+    EXIT_FILE,
+    KEEPER_FILE,
+    RESULT,
+    SCRIPT_FOLDER,
+    progress_environment,
+    script_environment,
+)
 from finetune_operator.controller.kube import FINETUNE_JOBS
 from finetune_operator.controller.metrics import OperatorMetrics
 from finetune_operator.controller.progress_server import ProgressServer
@@ -184,6 +193,22 @@ def test_a_script_that_is_killed_with_its_shell_is_noticed(attempt: AttemptFile,
     cause = Pod(scripted(attempt, script), tmp_path / "work").run(kill, 3, STEPS="2", WAITS_AT="1")
 
     assert (cause.exit_code, cause.reason) == (ExitCode.KILLED, Reason.RANK_KILLED)
+
+
+def test_a_script_that_nobody_saves_any_more_is_stopped(attempt: AttemptFile, script: Path, tmp_path: Path) -> None:
+    own = Pod(scripted(attempt, script), tmp_path / "work")
+    process = start_locally(
+        own.attempt, tmp_path / "plan.json", own.place, {**os.environ, "STEPS": "2", "WAITS_AT": "1"}
+    )
+    for folder in ("checkpoints", "export"):
+        (own.folder / folder).mkdir(parents=True)
+    control = own.place.work / CONTROL
+    (control / KEEPER_FILE).touch()
+    os.utime(control / KEEPER_FILE, (0, 0))
+    (control / BEGIN_FILE).touch()
+
+    assert process.wait(30) != 0
+    assert (control / EXIT_FILE).exists()
 
 
 def test_a_folder_that_is_written_to_is_not_taken_for_whole(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from finetune_operator.api.trainer import (
     CHECKPOINTS,
     CONTROL,
     EXIT_FILE,
+    KEEPER_FILE,
     RESULT,
     SCRIPT_FOLDER,
     script_environment,
@@ -83,6 +84,7 @@ class OwnScript:
             return Cause(ExitCode.OK, Reason.SUCCEEDED, "the script had ended and all was saved already")
         for name in (CHECKPOINTS, RESULT):
             (folder / name).mkdir(parents=True, exist_ok=True)
+        (control / KEEPER_FILE).touch()
         (control / BEGIN_FILE).touch()
         writer = self._writer(found) if self.index == 0 else None
         self._saved = look(folder)
@@ -156,6 +158,7 @@ class OwnScript:
                 self._was_quiet = look(self.folder) == seen and time.monotonic() - since >= self.quiet_seconds
                 return code
             time.sleep(self.look_seconds)
+            (control / KEEPER_FILE).touch()
             now = time.monotonic()
             current = look(self.folder)
             if current != seen:

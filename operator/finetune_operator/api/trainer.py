@@ -30,6 +30,8 @@ BEGIN_FILE: Final = "begin"
 CANCEL_FILE: Final = "cancel"
 ALIVE_FILE: Final = "alive"
 EXIT_FILE: Final = "exit"
+KEEPER_FILE: Final = "keeper"
+"""Renewed by our container: without it nobody saves what the script makes."""
 
 SHELL: Final = f"""
 control="${CONTROL_VARIABLE}"
@@ -45,7 +47,11 @@ done
 "$@" &
 script=$!
 trap 'kill -TERM "$script" 2>/dev/null' TERM INT
-(while kill -0 "$script" 2>/dev/null; do : > "$control/{ALIVE_FILE}"; sleep 2; done) &
+(while kill -0 "$script" 2>/dev/null; do
+  : > "$control/{ALIVE_FILE}"
+  [ -n "$(find "$control/{KEEPER_FILE}" -mmin +2 2>/dev/null)" ] && kill -TERM "$script" 2>/dev/null
+  sleep 2
+done) &
 wait "$script"; code=$?
 while kill -0 "$script" 2>/dev/null; do wait "$script"; code=$?; done
 echo "$code" > "$control/{EXIT_FILE}.partial"
@@ -53,6 +59,8 @@ mv "$control/{EXIT_FILE}.partial" "$control/{EXIT_FILE}"
 exit "$code"
 """
 """Waits until the script's folder is restored, runs the script, passes SIGTERM on, says every two seconds that it is there, and last its exit code.
+
+A script whose keeper has been gone for two minutes is stopped: it would train on, and nothing of it would be kept.
 
 A `wait` that a signal interrupts returns before the script has ended; hence the second one.
 """

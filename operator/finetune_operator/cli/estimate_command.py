@@ -36,8 +36,8 @@ from finetune_operator.memory.states import host_load_bytes, states_of, trainabl
 from finetune_operator.memory.workload import Workload
 from finetune_operator.planner.catalogue import CATALOGUE, UNKNOWN, gpu_of
 from finetune_operator.planner.known_models import KNOWN_MODELS
-from finetune_operator.planner.plan import untraced
 from finetune_operator.planner.pools import gib
+from finetune_operator.planner.unsized import untraced
 
 NUMERICS: Final = {
     "bf16-float32-master": FLOAT32_MASTER,

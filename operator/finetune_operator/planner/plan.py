@@ -48,6 +48,7 @@ from finetune_operator.planner.sequences import SequencesOfEpoch, sequences_of, 
 from finetune_operator.planner.speed import throughput_of
 from finetune_operator.planner.targets import check_targets
 from finetune_operator.planner.task import Task
+from finetune_operator.planner.unsized import multimodal, untraced
 
 STORED_BYTES_PER_PARAMETER = 2
 """Assumed size of downloaded weights where nothing was inspected: bfloat16."""
@@ -177,7 +178,7 @@ def question_of(
     if isinstance(architecture, PlanError):
         return untraced(architecture, trace) if isinstance(trace, str) else architecture
     if "text_config" in config:
-        return _multimodal(spec)
+        return multimodal(spec)
     if architecture.traced:
         assumptions = (*assumptions, TRACED.format(architecture.model_type))
     if limits.problem:
@@ -227,21 +228,6 @@ def _passes(spec: FineTuneJobSpec, made: SequencesOfEpoch) -> float | None:
     if spec.training.max_steps is None:
         return spec.training.epochs_or_default
     return spec.training.max_steps * spec.training.global_batch_size / made.count if made.count else None
-
-
-def untraced(error: PlanError, why: str) -> PlanError:
-    """Return the error of a model that no table knows with the reason why there is no trace of it either."""
-    message = f"{error.message}. It could not be traced on fake tensors either: {why}"
-    return error.model_copy(update={"message": message, "needs_trace": False})
-
-
-def _multimodal(spec: FineTuneJobSpec) -> PlanError:
-    """The trainer loads the whole model, whose vision part nobody has counted."""
-    return PlanError(
-        reason=Reason.UNKNOWN_ARCHITECTURE,
-        message=f"{spec.model.uri} is multimodal (config.json has a text_config), and only its text part can be sized; "
-        "set model.uri to a text-only model",
-    )
 
 
 def _pools(
