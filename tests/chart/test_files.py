@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics import MetricWrapperBase
 
 from finetune_operator import __version__
@@ -27,7 +28,7 @@ ALERTS: list[dict[str, Any]] = [
 
 def operator_metrics() -> dict[str, set[str]]:
     """Return every metric of the operator, as Prometheus knows it, with its labels."""
-    found = {name: {"namespace", "job"} for name in final_values()}
+    found = final_values()
     for metric in vars(OperatorMetrics()).values():
         if isinstance(metric, MetricWrapperBase):
             (family,) = metric.describe()
@@ -36,10 +37,11 @@ def operator_metrics() -> dict[str, set[str]]:
     return found
 
 
-def final_values() -> set[str]:
+def final_values() -> dict[str, set[str]]:
     metrics = OperatorMetrics()
     metrics.job_finished(FinishedJob("team", "tune", True, 1, 1.0, 1, 1.0, 1, 1))
-    return {family.name for family in metrics.registry.collect() if family.name.startswith("finetune_operator_job_")}
+    families = [each for each in metrics.registry.collect() if isinstance(each, GaugeMetricFamily)]
+    return {each.name: set(each._labelnames) for each in families if each.name.startswith("finetune_operator_job_")}
 
 
 def used_metrics(expression: str) -> set[str]:
