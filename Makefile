@@ -37,7 +37,7 @@ demo: setup ## Fine-tune a tiny model on this machine: plan, two sharded process
 	$(BIN)/python examples/demo/demo.py
 
 .PHONY: trials
-trials: setup ## Try SFT, DPO and a reward model on GSM8K (DATA=FOLDER, else ../shared/data/gsm8k); a table, curves, JSON
+trials: setup ## Try SFT, DPO, a reward model and GRPO on GSM8K (DATA=FOLDER, else ../shared/data/gsm8k); a table, curves, JSON
 	$(BIN)/python trials/trials.py $(if $(DATA),--data $(DATA))
 
 # In two halves at once: tests on a node wait for kubelets and restarts most of their time. The half on a node shows its output when it ends.

@@ -29,6 +29,11 @@ def solutions(row: Row) -> Iterator[Row]:
     yield {"question": row["question"], "answer": row["answer"]}
 
 
+def questions(row: Row) -> Iterator[Row]:
+    """Yield the question as a prompt, with the worked solution whose last number rewards compare with."""
+    yield {"prompt": row["question"], "answer": row["answer"]}
+
+
 def pairs(row: Row) -> Iterator[Row]:
     """Yield a question's right solutions, each beside another wrong one, as far as there are both."""
     judged = [value for value in row.values() if isinstance(value, dict)]
@@ -47,6 +52,7 @@ def prepare(source: Path, target: Path) -> dict[str, int]:
     target.mkdir(parents=True, exist_ok=True)
     makers: Sequence[tuple[str, str, Callable[[Row], Iterable[Row]]]] = (
         ("solutions", SOLUTIONS_FILE, solutions),
+        ("questions", SOLUTIONS_FILE, questions),
         ("pairs", JUDGED_FILE, pairs),
     )
     counts = {}

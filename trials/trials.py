@@ -46,6 +46,17 @@ TRIALS: Final = (
     Trial("sft", ("loss", "token_accuracy"), ("loss", "token_accuracy"), rises=False),
     Trial("dpo", ("reward_margin", "reward_accuracy", "loss"), ("loss", "reward_margin", "reward_accuracy")),
     Trial("reward", ("reward_accuracy", "reward_margin", "loss"), ("loss", "reward_margin", "reward_accuracy")),
+    Trial(
+        "grpo",
+        (
+            "reward_mean",
+            "reward_mean:exact-number",
+            "reward_mean:numeric-closeness",
+            "reward_mean:answer-format",
+            "kl",
+            "completion_length",
+        ),
+    ),
 )
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import pytest
 
-from finetune_operator.api.compatibility import LABELLING, PAIRING, PREFERENCES, Method, Objective, Strategy
+from finetune_operator.api.compatibility import LABELLING, ONLINE, PAIRING, PREFERENCES, Method, Objective, Strategy
 from finetune_operator.api.impossible import impossibility
 from finetune_operator.api.plan import AttemptFile
 from finetune_trainer.testing import (
@@ -23,6 +23,7 @@ from finetune_trainer.testing import (
     write_rows,
 )
 from finetune_trainer.testing_encoders import encoder_attempt, text_rows, word_rows
+from finetune_trainer.testing_online import SUMS
 from finetune_trainer.testing_pairs import pair_attempt, scored_rows
 from finetune_trainer.testing_ranks import RankServer
 
@@ -44,6 +45,7 @@ ROWS_OF: Final[dict[Objective, Callable[[], list[dict[str, Any]]]]] = {
     Objective.CLASSIFICATION: lambda: text_rows(ROWS),
     Objective.TOKEN_CLASSIFICATION: lambda: word_rows(ROWS),
     **dict.fromkeys(PAIRING, lambda: scored_rows(ROWS)),
+    **dict.fromkeys(ONLINE, lambda: list(SUMS[:ROWS])),
 }
 FLOAT32, FOUR_BITS = 1e-4, 5e-3
 """Largest difference of a loss between one process and several: of float32 sums, and of steps in bfloat16 beside 4-bit weights."""
@@ -89,7 +91,11 @@ def attempt(model: Path, folder: Path, objective: Objective, method: Method, str
         rows=ROWS,
         precomputed_reference=objective is Objective.DPO and method is Method.FULL,
     )
-    training = {"precision": "bf16" if method is Method.QLORA else "fp32"}
+    training: dict[str, Any] = {"precision": "bf16" if method is Method.QLORA else "fp32"}
+    if objective in ONLINE:
+        rewards = [{"verifier": "numeric-closeness"}]
+        block = {"rewards": rewards, "generations": 2, "maxCompletionLength": 4, "beta": 0}
+        training |= {"globalBatchSize": BATCH, "maxLength": 128, objective.value: block}
     if objective in (*LABELLING, *PAIRING):
         given: dict[str, Any] = {"objective": objective, "plan": plan, "learning_rate": RATE}
         given |= {"tuning": {"method": method}, "training": training}
@@ -115,6 +121,8 @@ def test_several_ranks_have_the_losses_of_one(
 ) -> None:
     several = losses(objective, method, strategy)
     assert sorted(several) == list(range(1, STEPS + 1))
+    if objective in ONLINE:
+        return  # each process draws answers of its own
     if objective is Objective.KTO:
         return  # its loss depends on which rows a process holds together: answers are compared with others of the micro-batch
     one = losses(objective, method, Strategy.SINGLE)

@@ -24,8 +24,8 @@ def test_a_trial_is_a_job_with_rows_held_out_and_looked_at_by_numbers_that_are_m
     (found,) = [each for each in TRIALS if each is trial]
     job = FineTuneJob.model_validate(yaml.safe_load((ROOT / "trials" / f"{found.name}.yaml").read_text()))
     assert job.metadata.name == f"trial-{found.name}"
-    assert job.spec.dataset.evaluation is not None
-    assert {*found.curves, *found.held_out} <= {"loss", *MEASURES}
+    assert (job.spec.dataset.evaluation is not None) is (job.spec.training.online is None)
+    assert {name.partition(":")[0] for name in (*found.curves, *found.held_out)} <= {"loss", *MEASURES}
 
 
 def test_pairs_are_of_one_question_and_whole_questions_are_held_out(tmp_path: Path) -> None:
@@ -45,7 +45,14 @@ def test_pairs_are_of_one_question_and_whole_questions_are_held_out(tmp_path: Pa
     (tmp_path / "example_model_solutions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     counts = prepare(tmp_path, tmp_path / "data")
 
-    assert counts == {"solutions": 18, "solutions-held-out": 2, "pairs": 36, "pairs-held-out": 4}
+    assert counts == {
+        "solutions": 18,
+        "solutions-held-out": 2,
+        "questions": 18,
+        "questions-held-out": 2,
+        "pairs": 36,
+        "pairs-held-out": 4,
+    }
     held_out = [json.loads(line) for line in (tmp_path / "data" / "pairs-held-out.jsonl").read_text().splitlines()]
     assert {row["prompt"][0]["content"] for row in held_out} == {"question 9", "question 19"}
 
