@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, get_args
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from finetune_operator.api.inspection import inspection_key
 from finetune_operator.api.job import FineTuneJob, InvalidJob
@@ -84,3 +84,10 @@ def test_a_job_created_again_has_another_checkpoint_folder(good_manifest: dict[s
     first = checkpoint_uri(spec, "support-bot", "11111111-aaaa")
     assert first == "s3://models/support-bot/checkpoints/support-bot-11111111"
     assert first != checkpoint_uri(spec, "support-bot", "22222222-aaaa")
+
+
+def test_ppo_is_refused_with_its_reason_and_what_to_use_instead(good_manifest: dict[str, Any]) -> None:
+    with pytest.raises(
+        ValidationError, match=r"ppo is not offered: TRL 1.16 has no trainer .* use objective: rloo or grpo"
+    ):
+        FineTuneJobSpec.model_validate({**good_manifest["spec"], "objective": "ppo"})

@@ -30,6 +30,13 @@ class Objective(Word):
     RLOO = "rloo"
 
 
+OBJECTIVES_NOT_OFFERED: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "ppo": "TRL 1.16 has no trainer of it any more; use objective: rloo or grpo, which learn from the same rewards with a KL penalty "
+        "(training.rloo.beta) and without a value model"
+    }
+)
+"""What people look for and does not exist, with the reason and what to do."""
 ONLINE: Final = (Objective.GRPO, Objective.RLOO)
 """Objectives whose answers are generated while training."""
 PREFERENCES: Final = (Objective.DPO, Objective.ORPO, Objective.KTO, Objective.REWARD)

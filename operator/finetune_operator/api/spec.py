@@ -5,12 +5,13 @@ A field exists only when the whole product obeys it. Field descriptions become t
 
 from __future__ import annotations
 
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
-from pydantic import Field
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from finetune_operator.api.combinations import forbidden_checkpointing, forbidden_strategies
-from finetune_operator.api.compatibility import OBJECTIVE_MEANINGS, Objective
+from finetune_operator.api.compatibility import OBJECTIVE_MEANINGS, OBJECTIVES_NOT_OFFERED, Objective
 from finetune_operator.api.embedding import Embedding
 from finetune_operator.api.evaluation import Evaluation, EvaluationSource, Split
 from finetune_operator.api.inputs import FORMATS, Cache, Columns, Dataset, Filters, ModelSource
@@ -76,7 +77,8 @@ class FineTuneJobSpec(SpecModel):
 
     objective: Objective = Field(
         Objective.SFT,
-        description=f"What is optimised: {'; '.join(f'{name}, {meaning}' for name, meaning in OBJECTIVE_MEANINGS.items())}. Default sft.",
+        description=f"What is optimised: {'; '.join(f'{name}, {meaning}' for name, meaning in OBJECTIVE_MEANINGS.items())}. Default sft. "
+        f"{' '.join(f'{name} is not offered: {why}.' for name, why in OBJECTIVES_NOT_OFFERED.items())}",
     )
     model: ModelSource = Field(description="The model to start from.")
     dataset: Dataset = Field(description="The rows to learn from.")
@@ -164,6 +166,14 @@ class FineTuneJobSpec(SpecModel):
         *filter(None, map(_learns_from, Objective)),
         *OBJECTIVE_RULES,
     )
+
+    @field_validator("objective", mode="before")
+    @classmethod
+    def _is_offered(cls, value: Any) -> Any:
+        """Tell why an objective that people look for does not exist; the API server can only name those that do."""
+        if isinstance(value, str) and value in OBJECTIVES_NOT_OFFERED:
+            raise PydanticCustomError("not_offered", f"{value} is not offered: {OBJECTIVES_NOT_OFFERED[value]}")
+        return value
 
     @property
     def layouts(self) -> tuple[Layout, ...]:
