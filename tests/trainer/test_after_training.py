@@ -12,6 +12,7 @@ from finetune_operator.api.evaluated import EVALUATION_FILE, Evaluated, Figure, 
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.run_events import EvaluatedEvent, EvaluationEvent
 from finetune_trainer.after_training.scores import bleu, exact_match, rouge, word_f1
+from finetune_trainer.entailment_model import entailment_class
 from finetune_trainer.testing import arithmetic_rows, tiny_plan, write_rows
 from finetune_trainer.testing_ranks import CaseResult, RankServer
 
@@ -81,6 +82,41 @@ def publish(ranks: RankServer, result: CaseResult) -> dict[str, Any]:
     return answer
 
 
+def test_answers_that_follow_are_those_that_transformers_pipeline_says_follow(
+    ranks: RankServer, tmp_path: Path
+) -> None:
+    texts = [message["content"] for row in arithmetic_rows(12, seed=3) for message in row["messages"]]
+    premises, hypotheses = texts[::2], texts[1::2]
+    said = ranks.call(
+        "finetune_trainer.testing_encoders:write_tiny_entailment",
+        folder=str(tmp_path),
+        texts=texts,
+        premises=premises,
+        hypotheses=hypotheses,
+    )
+    share = ranks.call(
+        "finetune_trainer.after_training.entailment:entailed_share",
+        folder=str(tmp_path),
+        references=premises,
+        answers=hypotheses,
+    )
+    assert share == pytest.approx(said.count("entailment") / len(said))
+    assert len(set(said)) > 1, "a model that says one thing of all would prove little"
+
+
+@pytest.mark.parametrize(
+    ("names", "number"),
+    [
+        ({"0": "CONTRADICTION", "1": "NEUTRAL", "2": "ENTAILMENT"}, 2),
+        ({"0": "entailment", "1": "not_entailment"}, 0),
+        ({"0": "LABEL_0", "1": "LABEL_1"}, None),
+        ({}, None),
+    ],
+)
+def test_a_classifier_serves_by_its_class_entailment(names: dict[str, str], number: int | None) -> None:
+    assert entailment_class({"id2label": names}) == number
+
+
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_the_base_model_stands_beside_the_tuned_one_in_bucket_events_and_card(
     method: str, ranks: RankServer, make: Any, tmp_path: Path
@@ -107,6 +143,36 @@ def test_the_base_model_stands_beside_the_tuned_one_in_bucket_events_and_card(
     assert answer["code"] == 0, answer
     assert f"| perplexity | {base:.4g} | {tuned:.4g} |" in (tmp_path / "out" / "README.md").read_text()
     assert answer["termination"]["evaluation"]["figures"][0]["name"] == "perplexity"
+
+
+SUMS = """
+task: {name}
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: rows/sums.jsonl}}}}
+test_split: test
+output_type: {kind}
+doc_to_text: "{{{{question}}}}\\n"
+{more}
+"""
+
+
+def test_tasks_of_the_harness_are_run_from_a_folder_alone(ranks: RankServer, make: Any, tmp_path: Path) -> None:
+    rows = [{"question": f"{n} + 1?", "answer": str(n + 1), "choices": ["no", str(n + 1)]} for n in range(6)]
+    write_rows(tmp_path / "tasks" / "rows" / "sums.jsonl", rows)
+    written = 'doc_to_target: answer\ngeneration_kwargs: {until: ["\\n"], max_gen_toks: 4}\nmetric_list: [{metric: exact_match}]'
+    chosen = "doc_to_choice: choices\ndoc_to_target: 1\nmetric_list: [{metric: acc}]"
+    for name, kind, more in (("written", "generate_until", written), ("chosen", "multiple_choice", chosen)):
+        (tmp_path / "tasks" / f"{name}.yaml").write_text(SUMS.format(name=name, kind=kind, more=more))
+    harness = {"uri": f"file://{tmp_path}/tasks", "tasks": ["written", "chosen"]}
+    result = ranks.run(make(steps=1, metrics=[], maxRows=4, harness=harness), tmp_path / "run")
+    assert evaluate(ranks, result) == 0, (result.folder / "evaluation.log").read_text()[-3000:]
+
+    (event,) = (event for event in result.events if isinstance(event, EvaluatedEvent))
+    figures = {figure.name: figure for figure in event.evaluated.figures}
+    assert sorted(figures) == ["chosen.acc", "written.exact_match"]
+    assert figures["written.exact_match"].tuned == 0.0
+    # Four rows are asked; with two choices nobody is right in a fifth of them.
+    assert figures["chosen.acc"].base in (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def test_a_model_that_misses_a_requirement_is_kept_and_not_published(

@@ -62,7 +62,7 @@ def launch(plan_path: Path) -> int:
         if attempt.plan.pods > 1:
             wait_for_host(attempt.rendezvous_host, JOIN_SECONDS, stopped=lambda: stop.requested)
         status = _run_ranks(attempt, plan_path, place, index, stop)
-        if status == 0 and index == 0 and attempt.spec.evaluation.metrics and not stop.requested:
+        if status == 0 and index == 0 and attempt.spec.evaluation.after_training and not stop.requested:
             status = _evaluate(attempt, plan_path, place, stop)
     except (TrainerFailure, OSError) as error:
         failure = failure_of(error)

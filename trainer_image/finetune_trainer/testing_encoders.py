@@ -78,6 +78,21 @@ def write_tiny_encoder(folder: Path, texts: list[str], *, kind: str = "bert", vo
     return folder
 
 
+def write_tiny_entailment(folder: Path, texts: list[str], premises: list[str], hypotheses: list[str]) -> list[str]:
+    """Write a BERT of random weights (seed 1) that tells entailment, and return which class transformers' own pipeline gives each pair."""
+    import torch
+    import transformers
+
+    write_tiny_encoder(folder, texts)
+    torch.manual_seed(1)
+    names = {0: "contradiction", 1: "neutral", 2: "entailment"}
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, id2label=names, num_labels=3)
+    model.save_pretrained(folder)
+    classify = transformers.pipeline("text-classification", str(folder), device="cpu")
+    pairs = [{"text": first, "text_pair": second} for first, second in zip(premises, hypotheses, strict=True)]
+    return [str(each["label"]) for each in classify(pairs)]
+
+
 def make_tokenizer(kind: str, texts: list[str], vocabulary: int = 400) -> Any:
     """Return a tokenizer as models of the kind have, trained on the texts."""
     return (_word_pieces if kind in ("bert", "distilbert") else _byte_pairs)(texts, vocabulary)

@@ -110,7 +110,8 @@ def _root_rules() -> list[dict[str, str]]:
                 "in a cluster use a bucket: s3://, gs:// or az://",
             }
         )
-    for field in ("checkpoint.uri", "checkpoint.resumeFrom", "dataset.evaluation.uri"):
+    optional = ("checkpoint.uri", "checkpoint.resumeFrom", "dataset.evaluation.uri")
+    for field in (*optional, "evaluation.entailment.uri", "evaluation.harness.uri"):
         above = field.rpartition(".")[0]
         rules.append(
             {

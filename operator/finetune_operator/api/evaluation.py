@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
+from finetune_operator.api.evaluators import Entailment, Harness
 from finetune_operator.api.locations import Location, readable
 from finetune_operator.api.model import Rule, SpecModel, text_rule
 from finetune_operator.api.words import Word
@@ -62,6 +63,7 @@ class Metric(Word):
     ROUGE = "rouge"
     BLEU = "bleu"
     JUDGE = "judge"
+    ENTAILMENT = "entailment"
 
 
 METRIC_MEANINGS: Final[Mapping[Metric, str]] = MappingProxyType(
@@ -72,6 +74,7 @@ METRIC_MEANINGS: Final[Mapping[Metric, str]] = MappingProxyType(
         Metric.ROUGE: "rouge1, rouge2 and rougeL: mean F of common words, word pairs and subsequences, stemmed (rouge-score)",
         Metric.BLEU: "BLEU of all answers together, 0 to 100 (sacrebleu)",
         Metric.JUDGE: "mean score from 1 to 5 that the model at evaluation.judge gives the answers",
+        Metric.ENTAILMENT: "share of answers that follow from the row's, by the model at evaluation.entailment",
     }
 )
 FIGURES: Final[Mapping[str, Metric]] = MappingProxyType(
@@ -84,6 +87,7 @@ FIGURES: Final[Mapping[str, Metric]] = MappingProxyType(
         "rougeL": Metric.ROUGE,
         "bleu": Metric.BLEU,
         "judge": Metric.JUDGE,
+        "entailment": Metric.ENTAILMENT,
     }
 )
 """Every number that comes out → the metric that it is of."""
@@ -125,6 +129,7 @@ class Requirements(SpecModel):
     rouge_l: str | None = _needed("rougeL")
     bleu: str | None = _needed("bleu")
     judge: str | None = _needed("judge")
+    entailment: str | None = _needed("entailment")
 
     rules: ClassVar[tuple[Rule, ...]] = tuple(
         text_rule(
@@ -195,6 +200,11 @@ class Evaluation(SpecModel):
         None,
         description="Who scores answers for metric judge; its key is OPENAI_API_KEY in the Secret of credentials.judge.",
     )
+    entailment: Entailment | None = Field(None, description="The model that metric entailment asks.")
+    harness: Harness | None = Field(
+        None,
+        description="Tasks of lm-evaluation-harness on which base and tuned model are measured as well. Default: none.",
+    )
 
     rules: ClassVar[tuple[Rule, ...]] = (
         *(_measured(figure, metric) for figure, metric in FIGURES.items()),
@@ -203,7 +213,17 @@ class Evaluation(SpecModel):
             message="evaluation.judge: metric judge and the block judge belong together; set both, or remove both",
             holds=lambda evaluation: (evaluation.judge is not None) == (Metric.JUDGE in evaluation.metrics),
         ),
+        Rule(
+            cel="has(self.entailment) == (has(self.metrics) && 'entailment' in self.metrics)",
+            message="evaluation.entailment: metric entailment and the block entailment belong together; set both, or remove both",
+            holds=lambda evaluation: (evaluation.entailment is not None) == (Metric.ENTAILMENT in evaluation.metrics),
+        ),
     )
+
+    @property
+    def after_training(self) -> bool:
+        """Whether anything is measured after the training."""
+        return bool(self.metrics) or self.harness is not None
 
     @property
     def generates(self) -> bool:

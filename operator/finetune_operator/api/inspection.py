@@ -231,4 +231,6 @@ def inspection_key(namespace: str, spec: FineTuneJobSpec) -> str:
     if spec.checkpoint.resume_from is not None:
         # Whether a checkpoint fits depends on all of tuning and training.
         relevant["resumeFrom"] = [spec.checkpoint.resume_from, spec.tuning.to_json_dict(), spec.training.to_json_dict()]
+    if spec.evaluation.entailment is not None:
+        relevant["entailment"] = spec.evaluation.entailment.to_json_dict()
     return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:16]

@@ -120,6 +120,11 @@ OBJECTIVE_RULES: Final = (
         holds=lambda s: not s.evaluation.metrics or s.objective in ANSWERING,
     ),
     Rule(
+        cel=f"!has(self.evaluation.harness) || self.objective in [{_ANSWERING}]",
+        message=f"evaluation.harness: tasks are for models that write, of objectives {listed(ANSWERING, 'and')}; remove harness",
+        holds=lambda s: s.evaluation.harness is None or s.objective in ANSWERING,
+    ),
+    Rule(
         cel="self.objective != 'pretrain' || !has(self.evaluation.metrics) || self.evaluation.metrics.all(metric, metric == 'perplexity')",
         message="evaluation.metrics: rows of objective: pretrain have no answers to compare with; leave perplexity alone",
         holds=lambda s: s.objective is not Objective.PRETRAIN or not s.evaluation.generates,

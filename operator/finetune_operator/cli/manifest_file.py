@@ -80,8 +80,13 @@ def with_absolute_locations(spec: FineTuneJobSpec, base: Path) -> FineTuneJobSpe
     if dataset.evaluation is not None:
         rows = dataset.evaluation.model_copy(update={"uri": absolute(dataset.evaluation.uri)})
         dataset = dataset.model_copy(update={"evaluation": rows})
+    others = {"entailment": spec.evaluation.entailment, "harness": spec.evaluation.harness}
+    evaluation = spec.evaluation.model_copy(
+        update={name: place and place.model_copy(update={"uri": absolute(place.uri)}) for name, place in others.items()}
+    )
     return spec.model_copy(
         update={
+            "evaluation": evaluation,
             "model": spec.model.model_copy(update={"uri": absolute(spec.model.uri)}),
             "dataset": dataset,
             "output": spec.output.model_copy(update={"uri": absolute(spec.output.uri)}),

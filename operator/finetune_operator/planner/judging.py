@@ -45,7 +45,7 @@ def judging_of(
     `capacity_bytes` is of one GPU, or of the pod with accelerator cpu; a model that is too large for one GPU is spread over the `devices` of
     the pod, and where these are too small, too, the rest of it lies in host memory and one row passes at a time.
     """
-    if not spec.evaluation.metrics:
+    if not spec.evaluation.after_training:
         return Judging(0)
     weights = judging_weights(architecture, workload)
     answer = spec.evaluation.max_new_tokens if spec.evaluation.generates else 0

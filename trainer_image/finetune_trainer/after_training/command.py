@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from finetune_operator.api.chat_templates import END_OF_TURN
 from finetune_operator.api.constants import JUDGE_KEY_VARIABLE
@@ -18,13 +18,18 @@ from finetune_operator.api.evaluation import FIGURES, JUDGE_FAILURES, Metric
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.plan import AttemptFile
 from finetune_operator.api.run_events import EvaluatedEvent
+from finetune_trainer.after_training.entailment import entailed_share
+from finetune_trainer.after_training.harness import fetch_tasks, harness_figures
 from finetune_trainer.after_training.results import read_evaluated
+from finetune_trainer.after_training.rows import JudgedRows, judged_rows
 from finetune_trainer.attempt import Workplace, read_attempt
+from finetune_trainer.entailment_model import entailment_source
 from finetune_trainer.events import EventLog
 from finetune_trainer.export import exported
 from finetune_trainer.failures import TrainerFailure, calls_of, failure_of
 from finetune_trainer.final_checkpoint import final_checkpoint
-from finetune_trainer.inputs import fetch_model, go_offline
+from finetune_trainer.inputs import fetch_adapter, fetch_model, go_offline, model_source
+from finetune_trainer.model_files import local_model
 from finetune_trainer.rank_files import RankError
 from finetune_trainer.storage import open_writable
 
@@ -67,20 +72,23 @@ def evaluate_attempt(attempt: AttemptFile, workplace: Workplace) -> Evaluated:
         return known
     started = time.monotonic()
     base = fetch_model(attempt, workplace)
-    from finetune_trainer.after_training.rows import judged_rows
-
-    rows = judged_rows(attempt)
+    spec = attempt.spec.evaluation
+    rows = judged_rows(attempt) if spec.metrics else JudgedRows(0, (), ())
+    beside = Beside(
+        local_model(entailment_source(spec.entailment), workplace.work / "entailment") if spec.entailment else None,
+        fetch_tasks(spec.harness, workplace.work / "tasks") if spec.harness else None,
+        fetch_adapter(attempt, workplace),
+    )
     if attempt.spec.evaluation.generates and not rows.questions:
         raise TrainerFailure(
             ExitCode.BAD_DATA,
             f"none of the {rows.rows} evaluation rows has an answer in words to compare with; remove the metrics but perplexity, or name other rows",
         )
     go_offline()
-    found = _measured(attempt, base, exported(workplace.resume), rows)
+    found = _measured(attempt, base, exported(workplace.resume), rows, beside)
     figures = tuple(
         Figure(name=name, base=found["base"].get(name), tuned=found["tuned"][name])
-        for name in (*FIGURES, JUDGE_FAILURES)
-        if name in found["tuned"]
+        for name in sorted(found["tuned"], key=_place)
     )
     seconds = time.monotonic() - started
     evaluated = Evaluated(
@@ -94,7 +102,24 @@ def evaluate_attempt(attempt: AttemptFile, workplace: Workplace) -> Evaluated:
     return evaluated
 
 
-def _measured(attempt: AttemptFile, base: Path, export: Path, rows: Any) -> dict[str, dict[str, float]]:
+class Beside(NamedTuple):
+    """Local folders of what others made for the measuring."""
+
+    entailment: Path | None
+    tasks: Path | None
+    initial_adapter: Path | None
+    """Of the result that the training went on from."""
+
+
+def _place(name: str) -> tuple[int, str]:
+    """Return where a number stands: metrics in their order, then tasks by name."""
+    known = (*FIGURES, JUDGE_FAILURES)
+    return (known.index(name), "") if name in known else (len(known), name)
+
+
+def _measured(
+    attempt: AttemptFile, base: Path, export: Path, rows: JudgedRows, beside: Beside
+) -> dict[str, dict[str, float]]:
     import transformers
 
     from finetune_trainer.after_training.asking import answers_of, perplexity_of
@@ -109,7 +134,7 @@ def _measured(attempt: AttemptFile, base: Path, export: Path, rows: Any) -> dict
     padding = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     references = [question.reference for question in rows.questions]
     found: dict[str, dict[str, float]] = {}
-    for which, model in compared_models(attempt, base, export):
+    for which, model in compared_models(attempt, base, export, beside.initial_adapter):
         scores = found[which] = {}
         if Metric.PERPLEXITY in spec.metrics:
             scores["perplexity"] = perplexity_of(model, rows.passages, batch=batch, padding=padding)
@@ -127,6 +152,10 @@ def _measured(attempt: AttemptFile, base: Path, export: Path, rows: Any) -> dict
                 if metric in OF_ANSWERS:
                     scores |= OF_ANSWERS[metric](answers, references)
             scores |= _judged(attempt, rows.questions, answers, which)
+            if beside.entailment is not None:
+                scores["entailment"] = entailed_share(beside.entailment, references, answers)
+        if spec.harness is not None and beside.tasks is not None:
+            scores |= harness_figures(spec.harness, beside.tasks, model, tokenizer, batch=batch, rows=spec.max_rows)
     return found
 
 
@@ -152,6 +181,6 @@ def _ends(attempt: AttemptFile, model: Any, tokenizer: Any) -> list[int]:
     """Return the tokens that end an answer: the tokenizer's, the model's, and that of the turns of a named template."""
     known = model.generation_config.eos_token_id
     ends = known if isinstance(known, list) else [known]
-    turn = END_OF_TURN.get(attempt.spec.model.chat_template or "")
+    turn = END_OF_TURN.get(model_source(attempt).chat_template or "")
     ends = [*ends, tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(turn) if turn else None]
     return [end for end in ends if end is not None]

@@ -8,17 +8,20 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from finetune_operator.api.plan import AttemptFile
-from finetune_trainer.modeling import load_base_model
+from finetune_trainer.modeling import load_adapter, load_base_model
 
 Which = Literal["tuned", "base"]
 _GPU_SHARE: Final = 0.8
 """Of what is free of a GPU, for weights; the rest is the batch's."""
 
 
-def compared_models(attempt: AttemptFile, base: Path, export: Path) -> Iterator[tuple[Which, Any]]:
+def compared_models(
+    attempt: AttemptFile, base: Path, export: Path, initial_adapter: Path | None = None
+) -> Iterator[tuple[Which, Any]]:
     """Yield each model, ready to be asked; the one before is gone by then.
 
-    An adapter is switched off for the base model. After qlora both stand on the 4-bit weights that the adapter was trained beside.
+    An adapter is switched off for the base model; where the training went on with another result's, it gets that one's weights again. After qlora
+    both stand on the 4-bit weights that the adapter was trained beside.
     """
     dtype = "float32" if attempt.spec.training.precision == "fp32" else "bfloat16"
     if attempt.spec.tuning.trains_base:
@@ -33,6 +36,10 @@ def compared_models(attempt: AttemptFile, base: Path, export: Path) -> Iterator[
     model = _placed(load_base_model(attempt, base, dtype=dtype))
     adapted = PeftModel.from_pretrained(model, export).eval()
     yield "tuned", adapted
+    if initial_adapter is not None:
+        load_adapter(adapted, initial_adapter)
+        yield "base", adapted
+        return
     with adapted.disable_adapter():
         yield "base", adapted
 

@@ -27,7 +27,7 @@ def read_evaluated(storage: ObjectStorage, uid: str) -> Evaluated | None:
 
 def evaluation_of(attempt: AttemptFile) -> Evaluated | None:
     """Return the evaluation of the attempt's job; None where it asks for none."""
-    if not attempt.spec.evaluation.metrics:
+    if not attempt.spec.evaluation.after_training:
         return None
     return read_evaluated(open_writable(attempt.checkpoint_uri), attempt.uid)
 

@@ -34,6 +34,7 @@ from finetune_operator.api.progress import TerminationMessage
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import ModelSource
 from finetune_trainer.dataset_files import DatasetFiles, find_files
+from finetune_trainer.entailment_model import check_entailment_model
 from finetune_trainer.failures import TrainerFailure, calls_of, failure_of
 from finetune_trainer.inspect.delivery import post_report, to_json
 from finetune_trainer.inspect.evaluation_rows import evaluation_facts
@@ -99,6 +100,8 @@ def inspect(request: InspectionRequest, output: Path | None = None, *, trace: bo
     folder = open_model(source)
     tokenizer = read_tokenizer(folder.storage, source.chat_template)
     check_formats(spec, folder)
+    if spec.evaluation.entailment is not None:
+        check_entailment_model(spec.evaluation.entailment)
     model = describe_model(folder, source, tokenizer, lineage)
     logger.info("model %s: %s, %d parameters", source.uri, model.architecture, model.parameters)
     check_pooling(spec, model)

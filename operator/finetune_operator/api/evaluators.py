@@ -1,0 +1,37 @@
+"""Others' models and tasks by which a finished model is measured: an entailment classifier, and tasks of lm-evaluation-harness."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from finetune_operator.api.locations import Location, ObjectName, readable
+from finetune_operator.api.model import Rule, SpecModel
+
+
+class Entailment(SpecModel):
+    """A model that tells whether one text follows from another; it runs beside the trained one."""
+
+    uri: Location = Field(
+        description="A sequence classification model with a class entailment: hf://, s3://, gs://, az://."
+    )
+    revision: str = Field("main", max_length=100, description="Branch, tag or commit of an hf:// model. Default main.")
+
+    rules: ClassVar[tuple[Rule, ...]] = (readable("evaluation.entailment.uri", "hf://org/name"),)
+
+
+class Harness(SpecModel):
+    """Tasks of lm-evaluation-harness that lie in a folder with their rows; none is fetched from elsewhere."""
+
+    uri: Location = Field(
+        description="The folder: task files (YAML) and rows, whose paths in task files are relative to it. What it has of Python is run."
+    )
+    tasks: tuple[ObjectName, ...] = Field(
+        min_length=1, max_length=10, description="Which of its tasks, by the name in their files."
+    )
+    few_shot: int = Field(
+        0, ge=0, le=100, description="How many solved examples stand before each question. Default 0."
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = (readable("evaluation.harness.uri", "s3://bucket/tasks"),)

@@ -1,0 +1,37 @@
+"""How many answers follow from the rows' answers, by a classifier that was trained on natural language inference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from finetune_operator.api.exit_codes import ExitCode
+from finetune_trainer.entailment_model import entailment_class
+from finetune_trainer.failures import TrainerFailure
+
+ROWS_TOGETHER = 16
+
+
+def entailed_share(folder: Path, references: Sequence[str], answers: Sequence[str]) -> float:
+    """Return the share of answers (hypothesis) for which, after the reference (premise), the likeliest class is entailment.
+
+    The model runs in its own precision on the first GPU, else on the CPU; the longer text of a pair is cut.
+    """
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    model = AutoModelForSequenceClassification.from_pretrained(folder, local_files_only=True).eval()
+    wanted = entailment_class(model.config.to_dict())
+    if wanted is None:
+        raise TrainerFailure(ExitCode.BAD_SPEC, "evaluation.entailment.uri: the model has no class entailment any more")
+    device = "cuda:0" if torch.cuda.is_available() else "cpu"
+    model.to(device)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    longest = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", 512) - 2)
+    follows = 0
+    for first in range(0, len(answers), ROWS_TOGETHER):
+        pairs = (list(texts[first : first + ROWS_TOGETHER]) for texts in (references, answers))
+        batch = tokenizer(*pairs, truncation=True, max_length=longest, padding=True, return_tensors="pt")
+        with torch.no_grad():
+            follows += int((model(**batch.to(device)).logits.argmax(-1) == wanted).sum())
+    return follows / len(answers)
