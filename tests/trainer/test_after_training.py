@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from finetune_operator.api.evaluated import EVALUATION_FILE, Evaluated, Figure, unmet
+from finetune_operator.api.evaluators import Entailment
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.run_events import EvaluatedEvent, EvaluationEvent
 from finetune_trainer.after_training.scores import bleu, exact_match, rouge, word_f1
-from finetune_trainer.entailment_model import entailment_class
+from finetune_trainer.entailment_model import check_entailment_model, entailment_class
+from finetune_trainer.failures import TrainerFailure
 from finetune_trainer.testing import arithmetic_rows, tiny_plan, write_rows
 from finetune_trainer.testing_ranks import CaseResult, RankServer
 
@@ -83,7 +85,7 @@ def publish(ranks: RankServer, result: CaseResult) -> dict[str, Any]:
 
 
 def test_answers_that_follow_are_those_that_transformers_pipeline_says_follow(
-    ranks: RankServer, tmp_path: Path
+    ranks: RankServer, tiny_model: Path, tmp_path: Path
 ) -> None:
     texts = [message["content"] for row in arithmetic_rows(12, seed=3) for message in row["messages"]]
     premises, hypotheses = texts[::2], texts[1::2]
@@ -102,6 +104,9 @@ def test_answers_that_follow_are_those_that_transformers_pipeline_says_follow(
     )
     assert share == pytest.approx(said.count("entailment") / len(said))
     assert len(set(said)) > 1, "a model that says one thing of all would prove little"
+    check_entailment_model(Entailment(uri=f"file://{tmp_path}"))
+    with pytest.raises(TrainerFailure, match="has no class entailment"):
+        check_entailment_model(Entailment(uri=f"file://{tiny_model}"))
 
 
 @pytest.mark.parametrize(
