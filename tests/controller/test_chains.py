@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from finetune_operator.api.constants import REQUEST_ANNOTATION
+from finetune_operator.api.inspection import Lineage
 from finetune_operator.api.reasons import ConditionType, JobState, Reason
 from finetune_operator.controller.kube import FINETUNE_JOBS, JOBS
 from finetune_operator.testing import finetune_job
@@ -80,7 +81,10 @@ async def test_what_has_begun_goes_on_when_the_first_job_is_deleted(tmp_path: Pa
         await cluster.clock.advance(1)
         await cluster.api.delete(FINETUNE_JOBS, "team", "base")
         await cluster.clock.advance(1)
-        await cluster.inspected(RESULT)
+        made = Lineage(
+            uri=RESULT, job="team/base", uid="u", step=20, objective="sft", method="lora", base="hf://org/tiny"
+        )
+        await cluster.inspected(RESULT, lineage=made)
         await cluster.running("tune-1")
         put(cluster, source(JobState.RUNNING))  # another job of that name changes nothing
         await cluster.clock.advance(70)
@@ -91,6 +95,10 @@ async def test_what_has_begun_goes_on_when_the_first_job_is_deleted(tmp_path: Pa
         found = cluster.job().status.source
         assert found is not None
         assert found.uri == RESULT
+        inspection = cluster.job().status.inspection
+        assert inspection is not None
+        assert inspection.lineage is not None
+        assert (inspection.lineage.job, inspection.lineage.base) == ("team/base", "hf://org/tiny")
 
 
 async def test_a_job_that_has_failed_has_no_result_and_its_successor_of_that_name_has(tmp_path: Path) -> None:
