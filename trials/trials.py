@@ -78,7 +78,8 @@ def run(trial: Trial) -> dict[str, Any]:
     report = FOLDER / f"{trial.name}.json"
     command = [sys.executable, "-m", "finetune_operator.cli.main", "run", "-f", f"trials/{trial.name}.yaml"]
     subprocess.run([*command, "--folder", FOLDER / "runs", "--report", report], cwd=ROOT, check=True)
-    (path,) = (FOLDER / "runs").glob(f"trial-{trial.name}-*/events.jsonl")
+    # A changed manifest is another run, beside the older one.
+    path = max((FOLDER / "runs").glob(f"trial-{trial.name}-*/events.jsonl"), key=lambda found: found.stat().st_mtime)
     events = [json.loads(line) for line in path.read_text().splitlines()]
     steps = {name: values for name in trial.curves if (values := curve(events, "step", name))}
     held_out = {name: values for name in trial.held_out if (values := curve(events, "evaluation", name))}
