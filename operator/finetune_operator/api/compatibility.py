@@ -132,7 +132,9 @@ NOT_OFFERED: Final[Mapping[str, str]] = MappingProxyType(
         "sequence parallel (Ulysses)": "accelerate 1.15 with DeepSpeed 0.19.8's attention trains: two CPU ranks that shared every row (sdpa, ZeRO-2 "
         "and ZeRO-3, rows padded to a multiple of 2) had the losses of one process within 1e-6. Not brought in yet: transformers 5.23 averages the "
         "micro-batches of a step, not their tokens (deepspeed_sp_compute_loss), the longest batch cannot be tried before step 1 (KeyError: "
-        "shift_labels), and memory, packing and resume are unproven with it",
+        "shift_labels), a group's ranks take their rows by turns (UlyssesSPDataLoaderAdapter), so that a step has as many times more "
+        "micro-batches as the group has ranks, TRL 1.16 refuses every loss but the model's own with it, and memory, packing and resume are "
+        "unproven",
         "offload to NVMe": "DeepSpeed 0.19.8 has it with ZeRO-3 alone (ZeRO-1 and ZeRO-2 take nvme for host memory). Two CPU ranks with async_io "
         "compiled against libaio trained with the losses of host offload to the last bit, for the optimizer and for all states; but a "
         "resumed run had 4.4071 instead of 4.4058 in its first step: engine.load_checkpoint leaves out ZeRO's own file, and with it norms, "
