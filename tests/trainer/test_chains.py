@@ -89,16 +89,22 @@ def supervised(ranks: RankServer, tiny_model: Path, tmp_path_factory: pytest.Tem
     return finish(ranks, folder, job, spec)
 
 
-def test_preferences_are_learned_on_what_the_first_job_has_learned(
-    ranks: RankServer, supervised: Finished, tmp_path: Path
-) -> None:
-    job, spec = example("chain-dpo.yaml", write_rows(tmp_path / "pairs.jsonl", preference_rows(32)))
-    named = FineTuneJobSpec.model_validate({**spec, "output": {"uri": f"file://{tmp_path}/unused"}})
-    assert source_of(named) == supervised.attempt.name
-    place = starting_at(named, f"file://{supervised.result}").model
+@pytest.fixture(scope="module")
+def preferred(ranks: RankServer, supervised: Finished, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """examples/chain-dpo.yaml from that result, which it names."""
+    folder = tmp_path_factory.mktemp("preferred")
+    job, spec = example("chain-dpo.yaml", write_rows(folder / "pairs.jsonl", preference_rows(32)))
+    return finish(ranks, folder, job, from_result(spec, supervised))
 
-    preferred = finish(ranks, tmp_path, job, {**spec, "model": place.to_json_dict()})
 
+def from_result(spec: dict[str, Any], first: Finished) -> dict[str, Any]:
+    """The spec of an example with the place of the result that it names."""
+    named = FineTuneJobSpec.model_validate({**spec, "output": {"uri": "file:///unused"}})
+    assert source_of(named) == first.attempt.name
+    return {**spec, "model": starting_at(named, f"file://{first.result}").model.to_json_dict()}
+
+
+def test_preferences_are_learned_on_what_the_first_job_has_learned(supervised: Finished, preferred: Finished) -> None:
     lineage = preferred.attempt.inspection.model.lineage
     assert lineage is not None
     assert (lineage.job, lineage.uid, lineage.step) == ("team/word-problems", supervised.attempt.uid, 6)
@@ -110,6 +116,24 @@ def test_preferences_are_learned_on_what_the_first_job_has_learned(
     assert (preferred.result / "chat_template.jinja").read_text() == template
     assert "started from | the result of job team/word-problems (sft, lora) after step 6" in preferred.card
     assert f"itself from `{lineage.base}`" in preferred.card
+
+
+def test_rewards_are_sought_from_what_was_preferred(ranks: RankServer, preferred: Finished, tmp_path: Path) -> None:
+    sums = [{"prompt": f"{a}+{b}=", "answer": str(a + b)} for a in range(4) for b in range(4)]
+    job, spec = example("chain-grpo.yaml", write_rows(tmp_path / "sums.jsonl", sums))
+    spec["training"] = {**spec["training"], "maxSteps": 1, "globalBatchSize": 8}
+    del spec["training"]["epochs"]
+
+    rewarded = finish(ranks, tmp_path, job, from_result(spec, preferred))
+
+    lineage = rewarded.attempt.inspection.model.lineage
+    assert lineage is not None
+    assert (lineage.job, lineage.objective) == ("team/preferred-word-problems", "dpo")
+    assert lineage.base == preferred.attempt.spec.model.uri
+    assert (rewarded.result / "chat_template.jinja").read_text() == (
+        preferred.result / "chat_template.jinja"
+    ).read_text()
+    assert "started from | the result of job team/preferred-word-problems (dpo, lora)" in rewarded.card
 
 
 def test_an_adapter_alone_that_cannot_be_gone_on_with_is_refused_with_the_remedy(
