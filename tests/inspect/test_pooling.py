@@ -56,3 +56,4 @@ def test_pairs_that_all_have_one_score_are_refused() -> None:
     survey.note_row(ScoredPair("a", "b", -1.0), {"first": 1, "second": 1}, 8)
     assert survey.scores == (-1.0, 0.5)
     assert check_rows(survey, "s3://data/rows.jsonl", 0.0, Objective.EMBEDDING) is None
+    assert "shift the scores" in str(check_rows(survey, "s3://data/rows.jsonl", 0.0, Objective.RERANKER))

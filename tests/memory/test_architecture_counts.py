@@ -83,6 +83,7 @@ def test_the_types_without_a_head_of_classes_are_those_that_transformers_has_non
         Objective.REWARD: modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
         Objective.CLASSIFICATION: modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
         Objective.TOKEN_CLASSIFICATION: modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+        Objective.RERANKER: modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
         Objective.EMBEDDING: modeling_auto.MODEL_MAPPING_NAMES,
     }
     assert set(tables) == set(NO_HEAD)

@@ -102,12 +102,12 @@ def test_an_encoder_is_refused_since_the_trainer_would_load_it_as_a_causal_langu
     assert "finetune estimate" in error.message
 
 
-@pytest.mark.parametrize("objective", ["classification", "token-classification", "embedding"])
+@pytest.mark.parametrize("objective", ["classification", "token-classification", "embedding", "reranker"])
 @pytest.mark.parametrize(
     ("model", "cut"),
     [("google-bert/bert-base-uncased", 512), ("FacebookAI/roberta-base", 512), ("Qwen/Qwen3-0.6B", 2048)],
 )
-def test_encoders_and_decoders_learn_classes_and_vectors_within_their_positions(
+def test_encoders_and_decoders_learn_classes_vectors_and_scores_within_their_positions(
     objective: str, model: str, cut: int
 ) -> None:
     spec = spec_of(model, method="full", training={"packing": "auto"}).model_copy(

@@ -18,7 +18,7 @@ from finetune_trainer.inspect.command import inspect
 from finetune_trainer.testing import judged_rows, preference_rows, write_rows
 from finetune_trainer.testing_encoders import text_rows, word_rows
 from finetune_trainer.testing_online import SUMS
-from finetune_trainer.testing_pairs import pair_rows
+from finetune_trainer.testing_pairs import judged_pair_rows, pair_rows
 from finetune_trainer.testing_ranks import RankServer
 
 EXAMPLES: Final = Path(__file__).parents[2] / "examples"
@@ -31,12 +31,14 @@ ROWS: Final = {
     "classification.yaml": text_rows,
     "token-classification.yaml": word_rows,
     "embedding.yaml": pair_rows,
+    "reranker.yaml": judged_pair_rows,
 }
 ENDS: Final = {
     "reward-lora.yaml": "LlamaForSequenceClassification",
     "classification.yaml": "LlamaForSequenceClassification",
     "token-classification.yaml": "LlamaForTokenClassification",
     "embedding.yaml": "LlamaModel",
+    "reranker.yaml": "LlamaForSequenceClassification",
 }
 REWARDED: Final = {"grpo-lora.yaml"}
 """Their loss is near 0 however good the answers are (tests/trainer/test_online.py looks at those)."""

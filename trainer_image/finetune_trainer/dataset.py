@@ -149,7 +149,7 @@ def encoded_rows(attempt: AttemptFile, lines: Iterator[Line]) -> Iterator[Encode
     dataset, source = attempt.spec.dataset, model_source(attempt)
     tokenizer = read_tokenizer(open_storage(source.uri, revision=source.revision), source.chat_template)
     encode = recipe_of(attempt.spec.objective).encoder(attempt, tokenizer)
-    _, rows = read_rendered_rows(lines, dataset, attempt.spec.layouts, tokenizer)
+    _, rows = read_rendered_rows(lines, dataset, attempt.spec.layouts, tokenizer, together=attempt.spec.reads_together)
     wanted = RowFilter(dataset.filters)
     read = dropped = 0
     first = ""

@@ -64,9 +64,17 @@ _ENDED: Final = frozenset({Layout.MESSAGES, Layout.PROMPT_COMPLETION, Layout.ALP
 
 
 def read_rendered_rows(
-    lines: Iterable[Line], dataset: Dataset, accepted: Sequence[Layout], tokenizer: TokenizerFiles
+    lines: Iterable[Line],
+    dataset: Dataset,
+    accepted: Sequence[Layout],
+    tokenizer: TokenizerFiles,
+    *,
+    together: bool = False,
 ) -> tuple[RowLayout, Iterator[RenderedRow]]:
-    """Return the layout of a data set and every row in order, usable or not, each usable one with its texts."""
+    """Return the layout of a data set and every row in order, usable or not, each usable one with its texts.
+
+    `together`: the two texts of a scored pair are read as one sequence.
+    """
     layout, rows = read_rows(lines, dataset, accepted, has_chat_template=tokenizer.template is not None)
     if layout.layout in (Layout.MESSAGES, Layout.SHAREGPT) and tokenizer.template is None:
         raise TrainerFailure(
@@ -81,17 +89,19 @@ def read_rendered_rows(
             "the model's tokenizer has no eos_token (and no chat template that would do instead), so that no text would have an end; "
             "set eos_token in tokenizer_config.json",
         )
-    return layout, (render(row, tokenizer.template, tokenizer.eos_token) for row in rows)
+    return layout, (render(row, tokenizer.template, tokenizer.eos_token, together=together) for row in rows)
 
 
 class _Unusable(Exception):
     """A row cannot be rendered; the message is the reason."""
 
 
-def render(row: Row, template: ChatTemplate | None, eos_token: str | None) -> RenderedRow:
+def render(row: Row, template: ChatTemplate | None, eos_token: str | None, *, together: bool = False) -> RenderedRow:
     """Return a row with the texts that training tokenizes for it."""
     if row.value is None:
         return RenderedRow(row, ())
+    if together and isinstance(row.value, ScoredPair):
+        return RenderedRow(row, (Text("row", row.value.first, pair=row.value.second),))
     try:
         return RenderedRow(row, _texts(row.value, template, eos_token))
     except (_Unusable, TemplateRefused) as problem:

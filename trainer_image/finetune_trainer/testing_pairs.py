@@ -30,6 +30,14 @@ def scored_rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
     ]
 
 
+def judged_pair_rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Return questions and texts with scores from 0 to 1: how far the text is the answer yes."""
+    return [
+        {"sentence1": "is it any good ?", "sentence2": row["text"], "score": _AGREEMENT[row["label"]]}
+        for row in text_rows(count, seed)
+    ]
+
+
 def pair_rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
     """Return questions with the answers that belong to them: about the same thing, in other words."""
     source = random.Random(seed)  # noqa: S311 - examples, not secrets
@@ -109,6 +117,45 @@ def plain_losses(plan: Path, model: Path) -> list[float]:
         loss=losses.MultipleNegativesRankingLoss(network),
         callbacks=[Losses()],
     ).train()
+    return found
+
+
+def plain_scores(plan: Path, model: Path) -> list[float]:
+    """Return the losses of sentence-transformers' own trainer of cross-encoders by the settings of an attempt; only the order of rows is ours."""
+    import transformers
+    from datasets import Dataset
+    from sentence_transformers import CrossEncoder
+    from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
+
+    from finetune_trainer.arguments import training_arguments
+    from finetune_trainer.attempt import read_attempt
+    from finetune_trainer.epoch_order import EpochOrder
+
+    attempt = read_attempt(plan)
+    lines = Path(attempt.spec.dataset.uri.removeprefix("file://")).read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    arguments = training_arguments(attempt, plan.parent / "plain") | {"report_to": "none"}
+    order = list(EpochOrder(len(rows), attempt.plan.global_batch_size, attempt.spec.training.seed))
+    transformers.set_seed(attempt.spec.training.seed)
+    network = CrossEncoder(str(model), num_labels=1, device="cpu")
+
+    class InOrder(CrossEncoderTrainer):  # type: ignore[misc]
+        def get_batch_sampler(self, *_: Any, **__: Any) -> Any:
+            size = attempt.plan.global_batch_size
+            return [order[first : first + size] for first in range(0, len(order), size)]
+
+    trainer = InOrder(
+        model=network, args=CrossEncoderTrainingArguments(**arguments), train_dataset=Dataset.from_list(rows)
+    )
+    trainer.train()
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def published_scores(folder: Path, pairs: list[list[str]]) -> list[float]:
+    """Return the score of each pair of texts by a published model as its users load it."""
+    from sentence_transformers import CrossEncoder
+
+    found: list[float] = CrossEncoder(str(folder), device="cpu").predict([tuple(pair) for pair in pairs]).tolist()
     return found
 
 

@@ -28,6 +28,7 @@ class Objective(Word):
     EMBEDDING = "embedding"
     GRPO = "grpo"
     RLOO = "rloo"
+    RERANKER = "reranker"
 
 
 OBJECTIVES_NOT_OFFERED: Final[Mapping[str, str]] = MappingProxyType(
@@ -43,7 +44,7 @@ PREFERENCES: Final = (Objective.DPO, Objective.ORPO, Objective.KTO, Objective.RE
 """Objectives that learn which answers are preferred."""
 LABELLING: Final = (Objective.CLASSIFICATION, Objective.TOKEN_CLASSIFICATION)
 """Objectives whose model gives classes: its head has as many outputs as the rows have labels."""
-PAIRING: Final = (Objective.EMBEDDING,)
+PAIRING: Final = (Objective.EMBEDDING, Objective.RERANKER)
 """Objectives that learn which texts go together."""
 ENCODING: Final = (*LABELLING, *PAIRING)
 """Objectives that encoders learn as well as decoders: their models give numbers and write nothing."""
@@ -63,6 +64,7 @@ OBJECTIVE_MEANINGS: Final[Mapping[Objective, str]] = MappingProxyType(
         Objective.EMBEDDING: "a vector for each text, close to those of texts that belong to it",
         Objective.GRPO: "answers that the model generates, compared with the mean reward of their group",
         Objective.RLOO: "the same, compared with the mean of the others, and with a KL penalty",
+        Objective.RERANKER: "a score for each pair of texts, which are read together",
     }
 )
 

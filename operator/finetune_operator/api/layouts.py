@@ -76,10 +76,14 @@ OBJECTIVE_LAYOUTS: Final[Mapping[str, tuple[Layout, ...]]] = MappingProxyType(
         "classification": (Layout.CLASSIFICATION,),
         "token-classification": (Layout.TOKEN_CLASSIFICATION,),
         "embedding": _PAIRS,
-        "reranker": _PAIRS,
+        "reranker": (Layout.SCORED_PAIR,),
     }
 )
 """By the objective's name in the spec. Where rows fit several layouts, `format: auto` takes the first of them."""
+
+
+READ_TOGETHER: Final = frozenset({"reranker"})
+"""Objectives whose model reads the two texts of a pair as one sequence."""
 
 
 def layouts_with(column: str, layouts: Iterable[Layout] = tuple(Layout)) -> tuple[Layout, ...]:

@@ -103,6 +103,7 @@ NO_HEAD: Final[Mapping[Objective, frozenset[str]]] = MappingProxyType(
         Objective.CLASSIFICATION: _NO_SEQUENCE_HEAD,
         Objective.TOKEN_CLASSIFICATION: _NO_TOKEN_HEAD,
         Objective.EMBEDDING: _OWN_CODE,
+        Objective.RERANKER: _NO_SEQUENCE_HEAD,
     }
 )
 """Model types without a class for the objective in transformers 5.23's tables of AutoModelForSequenceClassification,

@@ -184,7 +184,7 @@ OBJECTIVE_RULES: Final = (
     ),
     Rule(
         cel=f"!(self.objective in [{_PAIRING}]) || self.tuning.method in ['full', 'lora']",
-        message=f"tuning.method: objective {listed(PAIRING, 'and')} was tried with full and lora alone; set one of them",
+        message=f"tuning.method: objectives {listed(PAIRING, 'and')} were tried with full and lora alone; set one of them",
         holds=lambda s: s.objective not in PAIRING or s.tuning.method in (Method.FULL, Method.LORA),
     ),
     Rule(

@@ -50,6 +50,11 @@ PROVEN: Final[Mapping[Objective, tuple[Combination, ...]]] = MappingProxyType(
             (Method.LORA, _ZERO3),
         ),
         Objective.RLOO: ((Method.FULL, _SINGLE), (Method.LORA, _DDP)),
+        Objective.RERANKER: (  # tests/trainer/test_reranker.py
+            (Method.FULL, _SINGLE),
+            (Method.LORA, _SINGLE),
+            (Method.FULL, _DDP),
+        ),
     }
 )
 """The losses of several ranks are those of one process on the same batches."""

@@ -15,7 +15,7 @@ from finetune_operator.api.compatibility import OBJECTIVE_MEANINGS, OBJECTIVES_N
 from finetune_operator.api.embedding import Embedding
 from finetune_operator.api.evaluation import Evaluation, EvaluationSource, Split
 from finetune_operator.api.inputs import FORMATS, Cache, Columns, Dataset, Filters, ModelSource
-from finetune_operator.api.layouts import OBJECTIVE_LAYOUTS, Layout, listed
+from finetune_operator.api.layouts import OBJECTIVE_LAYOUTS, READ_TOGETHER, Layout, listed
 from finetune_operator.api.methods import VIRTUAL_TOKEN_METHODS, Method
 from finetune_operator.api.model import Rule, SpecModel
 from finetune_operator.api.objective_rules import OBJECTIVE_RULES
@@ -179,6 +179,11 @@ class FineTuneJobSpec(SpecModel):
     def layouts(self) -> tuple[Layout, ...]:
         """The layouts that rows of this objective can have."""
         return OBJECTIVE_LAYOUTS[self.objective]
+
+    @property
+    def reads_together(self) -> bool:
+        """Whether the two texts of a pair are one sequence."""
+        return self.objective in READ_TOGETHER
 
     @property
     def learning_rate(self) -> float:

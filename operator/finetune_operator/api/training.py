@@ -41,6 +41,7 @@ LEARNING_RATE_SHARES: Final = {
     Objective.EMBEDDING: 1.0,
     Objective.GRPO: 0.1,
     Objective.RLOO: 0.1,
+    Objective.RERANKER: 1.0,
 }
 """Of those, by objective. DPO: TRL 1.16 trains whole models with 1e-6 (DPOConfig), and so KTO. ORPO: 5e-6 to 8e-6
 (arXiv 2403.07691, C)."""

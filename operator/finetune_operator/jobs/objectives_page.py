@@ -67,6 +67,8 @@ def objectives_page(generated: str) -> str:
             "",
             *VECTORS,
             "",
+            *SCORES,
+            "",
         )
     )
 
@@ -131,6 +133,27 @@ VECTORS: Final = (
 )
 
 
+SCORES: Final = (
+    "## Scores of pairs",
+    "",
+    "`reranker` makes a cross-encoder: it reads the two texts of a row together and gives them one number. Its losses are those of",
+    "sentence-transformers' own trainer within 1e-5 (tests/trainer/test_reranker.py).",
+    "",
+    "- **Rows** are scored pairs. A score is learned as a probability (binary cross-entropy); scores above 1 are divided by the largest one of",
+    "  the rows, and data with negative ones, or with one score alone, is refused. A text that is compared with several others stands in as",
+    "  many rows. Rows of format `pair` or `triplet` are for `embedding`.",
+    "- **Length**: both texts with their special tokens within `training.maxLength`, the longer one is cut. The inspection counts them together.",
+    "- **Measured on held-out rows** (`dataset.split`): Spearman's correlation (`spearman`), and how often score and probability are on the",
+    "  same side of a half (`pair_accuracy`).",
+    "- **The head** has one output. It is new, unless the model has one (a cross-encoder that is trained on).",
+    "- **Published** as a model of transformers, which `CrossEncoder(folder)` loads; before that its scores are compared with the trained ones.",
+    "  It has no chat template, also where the base model has: sentence-transformers 6.2 would write the two texts into it.",
+    "- Methods `full` and `lora`; strategies as ticked above.",
+    "",
+    "Example: [reranker.yaml](../../examples/reranker.yaml).",
+)
+
+
 def _heads() -> list[str]:
     """Return which models have no head for which objective."""
     rows = (
@@ -142,7 +165,7 @@ def _heads() -> list[str]:
         "## Models without a head for it",
         "",
         "transformers 5.23 has no class for these model types with the head that the objective needs, or they bring their own code, which is not",
-        "tried; the plan refuses them. Encoders learn classes and vectors.",
+        "tried; the plan refuses them. Encoders learn classes, vectors and scores.",
         "",
         *_table(("objective", "model types"), rows),
         "",

@@ -39,6 +39,7 @@ GOALS: Final[Mapping[Objective, Goal]] = MappingProxyType(
         Objective.EMBEDDING: Goal.EMBEDDING,
         Objective.GRPO: Goal.GRPO,
         Objective.RLOO: Goal.RLOO,
+        Objective.RERANKER: Goal.CLASSIFICATION,
     }
 )
 """Which sequences, models and heads of each objective are in memory."""
@@ -49,6 +50,7 @@ HEADS: Final[Mapping[Objective, Head]] = MappingProxyType(
         Objective.CLASSIFICATION: Head.SEQUENCE_CLASSIFICATION,
         Objective.TOKEN_CLASSIFICATION: Head.TOKEN_CLASSIFICATION,
         Objective.EMBEDDING: Head.NONE,
+        Objective.RERANKER: Head.SEQUENCE_CLASSIFICATION,
     }
 )
 """What stands behind the last layer; objectives that are not here keep the head of a language model."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from finetune_operator.api.compatibility import ENCODING, Objective
+from finetune_operator.api.inspection import InspectionReport
 from finetune_operator.api.layouts import listed
 from finetune_operator.api.model_types import NO_HEAD
 from finetune_operator.api.plan import PlanError
@@ -13,6 +14,8 @@ from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.memory.architecture import Architecture, Head
 from finetune_operator.memory.blocks import Positions
 
+ASSUMED_LABELS: Final = 2
+"""Classes where nothing was inspected; each costs a vector of the hidden size."""
 POSITIONS_BEFORE_TEXT: Final = 2
 """RoBERTa and its kind number tokens from padding_idx + 1 (transformers 5.23, create_position_ids_from_input_ids)."""
 _OUTPUTS: Final = {
@@ -20,10 +23,18 @@ _OUTPUTS: Final = {
     Objective.CLASSIFICATION: "a head of classes",
     Objective.TOKEN_CLASSIFICATION: "a head of classes for tokens",
     Objective.EMBEDDING: "a model without a head",
+    Objective.RERANKER: "a head of one number",
 }
 _TABLES: Final = frozenset({Positions.ABSOLUTE, Positions.BUCKETS, Positions.DISENTANGLED})
 """How encoders with a table of positions learn where a token stands (MPNet and DeBERTa have one beside their biases)."""
 _NUMBERED_AFTER_PADDING: Final = frozenset({"camembert", "mpnet", "roberta", "xlm-roberta"})
+
+
+def outputs_of(spec: FineTuneJobSpec, inspection: InspectionReport | None) -> int:
+    """Return how many numbers a head of classes gives, or one of scores."""
+    if spec.objective is Objective.RERANKER:
+        return 1
+    return len(inspection.dataset.labels) if inspection is not None else ASSUMED_LABELS
 
 
 def check_objective(spec: FineTuneJobSpec, architecture: Architecture) -> PlanError | None:

@@ -37,7 +37,7 @@ from finetune_operator.planner.history import corrections_of
 from finetune_operator.planner.inventory import Inventory
 from finetune_operator.planner.judging import check_judging, judging_of
 from finetune_operator.planner.limits import NO_LIMITS, Limits
-from finetune_operator.planner.objectives import check_objective, length_limit
+from finetune_operator.planner.objectives import check_objective, length_limit, outputs_of
 from finetune_operator.planner.own_script import unknown_of_script
 from finetune_operator.planner.pools import Pool, cpu_pools, gpu_pools
 from finetune_operator.planner.price_list import PriceList
@@ -52,8 +52,6 @@ from finetune_operator.planner.unsized import multimodal, untraced
 
 STORED_BYTES_PER_PARAMETER = 2
 """Assumed size of downloaded weights where nothing was inspected: bfloat16."""
-ASSUMED_LABELS = 2
-"""Classes where nothing was inspected; each costs a vector of the hidden size."""
 TRACED = "model: no table knows model_type {}; its memory was traced on fake tensors and is carried over to this plan, with a wider upper bound"
 
 
@@ -173,7 +171,7 @@ def question_of(
             message=f"nothing is known about {spec.model.uri}; give an inspection, or a local folder with its config.json",
         )
     head = HEADS.get(spec.objective)
-    labels = len(inspection.dataset.labels) if inspection is not None else ASSUMED_LABELS
+    labels = outputs_of(spec, inspection)
     architecture = architecture_of(config, None if isinstance(trace, str) else trace, head=head, labels=labels)
     if isinstance(architecture, PlanError):
         return untraced(architecture, trace) if isinstance(trace, str) else architecture

@@ -109,7 +109,9 @@ def inspect(request: InspectionRequest, output: Path | None = None, *, trace: bo
         model = _traced(model, folder, source)
     resume = resume_point(spec, model)
     files = find_files(spec.dataset.uri)
-    layout, rows = read_rendered_rows(files.lines(), spec.dataset, spec.layouts, tokenizer)
+    layout, rows = read_rendered_rows(
+        files.lines(), spec.dataset, spec.layouts, tokenizer, together=spec.reads_together
+    )
     training = spec.training
     limits = Limits(
         training.max_length,

@@ -31,7 +31,7 @@ def evaluation_facts(spec: FineTuneJobSpec, survey: Survey, tokenizer: Tokenizer
             )
         return EvaluationFacts(rows=rows, longest=max(survey.evaluated))
     files = find_files(source.uri)
-    _, rendered = read_rendered_rows(files.lines(), spec.dataset, spec.layouts, tokenizer)
+    _, rendered = read_rendered_rows(files.lines(), spec.dataset, spec.layouts, tokenizer, together=spec.reads_together)
     training = spec.training
     own = survey_rows(
         rendered,

@@ -51,6 +51,12 @@ def check_rows(survey: Survey, uri: str, max_dropped: float, objective: Objectiv
             f"all {survey.rows} rows of {uri} have the same score, so that there is no order to learn; name the column of the scores in "
             "dataset.columns, or use rows of format pair, whose texts simply belong together",
         )
+    if objective is Objective.RERANKER and survey.scores is not None and survey.scores[0] < 0:
+        return TrainerFailure(
+            ExitCode.BAD_DATA,
+            f"the least score of {uri} is {survey.scores[0]:g}, and objective: reranker learns probabilities; shift the scores to 0 and above "
+            "(those above 1 are divided by the largest), or use objective: embedding, whose cosines may be negative",
+        )
     return None
 
 

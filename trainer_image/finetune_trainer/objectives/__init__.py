@@ -23,6 +23,7 @@ _MODULES: Final[Mapping[Objective, str]] = MappingProxyType(
         Objective.EMBEDDING: "embedding",
         Objective.GRPO: "online",
         Objective.RLOO: "online",
+        Objective.RERANKER: "reranker",
     }
 )
 """Objective → module of this package that has its `RECIPE`."""

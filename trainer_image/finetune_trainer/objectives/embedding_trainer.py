@@ -26,6 +26,7 @@ from finetune_trainer.collective import Collective
 from finetune_trainer.job_context import JobContext
 from finetune_trainer.job_trainer import JobTraining
 from finetune_trainer.objectives.embedding import POOLING_NAMES, TEXT_COLUMNS, compares_rows, pooling_of
+from finetune_trainer.objectives.held_out_scores import rank_correlation
 
 EQUAL: Final = 1e-5
 """Cosines of equal texts that were padded to different lengths differ by less."""
@@ -183,11 +184,7 @@ class HeldOutVectors:
         cosines, scores, hits = ([item for part in parts for item in part[side]] for side in range(3))
         if hits:
             return {"retrieval_accuracy": sum(hits) / len(hits)}
-        from scipy.stats import spearmanr
-
-        if len(set(scores)) < 2 or len(set(cosines)) < 2:
-            return {}  # ranks of equal numbers correlate with nothing
-        return {"spearman": float(spearmanr(scores, cosines).statistic)}
+        return rank_correlation(scores, cosines)
 
 
 def _columns(inputs: dict[str, Any]) -> list[dict[str, Any]]:

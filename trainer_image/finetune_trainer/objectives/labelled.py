@@ -82,10 +82,15 @@ class LabelledRecipe(Recipe):
 
         return TrainingArguments(**training_arguments(attempt, staging, loads_once=loads_once))
 
-    def trainer(self, context: JobContext, configuration: Any, parts: Parts) -> Any:
-        """Return the trainer; the adapters are made here, since transformers' Trainer makes none."""
+    @property
+    def trainer_class(self) -> Any:
+        """Return the class of the trainer."""
         from finetune_trainer.objectives.labelled_trainer import LabelledTrainer
 
+        return LabelledTrainer
+
+    def trainer(self, context: JobContext, configuration: Any, parts: Parts) -> Any:
+        """Return the trainer; the adapters are made here, since transformers' Trainer makes none."""
         model, tokenizer = parts.model, parts.tokenizer
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
@@ -100,7 +105,7 @@ class LabelledRecipe(Recipe):
 
             parts.peft_config.exclude_modules = whole_heads(model)
             model = get_peft_model(model, parts.peft_config)
-        return LabelledTrainer(
+        return self.trainer_class(
             context,
             model=model,
             args=configuration,

@@ -39,6 +39,7 @@ PIPELINES: Final[Mapping[Objective, str]] = MappingProxyType(
         Objective.CLASSIFICATION: "text-classification",
         Objective.TOKEN_CLASSIFICATION: "token-classification",
         Objective.EMBEDDING: "sentence-similarity",
+        Objective.RERANKER: "text-ranking",
     }
 )
 """The hub's word for what a model of the objective does, which transformers' pipeline() takes as well."""
@@ -199,6 +200,9 @@ def _usage(attempt: AttemptFile) -> list[str]:
             'model = SentenceTransformer("<this folder>")',
             'cosines = model.similarity(model.encode(["a question"]), model.encode(["an answer", "another one"]))',
         ]
+    if is_whole and attempt.spec.objective is Objective.RERANKER:
+        scored = 'scores = model.predict([("a question", "an answer"), ("a question", "another one")])'
+        return ["from sentence_transformers import CrossEncoder", "", 'model = CrossEncoder("<this folder>")', scored]
     if is_whole and attempt.spec.objective in LABELLING:
         task = PIPELINES[attempt.spec.objective]
         return ["from transformers import pipeline", "", f'classify = pipeline("{task}", "<this folder>")']
