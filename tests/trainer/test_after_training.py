@@ -75,12 +75,12 @@ def make(tiny_model: Path, make_attempt: Any, tmp_path: Path) -> Any:
 
 
 def evaluate(ranks: RankServer, result: CaseResult) -> int:
-    code: int = ranks.call("finetune_trainer.testing_ranks:evaluate_case", folder=str(result.folder))
+    code: int = ranks.call("finetune_trainer.testing_cases:evaluate_case", folder=str(result.folder))
     return code
 
 
 def publish(ranks: RankServer, result: CaseResult) -> dict[str, Any]:
-    answer: dict[str, Any] = ranks.call("finetune_trainer.testing_ranks:publish_case", folder=str(result.folder))
+    answer: dict[str, Any] = ranks.call("finetune_trainer.testing_cases:publish_case", folder=str(result.folder))
     return answer
 
 

@@ -63,7 +63,7 @@ def finish(ranks: RankServer, folder: Path, job: str, spec: dict[str, Any]) -> F
     attempt = attempt_of(job, parsed)
     case = ranks.run(attempt, folder / job / "run")
     assert case.statuses == (0,) * case.processes, case.log()
-    answer = ranks.call("finetune_trainer.testing_ranks:publish_case", folder=str(case.folder))
+    answer = ranks.call("finetune_trainer.testing_cases:publish_case", folder=str(case.folder))
     assert answer["code"] == 0, answer["termination"]
     return Finished(attempt, case, output)
 

@@ -95,7 +95,7 @@ def test_a_separable_set_is_learned_and_the_published_model_tells_its_classes_by
     held_out = [event.measures for event in result.events if isinstance(event, EvaluationEvent)][-1:]
     assert all(measures["entity_f1"] > 0.9 and measures["accuracy"] > 0.9 for measures in held_out)
 
-    answer = ranks.call("finetune_trainer.testing_ranks:publish_case", folder=str(result.folder))
+    answer = ranks.call("finetune_trainer.testing_cases:publish_case", folder=str(result.folder))
 
     assert answer["code"] == 0, answer
     out = tmp_path / "out"

@@ -74,7 +74,7 @@ def test_held_out_pairs_get_into_order_and_sentence_transformers_loads_what_is_p
     )  # means of random vectors of the same words are close already
     assert evaluations[-1].loss < evaluations[0].loss / 2
 
-    answer = ranks.call("finetune_trainer.testing_ranks:publish_case", folder=str(result.folder))
+    answer = ranks.call("finetune_trainer.testing_cases:publish_case", folder=str(result.folder))
 
     assert answer["code"] == 0, answer
     out = tmp_path / "out"

@@ -78,7 +78,7 @@ def attempt_of(name: str, model: Path, folder: Path, **training: Any) -> Attempt
 def test_an_example_goes_its_whole_way(name: str, ranks: RankServer, tiny_model: Path, tmp_path: Path) -> None:
     attempt = attempt_of(name, tiny_model, tmp_path, learningRate=5e-3)
     result = ranks.run(attempt, tmp_path / "run")
-    published = ranks.call("finetune_trainer.testing_ranks:publish_case", folder=str(tmp_path / "run"))
+    published = ranks.call("finetune_trainer.testing_cases:publish_case", folder=str(tmp_path / "run"))
 
     assert result.statuses == (0,), result.log()
     assert published["code"] == 0, published["termination"]

@@ -107,7 +107,7 @@ def test_pods_that_never_come_are_lost_peers_that_were_waited_for(
     attempt = two_pods(make_attempt)
 
     answer = ranks.call(
-        "finetune_trainer.testing_ranks:agent_case",
+        "finetune_trainer.testing_cases:agent_case",
         folder=str(tmp_path),
         attempt=attempt.model_dump(mode="json", by_alias=True),
         index=index,

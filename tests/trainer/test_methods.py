@@ -51,7 +51,7 @@ LEARNS_SLOWLY: Final = frozenset({"ia3", "prompt", "prefix"})
 
 
 def publish(ranks: RankServer, result: CaseResult) -> dict[str, Any]:
-    answer: dict[str, Any] = ranks.call("finetune_trainer.testing_ranks:publish_case", folder=str(result.folder))
+    answer: dict[str, Any] = ranks.call("finetune_trainer.testing_cases:publish_case", folder=str(result.folder))
     return answer
 
 

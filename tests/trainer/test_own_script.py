@@ -269,7 +269,7 @@ async def test_an_unmodified_transformers_script_tells_its_progress(
             "CUDA_VISIBLE_DEVICES": "",
         }
         await asyncio.to_thread(
-            ranks.call, "finetune_trainer.testing_ranks:script_case", script=str(EXAMPLE), environment=environment
+            ranks.call, "finetune_trainer.testing_cases:script_case", script=str(EXAMPLE), environment=environment
         )
     finally:
         await server.close()

@@ -22,7 +22,7 @@ ADAPTER_FILES = {"adapter/adapter_config.json", "adapter/adapter_model.safetenso
 
 
 def publish(ranks: RankServer, result: CaseResult) -> dict[str, Any]:
-    answer: dict[str, Any] = ranks.call("finetune_trainer.testing_ranks:publish_case", folder=str(result.folder))
+    answer: dict[str, Any] = ranks.call("finetune_trainer.testing_cases:publish_case", folder=str(result.folder))
     return answer
 
 

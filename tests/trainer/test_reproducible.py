@@ -32,7 +32,7 @@ def published_weights(ranks: RankServer, attempt: AttemptFile, folder: Path) -> 
     """SHA-256 of every published file with weights, after a training and its publication."""
     result = ranks.run(attempt, folder)
     assert result.statuses == (0,), result.log()
-    answer = ranks.call("finetune_trainer.testing_ranks:publish_case", folder=str(folder))
+    answer = ranks.call("finetune_trainer.testing_cases:publish_case", folder=str(folder))
     assert answer["code"] == 0, answer["termination"]
     output = Path(attempt.spec.output.uri.removeprefix("file://"))
     manifest = Manifest.model_validate_json((output / "manifest.json").read_text())

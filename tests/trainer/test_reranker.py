@@ -59,7 +59,7 @@ def test_held_out_pairs_get_into_order_and_sentence_transformers_loads_what_is_p
     assert found[-1]["spearman"] > max(0.8, found[0].get("spearman", 0.0))
     assert found[-1]["pair_accuracy"] > 0.6
 
-    answer = ranks.call("finetune_trainer.testing_ranks:publish_case", folder=str(result.folder))
+    answer = ranks.call("finetune_trainer.testing_cases:publish_case", folder=str(result.folder))
 
     assert answer["code"] == 0, answer
     pairs = [["is it any good ?", "the film was superb"], ["is it any good ?", "our dinner was awful"]]

@@ -48,7 +48,7 @@ def test_only_the_best_weights_change_as_many_as_were_planned_and_the_same_in_ev
     second = make_attempt(plan, attempt=2, tuning=SPECTRUM)
     resumed = ranks.run(second, tmp_path / "resumed")
     assert resumed.statuses == (0, 0), resumed.log()
-    answer = ranks.call("finetune_trainer.testing_ranks:publish_case", folder=str(resumed.folder))
+    answer = ranks.call("finetune_trainer.testing_cases:publish_case", folder=str(resumed.folder))
     assert answer["code"] == 0, answer
 
     (kept,) = Path(second.checkpoint_uri.removeprefix("file://")).glob("spectrum-*.json")

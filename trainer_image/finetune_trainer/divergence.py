@@ -7,6 +7,7 @@ above what it was counts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from statistics import median
@@ -73,8 +74,30 @@ class LossGuard:
         for loss in losses:
             self.watch = self.watch.after(loss)
 
+    def explosion(self, step: int, loss: float) -> str | None:
+        """Return what is wrong where the loss stays far above what it was; that of `step` was heard last."""
+        if not self.watch.has_exploded:
+            return None
+        return (
+            f"the loss was above {self.watch.limit:.3g} for {self.watch.streak} steps, up to step {step} ({loss:.3g}), "
+            f"after a median of {median(self.watch.usual):.3g} (training.stopOnDivergence)"
+        )
+
     def hear(self, step: int, loss: float) -> None:
         """Take a step's loss."""
         self.watch = self.watch.after(loss)
         if not self.is_suspect:
             self.last_usual_step = step
+
+
+def not_finite(step: int, loss: float, gradient_norm: float | None) -> str | None:
+    """Return which of a step's numbers is none."""
+    values = (("loss", loss), ("gradient norm", gradient_norm))
+    return next(
+        (
+            f"the {what} of step {step} is not finite"
+            for what, value in values
+            if value is not None and not math.isfinite(value)
+        ),
+        None,
+    )

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import math
 import shutil
 import time
 from pathlib import Path
-from statistics import median
 from typing import Any, Final
 
 import torch
@@ -19,6 +17,7 @@ from finetune_operator.api.compatibility import SHARDED_STRATEGIES, Strategy
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.plan import GIB
 from finetune_trainer.capture import UNWANTED, Capture, HostCopies
+from finetune_trainer.divergence import not_finite
 from finetune_trainer.epoch_order import EpochBeginnings, EpochOrder
 from finetune_trainer.evaluation import EvaluationDue, Evaluator, HeldOutMeasures, LoggedMeans
 from finetune_trainer.export import EXPORT_FOLDER, export_sharded
@@ -220,23 +219,12 @@ class JobTraining(transformers.Trainer):
     def _check(self, record: StepRecord) -> None:
         """Raise when the training has diverged."""
         spec, guard = self.context.attempt.spec, self.context.guard
-        problem = next(
-            (
-                f"the {what} of step {record.step} is not finite"
-                for what, value in (("loss", record.loss), ("gradient norm", record.gradient_norm))
-                if value is not None and not math.isfinite(value)
-            ),
-            None,
-        )
+        problem = not_finite(record.step, record.loss, record.gradient_norm)
         if problem is None and spec.training.stop_on_divergence:
             if guard.last_usual_step == 0:
                 guard.resume(entry["loss"] for entry in self.state.log_history[:-1] if "loss" in entry)
             guard.hear(record.step, record.loss)
-            if guard.watch.has_exploded:
-                problem = (
-                    f"the loss was above {guard.watch.limit:.3g} for {guard.watch.streak} steps, up to step {record.step} ({record.loss:.3g}), "
-                    f"after a median of {median(guard.watch.usual):.3g} (training.stopOnDivergence)"
-                )
+            problem = guard.explosion(record.step, record.loss)
         if problem is not None:
             raise TrainerFailure(
                 ExitCode.DIVERGED,

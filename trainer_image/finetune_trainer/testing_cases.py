@@ -1,0 +1,65 @@
+"""What tests call in forks of `RankServer` beside trainings: publication and evaluation of a case, a foreign script, the parent of a pod's ranks."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from finetune_operator.api.plan import AttemptFile
+from finetune_operator.api.run_events import RUN_EVENTS_VARIABLE
+from finetune_trainer.rank_files import RunDirectory
+
+
+def publish_case(folder: Path) -> dict[str, Any]:
+    """Publish the model of a case that has run in `folder`; for `RankServer.call`."""
+    from finetune_trainer.publish.command import publish
+
+    termination = folder / "termination.json"
+    os.environ.update(
+        {
+            "FINETUNE_WORK_DIRECTORY": str(folder / "publish"),
+            "FINETUNE_TERMINATION_LOG": str(termination),
+            RUN_EVENTS_VARIABLE: str(folder / "events.jsonl"),
+        }
+    )
+    code = publish(folder / "plan.json")
+    return {"code": code, "termination": json.loads(termination.read_text())}
+
+
+def evaluate_case(folder: Path) -> int:
+    """Evaluate the model of a case that has run in `folder`; for `RankServer.call`."""
+    from finetune_trainer.after_training.command import evaluate
+
+    os.environ.update(
+        {
+            "FINETUNE_WORK_DIRECTORY": str(folder / "work"),
+            "FINETUNE_RUN_DIRECTORY": str(folder / "run"),
+            RUN_EVENTS_VARIABLE: str(folder / "events.jsonl"),
+        }
+    )
+    # Its output is the server's, which speaks with the test.
+    log = os.open(folder / "evaluation.log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    os.dup2(log, 1)
+    os.close(log)
+    return evaluate(folder / "plan.json")
+
+
+def script_case(script: Path, environment: dict[str, str]) -> dict[str, Any]:
+    """Run a foreign script as its main module; for `RankServer.call`."""
+    import runpy
+
+    os.environ.update(environment)
+    runpy.run_path(str(script), run_name="__main__")
+    return {}
+
+
+def agent_case(folder: Path, attempt: dict[str, Any], index: int, join_seconds: int) -> dict[str, Any]:
+    """Run the parent of a pod's ranks when the other pods never come; for `RankServer.call`."""
+    from finetune_trainer.agent import run_agent
+    from finetune_trainer.launch import torchrun_arguments
+
+    run = RunDirectory(folder)
+    options = torchrun_arguments(AttemptFile.model_validate(attempt), index, run.logs, join_seconds=join_seconds)
+    return {"status": run_agent([*options, "never-started"], run)}
