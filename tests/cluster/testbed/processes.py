@@ -77,13 +77,23 @@ class Processes:
         log = self.logs / f"{name}.log"
         return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else ""
 
-    def wait_until(self, name: str, what: str, ready: Callable[[], bool], patience: float = 120.0) -> None:
-        """Wait until a program is ready; when it ended, or patience does, fail with its last words."""
+    def wait_until(
+        self,
+        name: str,
+        what: str,
+        ready: Callable[[], bool],
+        patience: float = 120.0,
+        *,
+        restart: Callable[[], None] | None = None,
+    ) -> None:
+        """Wait until a program is ready; when it ended and nothing restarts it, or patience ends, fail with its last words."""
         for _ in until(patience):
             if ready():
                 return
             if self.pid(name) is None:
-                break
+                if restart is None:
+                    break
+                restart()
         state = "ended" if self.pid(name) is None else f"was not ready after {patience:.0f} s"
         raise TestbedError(f"{name} {state} ({what}). The end of {self.logs / name}.log:\n{self.tail(name)}")
 
