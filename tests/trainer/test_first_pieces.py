@@ -65,7 +65,7 @@ def test_labels_stand_at_first_pieces_and_everything_else_is_ignored(tmp_path: P
     plan = tiny_plan(rows=1, max_length=8)
     attempt = encoder_attempt(model, data, ROWS[:1], tmp_path / "out", objective="token-classification", plan=plan)
 
-    ((row, _),) = encoded_rows(attempt, dataset_files(attempt).lines())
+    ((row, *_),) = encoded_rows(attempt, dataset_files(attempt).lines())
 
     tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(model)
     pieces = tokenizer.convert_ids_to_tokens(row["input_ids"])

@@ -14,6 +14,8 @@ from pydantic import Field
 from finetune_operator.api.model import Rule, SpecModel, text_rule
 
 FUNCTION_PATTERN: Final = "^[A-Za-z_][A-Za-z0-9_]*([.][A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$"
+_FUNCTION: Final = "__function__"
+"""The field's name in rules: function is a reserved word of CEL, and self.function a thing of unknown length, which no budget holds."""
 DEFAULT_COLUMN: Final = "answer"
 
 
@@ -69,12 +71,12 @@ class Reward(SpecModel):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            cel="has(self.verifier) != has(self.function)",
+            cel=f"has(self.verifier) != has(self.{_FUNCTION})",
             message="rewards: a reward is a verifier or a function; name one of the two",
             holds=lambda r: (r.verifier is None) != (r.function is None),
         ),
         text_rule(
-            "function",
+            _FUNCTION,
             "function",
             FUNCTION_PATTERN,
             "rewards.function: write an import path such as my_rewards:score (module, colon, function)",
