@@ -79,7 +79,7 @@ def test_a_function_that_is_not_there_is_told_with_the_remedy(path: str) -> None
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
-        ({}, "name one of the two"),
+        ({}, "name one of the three"),
         ({"verifier": "regex"}, "needs a pattern"),
         ({"verifier": "exact-number", "pattern": "a"}, "no other reward has one"),
         ({"verifier": "json-schema"}, "needs a schema"),

@@ -20,6 +20,7 @@ from finetune_trainer.failures import TrainerFailure
 from finetune_trainer.model_cache import CacheOutcome, ModelCache
 from finetune_trainer.model_files import local_model
 from finetune_trainer.result_target import model_at
+from finetune_trainer.rewards.model_files import reward_source
 from finetune_trainer.storage import Storage, open_storage, open_writable
 from finetune_trainer.storage_errors import StorageRefused
 
@@ -61,6 +62,9 @@ def check_inputs(attempt: AttemptFile) -> None:
     check_unchanged("the model", attempt.inspection.model.files, _look(model, attempt.inspection.model.files))
     if (adapter := initial_adapter(attempt)) is not None:
         check_unchanged("the adapter", adapter.files, _look(open_storage(adapter.uri), adapter.files))
+    for judge in attempt.inspection.reward_models:
+        found = _look(open_storage(judge.uri, revision=judge.revision or "main"), judge.files)
+        check_unchanged("the reward model", judge.files, found)
     facts = attempt.inspection.dataset
     check_unchanged("the data set", facts.files, dataset_files(attempt).inputs)
     evaluation = attempt.spec.dataset.evaluation
@@ -114,6 +118,19 @@ def fetch_model(
     cache = ModelCache(workplace.cache, count=count) if workplace.cache else None
     with locked(workplace.model.with_name(f".{workplace.model.name}.lock")):
         return local_model(model_source(attempt), workplace.model, cache)
+
+
+def fetch_reward_models(
+    attempt: AttemptFile, workplace: Workplace, count: Callable[[CacheOutcome], object] = lambda outcome: None
+) -> tuple[Path, ...]:
+    """Return the local folders of the models that judge answers, each as it was inspected, downloaded or cached as the base model."""
+    cache = ModelCache(workplace.cache, count=count) if workplace.cache else None
+    folders = []
+    for number, facts in enumerate(attempt.inspection.reward_models):
+        target = workplace.model.with_name(f"reward-model-{number}")
+        with locked(target.with_name(f".{target.name}.lock")):
+            folders.append(local_model(reward_source(facts.uri, facts.revision or "main"), target, cache))
+    return tuple(folders)
 
 
 def go_offline() -> None:

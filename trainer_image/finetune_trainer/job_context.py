@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from finetune_operator.api.plan import AttemptFile
@@ -35,6 +36,8 @@ class JobContext:
     """Try the longest batch before the first step: no attempt has trained by this plan yet."""
     evaluation_rows: Any = None
     """Encoded rows that are not trained, a `datasets.Dataset`; None: there is no evaluation."""
+    reward_models: tuple[Path, ...] = ()
+    """Local folders of the models among the rewards, in order."""
 
     def lengths(self, rows: Any) -> list[int]:
         """Return the tokens of each encoded row."""

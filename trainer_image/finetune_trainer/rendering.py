@@ -96,6 +96,25 @@ class _Unusable(Exception):
     """A row cannot be rendered; the message is the reason."""
 
 
+class Unanswerable(Exception):
+    """A model that judges answers cannot read one; the message is the reason, without content."""
+
+
+def answered(prompt: str | Turns, answer: str | Turns, files: TokenizerFiles) -> Text:
+    """Return a prompt with its answer, ended, as training has rendered the answers that the model has learned to judge.
+
+    Raises:
+        Unanswerable: The model's template or tokenizer cannot write it.
+    """
+    try:
+        if isinstance(prompt, str):
+            return Text("completion", _ended(f"{prompt}{answer}", files.eos_token), len(prompt))
+        assert not isinstance(answer, str)  # noqa: S101 - both are text or both are turns
+        return Text("completion", _rendered(files.template, (*prompt, *answer), None), by_template=True)
+    except (_Unusable, TemplateRefused) as problem:
+        raise Unanswerable(str(problem)) from None
+
+
 def render(row: Row, template: ChatTemplate | None, eos_token: str | None, *, together: bool = False) -> RenderedRow:
     """Return a row with the texts that training tokenizes for it."""
     if row.value is None:

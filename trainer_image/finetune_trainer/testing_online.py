@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,3 +34,31 @@ def first_is_digit(completions: Sequence[str], answer: Sequence[str], **others: 
 def no_opinion(completions: Sequence[str], **others: Any) -> list[float | None]:
     """Return None for every answer."""
     return [None] * len(completions)
+
+
+@functools.cache
+def _plain_judge(folder: Path) -> tuple[Any, Any]:
+    from safetensors.torch import load_file
+    from transformers import AutoConfig, AutoTokenizer, LlamaForSequenceClassification
+
+    # Not by from_pretrained, which would shard it with ZeRO-3.
+    model = LlamaForSequenceClassification(AutoConfig.from_pretrained(folder))
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    return model.eval(), AutoTokenizer.from_pretrained(folder)
+
+
+def plain_scores(prompts: Sequence[Any], completions: Sequence[Any], **others: Any) -> list[float]:
+    """Return what the reward model in FINETUNE_TEST_REWARD_MODEL gives answers, one at a time and by transformers' own tokenizer."""
+    import torch
+
+    model, tokenizer = _plain_judge(Path(os.environ["FINETUNE_TEST_REWARD_MODEL"]))
+    scores = []
+    for prompt, answer in zip(prompts, completions, strict=True):
+        if isinstance(prompt, str):
+            tokens = tokenizer(f"{prompt}{answer}{tokenizer.eos_token}", return_tensors="pt")
+        else:
+            text = tokenizer.apply_chat_template(prompt + answer, tokenize=False)
+            tokens = tokenizer(text, return_tensors="pt", add_special_tokens=False)
+        with torch.no_grad():
+            scores.append(float(model(**tokens).logits.squeeze()))
+    return scores

@@ -24,7 +24,7 @@ from finetune_trainer.collective import Collective
 from finetune_trainer.dataset import EncodedFiles, encode_dataset, load_dataset
 from finetune_trainer.failures import TrainerFailure, calls_of, failure_of
 from finetune_trainer.hang_notice import Promise, leave_hung
-from finetune_trainer.inputs import check_inputs, fetch_adapter, fetch_model, go_offline
+from finetune_trainer.inputs import check_inputs, fetch_adapter, fetch_model, fetch_reward_models, go_offline
 from finetune_trainer.limits import Limits
 from finetune_trainer.memory_shortage import shortage_at
 from finetune_trainer.objectives import recipe_of
@@ -126,11 +126,9 @@ class _Rank:
     def _fetch(self) -> Path:
         if self._place.is_first:
             check_inputs(self._attempt)
-        return fetch_model(
-            self._attempt,
-            self._workplace,
-            count=lambda outcome: self._telemetry.metrics.count(f"model_cache_{outcome}"),
-        )
+        inputs, metrics = (self._attempt, self._workplace), self._telemetry.metrics
+        self._reward_models = fetch_reward_models(*inputs, lambda outcome: metrics.count(f"model_cache_{outcome}"))
+        return fetch_model(*inputs, lambda outcome: metrics.count(f"model_cache_{outcome}"))
 
     def _encode(self, model: Future[Path]) -> EncodedFiles:
         model.result()  # without a model there is nothing to encode for
@@ -246,6 +244,7 @@ class _Rank:
                 own_time,
                 self._probes(found.manifest),
                 evaluation_rows,
+                self._reward_models,
             ),
             config,
             Parts(

@@ -25,6 +25,7 @@ from pydantic.fields import FieldInfo
 
 from finetune_operator.api.constants import GROUP, KIND, MAXIMUM_NAME_LENGTH, PLURAL, SHORT_NAME, SINGULAR, VERSION
 from finetune_operator.api.model import ApiModel
+from finetune_operator.api.online import KL_WEIGHTS
 from finetune_operator.api.spec import IMMUTABLE_AFTER_START, FineTuneJobSpec
 from finetune_operator.api.status import FineTuneJobStatus
 
@@ -117,6 +118,15 @@ def _root_rules() -> list[dict[str, str]]:
             {
                 "rule": f"!has(self.spec.{above}) || !has(self.spec.{field}) || !self.spec.{field}.startsWith('file://')",
                 "message": f"spec.{field}: file:// is for local runs (finetune run); in a cluster use a bucket: s3://, gs:// or az://",
+            }
+        )
+    for objective in KL_WEIGHTS:
+        block = f"self.spec.training.{objective}"
+        rules.append(
+            {
+                "rule": f"!has(self.spec.training) || !has({block}) || {block}.rewards.all(r, !has(r.model) || !r.model.uri.startsWith('file://'))",
+                "message": f"spec.training.{objective}.rewards.model.uri: file:// is for local runs (finetune run); in a cluster use a bucket: "
+                "s3://, gs:// or az://",
             }
         )
     for field in IMMUTABLE_AFTER_START:

@@ -208,13 +208,16 @@ class InspectionReport(ReadModel):
     dataset: DatasetFacts
     report_uri: str | None = Field(None, description="Where the full report (every unusable row) is.")
     resume: ResumePoint | None = Field(None, description="Only with checkpoint.resumeFrom.")
+    reward_models: tuple[ModelFacts, ...] = Field(
+        (), description="The models among training.grpo.rewards or training.rloo.rewards, in order."
+    )
 
 
 def inspection_key(namespace: str, spec: FineTuneJobSpec) -> str:
     """Return the digest (16 hex digits) of all that an inspection depends on.
 
-    Two jobs of one namespace with equal keys get equal reports: model, data set, output target, objective, length, truncation, loss target and the
-    names of the secrets.
+    Two jobs of one namespace with equal keys get equal reports: model, data set, output target, objective, length, truncation, loss target, the
+    rewards and the names of the secrets.
     """
     relevant: dict[str, JsonValue] = {
         "namespace": namespace,
@@ -231,6 +234,9 @@ def inspection_key(namespace: str, spec: FineTuneJobSpec) -> str:
     if spec.checkpoint.resume_from is not None:
         # Whether a checkpoint fits depends on all of tuning and training.
         relevant["resumeFrom"] = [spec.checkpoint.resume_from, spec.tuning.to_json_dict(), spec.training.to_json_dict()]
+    if spec.training.online is not None:
+        # Which prompts can be answered and judged, and by which models.
+        relevant["online"] = spec.training.online.to_json_dict()
     if spec.evaluation.entailment is not None:
         relevant["entailment"] = spec.evaluation.entailment.to_json_dict()
     return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:16]

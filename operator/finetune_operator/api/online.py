@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
@@ -10,7 +10,7 @@ from pydantic import Field
 
 from finetune_operator.api.compatibility import Objective
 from finetune_operator.api.model import SpecModel
-from finetune_operator.api.rewards import Reward
+from finetune_operator.api.rewards import Reward, RewardModel
 
 KL_WEIGHTS: Final[Mapping[Objective, float]] = MappingProxyType({Objective.GRPO: 0.0, Objective.RLOO: 0.05})
 """What `beta` is where the spec does not say: TRL 1.16's, which follows the papers that left the penalty of grpo out."""
@@ -44,3 +44,8 @@ class OnlinePolicy(SpecModel):
         le=10,
         description="Weight of the KL divergence from the model that training started from. Default 0 for grpo, 0.05 for rloo.",
     )
+
+    @property
+    def reward_models(self) -> Sequence[RewardModel]:
+        """The rewards that are models, in order."""
+        return [reward.model for reward in self.rewards if reward.model is not None]

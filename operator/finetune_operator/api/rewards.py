@@ -11,12 +11,24 @@ from typing import ClassVar, Final
 
 from pydantic import Field
 
+from finetune_operator.api.locations import LOCATION_PATTERN, Location
 from finetune_operator.api.model import Rule, SpecModel, text_rule
 
 FUNCTION_PATTERN: Final = "^[A-Za-z_][A-Za-z0-9_]*([.][A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$"
 _FUNCTION: Final = "__function__"
 """The field's name in rules: function is a reserved word of CEL, and self.function a thing of unknown length, which no budget holds."""
 DEFAULT_COLUMN: Final = "answer"
+MODEL_REWARD: Final = "reward-model"
+"""What metrics and reports call a reward that is a model."""
+
+SCORED_LENGTHS: Final = 2
+"""A reward model's template and tokenizer may make more tokens of prompt and answer than the trained model's: it sees at most so many times
+training.maxLength of them."""
+
+
+def scored_tokens(micro_batch: int, max_length: int) -> int:
+    """Return the tokens, padding included, of the largest batch that a reward model scores at once: a micro-batch's, or one long text's."""
+    return max(micro_batch, SCORED_LENGTHS) * max_length
 
 
 class Verifier(StrEnum):
@@ -42,6 +54,25 @@ VERIFIER_MEANINGS: Final[Mapping[Verifier, str]] = MappingProxyType(
 )
 
 
+class RewardModel(SpecModel):
+    """A model that gives prompt and answer one number: what `objective: reward` publishes."""
+
+    uri: Location = Field(
+        description="A whole sequence classification model with one output and its own tokenizer: hf://, s3://, gs://, az://."
+    )
+    revision: str = Field("main", max_length=100, description="Branch, tag or commit of an hf:// model. Default main.")
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        text_rule(
+            "uri",
+            "uri",
+            LOCATION_PATTERN,
+            "rewards.model.uri: needs a URI with one of the schemes hf, s3, gs, az, such as s3://bucket/folder (file:// in local runs). "
+            "A job waits for model.uri alone: instead of ftj:// write the output.uri of the job that trained the reward model",
+        ),
+    )
+
+
 class Reward(SpecModel):
     """One reward; an answer is worth the weighted sum of all."""
 
@@ -54,6 +85,10 @@ class Reward(SpecModel):
         max_length=200,
         description="A Python function by import path, module:name, called with prompts, completions and the rows' columns; it returns a number "
         "for each completion.",
+    )
+    model: RewardModel | None = Field(
+        None,
+        description="A reward model, whose number for prompt and answer is the reward. It stands whole and frozen in every process.",
     )
     weight: float = Field(1.0, ge=-100, le=100, description="Factor of its value in the sum. Default 1.")
     column: str = Field(
@@ -71,9 +106,9 @@ class Reward(SpecModel):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            cel=f"has(self.verifier) != has(self.{_FUNCTION})",
-            message="rewards: a reward is a verifier or a function; name one of the two",
-            holds=lambda r: (r.verifier is None) != (r.function is None),
+            cel=f"(has(self.verifier) ? 1 : 0) + (has(self.{_FUNCTION}) ? 1 : 0) + (has(self.model) ? 1 : 0) == 1",
+            message="rewards: a reward is a verifier, a function or a model; name one of the three",
+            holds=lambda r: [r.verifier, r.function, r.model].count(None) == 2,
         ),
         text_rule(
             _FUNCTION,
@@ -96,6 +131,8 @@ class Reward(SpecModel):
     @property
     def name(self) -> str:
         """What it is called; several of a job may be called alike (reward_names)."""
+        if self.model is not None:
+            return MODEL_REWARD
         return str(self.verifier) if self.verifier is not None else str(self.function).rpartition(":")[2]
 
     @property
@@ -115,7 +152,7 @@ class Reward(SpecModel):
 
 
 def reward_names(rewards: Sequence[Reward]) -> tuple[str, ...]:
-    """Return how metrics and reports call them: by verifier or function, from the second of a name on with a number (regex, regex-2)."""
+    """Return how metrics and reports call them: by verifier, function or reward-model, from the second on with a number (regex, regex-2)."""
     names = [reward.name for reward in rewards]
     before = [names[:index].count(name) for index, name in enumerate(names)]
     return tuple(f"{name}-{count + 1}" if count else name for name, count in zip(names, before, strict=True))

@@ -84,8 +84,21 @@ def with_absolute_locations(spec: FineTuneJobSpec, base: Path) -> FineTuneJobSpe
     evaluation = spec.evaluation.model_copy(
         update={name: place and place.model_copy(update={"uri": absolute(place.uri)}) for name, place in others.items()}
     )
+    training = spec.training
+    if training.online is not None:
+        rewards = [
+            reward
+            if reward.model is None
+            else reward.model_copy(
+                update={"model": reward.model.model_copy(update={"uri": absolute(reward.model.uri)})}
+            )
+            for reward in training.online.rewards
+        ]
+        online = training.online.model_copy(update={"rewards": rewards})
+        training = training.model_copy(update={"grpo" if training.grpo else "rloo": online})
     return spec.model_copy(
         update={
+            "training": training,
             "evaluation": evaluation,
             "model": spec.model.model_copy(update={"uri": absolute(spec.model.uri)}),
             "dataset": dataset,

@@ -86,7 +86,7 @@ def _refused(
         message = f"{names} belongs to someone else and bears the name of a child of this job; delete or rename it, or this job"
         said = Finding(ConditionType.ACCEPTED, "False", Reason.CHILD_NOT_OURS, message)
         return Stage(_state_so_far(job), message, (said, stalled(message)), requeue_after=FOREIGN_SECONDS)
-    judged = job.spec.evaluation
+    judged, online = job.spec.evaluation, job.spec.training.online
     local = [
         field
         for field, uri in (
@@ -95,6 +95,7 @@ def _refused(
             ("dataset.evaluation.uri", job.spec.dataset.evaluation.uri if job.spec.dataset.evaluation else ""),
             ("evaluation.entailment.uri", judged.entailment.uri if judged.entailment else ""),
             ("evaluation.harness.uri", judged.harness.uri if judged.harness else ""),
+            *(("rewards.model.uri", model.uri) for model in (online.reward_models if online else ())),
             ("output.uri", job.spec.output.uri),
             ("checkpoint.uri", job.spec.checkpoint.uri or ""),
             ("checkpoint.resumeFrom", job.spec.checkpoint.resume_from or ""),

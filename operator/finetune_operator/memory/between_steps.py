@@ -7,6 +7,7 @@ from typing import Final
 
 from finetune_operator.api.compatibility import Strategy
 from finetune_operator.api.plan import Phase
+from finetune_operator.api.rewards import SCORED_LENGTHS, scored_tokens
 from finetune_operator.memory.architecture import Architecture
 from finetune_operator.memory.blocks import Block
 from finetune_operator.memory.footprint import Held
@@ -28,7 +29,8 @@ def phases_between_steps(
     if workload.shards > 1 and workload.strategy in (Strategy.FSDP, Strategy.ZERO3):
         yield Phase.SAVE, _save(architecture, workload, states)
     if workload.generates:
-        yield Phase.GENERATION, _generation(architecture, workload, states)
+        points = (_generation(architecture, workload, states), _scoring(workload, states))
+        yield Phase.GENERATION, max(points, key=sum)
 
 
 def _evaluation(architecture: Architecture, workload: Workload, states: States) -> Held:
@@ -113,3 +115,16 @@ def _generation(architecture: Architecture, workload: Workload, states: States) 
         logits=logits,
         temporaries=max(states.dequantised_weights, states.adapter_temporaries),
     )
+
+
+def _scoring(workload: Workload, states: States) -> Held:
+    """Reward models pass over the answers after the cache of keys and values is gone, in batches of bounded size (rewards/model_scores.py).
+
+    A batch is padded on the right: its mask stands beside it, as truth values and as what fused attention adds to scores.
+    """
+    held = Held(weights=states.resident_weights, optimizer=states.optimizer)
+    if not workload.reward_parameters:
+        return held
+    tokens = scored_tokens(workload.micro_batch, workload.sequence_length)
+    mask = (1 + workload.numerics.compute) * tokens * SCORED_LENGTHS * workload.sequence_length
+    return held._replace(activations=tokens * workload.scoring_width + mask)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from types import MappingProxyType
@@ -12,7 +12,8 @@ from finetune_operator.api.compatibility import Checkpointing, Objective, Offloa
 from finetune_operator.api.methods import IA3_TARGETS, LORA_METHODS, VIRTUAL_TOKEN_METHODS, Method
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.tuning import LoraVariant
-from finetune_operator.memory.architecture import Head
+from finetune_operator.memory.architecture import Architecture, Head
+from finetune_operator.memory.between_steps import live_bytes
 from finetune_operator.memory.kinds import FLOAT32, FLOAT32_MASTER, Goal, Numerics, Optimizer, Quantization, Tuning
 from finetune_operator.memory.workload import Workload
 
@@ -113,11 +114,13 @@ def workload_of(
     packed: bool = False,
     model_type: str = "",
     precomputed_reference: bool = False,
+    reward_models: Sequence[Architecture] = (),
 ) -> Workload:
     """Return the workload of one process for `spec` and one way to split its global batch. A search makes a hundred of them.
 
-    `model_type` decides what ia3 scales.
+    `model_type` decides what ia3 scales; `reward_models` are those of the job's rewards.
     """
+    numerics = numerics_of(spec)
     adapter, is_virtual = spec.tuning.adapter, spec.tuning.method in VIRTUAL_TOKEN_METHODS
     quantization = quantization_of(spec)
     return Workload(
@@ -146,5 +149,9 @@ def workload_of(
         answer_tokens=spec.training.online.max_completion_length if spec.training.online else 0,
         evaluation_batch=micro_batch if spec.dataset.evaluates else 0,
         precomputed_reference=precomputed_reference,
-        **_habits(numerics_of(spec), strategy, quantization),
+        reward_parameters=sum(each.parameters for each in reward_models),
+        scoring_width=max(
+            (live_bytes(each, block, numerics.compute) for each in reward_models for block in each.blocks), default=0
+        ),
+        **_habits(numerics, strategy, quantization),
     )

@@ -91,6 +91,10 @@ class Workload:
     """Generated answers are compared with what the model that training started from makes of them."""
     answer_tokens: int = 0
     """Of the longest answer that is generated."""
+    reward_parameters: int = 0
+    """Elements of the reward models, which stand frozen and whole in every process, in the compute type."""
+    scoring_width: int = 0
+    """Bytes that one token has in the widest layer of any of them, without gradients."""
     precomputed_reference: bool = False
     """DPO: the reference's log-probabilities were computed before training, so that it needs no copy of the model."""
 

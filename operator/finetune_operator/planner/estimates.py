@@ -64,6 +64,7 @@ class Estimates:
                 checkpointing=split.checkpointing,
                 packed=self._task.packed,
                 model_type=self._task.architecture.model_type,
+                reward_models=self._task.reward_models,
                 precomputed_reference=precomputes_reference(self._task.spec, split.strategy, self._task.passes),
             )
         return found

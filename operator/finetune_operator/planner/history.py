@@ -121,6 +121,7 @@ def _settings(spec: FineTuneJobSpec) -> str:
         "dora" if tuning_of(spec) is Tuning.DORA else "",
         "single quantization" if quantization_of(spec) is Quantization.NF4 else "",
         "" if spec.training.optimizer is Optimizer.ADAMW else spec.training.optimizer.value,
+        "reward model" if spec.training.online and spec.training.online.reward_models else "",
     )
     return ", ".join(word for word in found if word)
 

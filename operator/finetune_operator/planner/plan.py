@@ -43,6 +43,7 @@ from finetune_operator.planner.pools import Pool, cpu_pools, gpu_pools
 from finetune_operator.planner.price_list import PriceList
 from finetune_operator.planner.publication import check_formats
 from finetune_operator.planner.reference import reference_reason
+from finetune_operator.planner.reward_models import reward_model_reason, reward_models_of
 from finetune_operator.planner.search import Outcome, search
 from finetune_operator.planner.sequences import SequencesOfEpoch, sequences_of, total_steps
 from finetune_operator.planner.speed import throughput_of
@@ -120,6 +121,7 @@ class Question:
             *reasons_of(self.task, outcome.chosen, outcome, self.all_pools),
             *self.sequences.reasons,
             *filter(None, (reference_reason(self.task.spec, outcome.chosen.split.strategy, self.task.passes),)),
+            *filter(None, (reward_model_reason(self.task.spec, self.task.reward_models),)),
             *self.unused,
         )
         return _plan(self.task, outcome.chosen, reasons, self.sequences, self.assumptions)
@@ -201,11 +203,16 @@ def question_of(
             message=f"checkpoint.resumeFrom: {resume.uri} is of step {resume.step} and this job has {last} steps; raise training.epochs or "
             "training.maxSteps",
         )
+    rewards = reward_models_of(spec, inspection, architecture)
+    if isinstance(rewards, PlanError):
+        return rewards
+    downloaded = inspection.model.weight_bytes if inspection is not None else weight_bytes
     task = Task(
         spec=spec,
         architecture=architecture,
         sequence_length=made.longest,
-        weight_bytes=inspection.model.weight_bytes if inspection is not None else weight_bytes,
+        weight_bytes=downloaded + rewards.stored_bytes,
+        reward_models=rewards.architectures,
         corrections=corrections_of(history),
         limits=limits,
         prices=PriceList(prices),
@@ -218,7 +225,9 @@ def question_of(
     unused = not_used(spec, inventory)
     if not pools:
         return with_unused(no_capacity(spec, all_pools, counts), unused)
-    return Question(task, pools, all_pools, counts, unused, made, (*assumptions, *made.assumptions))
+    return Question(
+        task, pools, all_pools, counts, unused, made, (*assumptions, *made.assumptions, *rewards.assumptions)
+    )
 
 
 def _passes(spec: FineTuneJobSpec, made: SequencesOfEpoch) -> float | None:

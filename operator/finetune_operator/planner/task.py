@@ -22,6 +22,7 @@ class Task:
     architecture: Architecture
     sequence_length: int
     weight_bytes: int
+    """Of all models that a pod downloads."""
     corrections: Corrections = field(default_factory=lambda: corrections_of(EMPTY_HISTORY))
     """What history says of the formulas."""
     limits: Limits = NO_LIMITS
@@ -34,12 +35,14 @@ class Task:
     """Rows are joined to sequences of `sequence_length` tokens."""
     passes: float | None = None
     """How often training sees each row; None where the rows are not known."""
+    reward_models: tuple[Architecture, ...] = ()
+    """Of the job's rewards."""
     resume: ResumePoint | None = None
     """Another job's checkpoint, which the plan must be able to go on from."""
 
     @property
     def pod_weight_bytes(self) -> int:
-        """The model on a pod's own disk: none where a cache holds it."""
+        """The models on a pod's own disk: none where a cache holds it."""
         return 0 if self.spec.model.cache is not None else self.weight_bytes
 
     def kind(self, split: Split, gpu_product: str | None) -> RunKind:

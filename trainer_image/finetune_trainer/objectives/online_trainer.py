@@ -18,6 +18,7 @@ from finetune_trainer.job_context import JobContext
 from finetune_trainer.job_trainer import JobTraining
 from finetune_trainer.objectives.group_order import GroupOrder
 from finetune_trainer.objectives.online import settings_of
+from finetune_trainer.rewards.model_scores import ModelScores
 from finetune_trainer.rewards.scoring import reward_functions
 
 
@@ -26,8 +27,22 @@ class OnlineTraining(JobTraining):
 
     def __init__(self, context: JobContext, *, train_dataset: Any, **arguments: Any) -> None:
         online = settings_of(context.attempt)
+        plan, spec = context.attempt.plan, context.attempt.spec
+        self._judges = [
+            ModelScores(
+                folder,
+                arguments["args"],
+                dtype=torch.float32 if spec.training.precision == "fp32" else torch.bfloat16,
+                micro_batch=plan.micro_batch_size,
+                max_length=plan.max_length,
+            )
+            for folder in context.reward_models
+        ]
         super().__init__(
-            context, reward_funcs=reward_functions(online.rewards), train_dataset=as_read(train_dataset), **arguments
+            context,
+            reward_funcs=reward_functions(online.rewards, self._judges),
+            train_dataset=as_read(train_dataset),
+            **arguments,
         )
         # Where no reward has an opinion of an answer TRL logs the row with its prompt and answer.
         logging.getLogger("trl.trainer").setLevel(logging.ERROR)
@@ -57,7 +72,7 @@ class OnlineTraining(JobTraining):
         )
 
     def try_beside(self) -> None:
-        """Generate answers of full length to the longest prompts, as many as in a step."""
+        """Generate answers of full length to the longest prompts, as many as in a step, and have reward models score as much as they ever do."""
         count = self.args.per_device_train_batch_size * self.args.steps_per_generation
         settings = copy.deepcopy(self.generation_config)
         settings.min_new_tokens = settings.max_new_tokens
@@ -68,6 +83,8 @@ class OnlineTraining(JobTraining):
             torch.no_grad(),
         ):
             model.generate(input_ids=prompts, attention_mask=torch.ones_like(prompts), generation_config=settings)
+        for judge in self._judges:
+            judge.try_largest()
 
     def longest_batch(self) -> tuple[dict[str, Any], int]:
         """Return a micro-batch of the longest prompts with answers of full length that are worth nothing, and its length in tokens."""

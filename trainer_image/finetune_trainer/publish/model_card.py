@@ -14,7 +14,6 @@ from huggingface_hub import ModelCardData
 from finetune_operator.api.compatibility import ENCODING, LABELLING, PAIRING, Objective
 from finetune_operator.api.evaluated import Evaluated
 from finetune_operator.api.gguf import gguf_name
-from finetune_operator.api.inspection import Lineage
 from finetune_operator.api.manifest import Manifest
 from finetune_operator.api.methods import LORA_METHODS, VIRTUAL_TOKEN_METHODS, Method
 from finetune_operator.api.plan import AttemptFile
@@ -23,6 +22,7 @@ from finetune_trainer.objectives import recipe_of
 from finetune_trainer.objectives.embedding import pooling_of
 from finetune_trainer.objectives.recipe import CAUSAL, ModelHead
 from finetune_trainer.publish.hub import CARD_KEY
+from finetune_trainer.publish.origins import origins
 
 VLLM_RANKS: Final = (8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM's --max-lora-rank takes; an adapter of a smaller rank fits."""
@@ -265,7 +265,7 @@ def _lineage(attempt: AttemptFile, checkpoint: Manifest, trial: Trial) -> list[t
     lineage: list[tuple[str, object]] = [
         ("job", f"{attempt.namespace}/{attempt.name}"),
         ("uid", attempt.uid),
-        *_origin(attempt.inspection.model.lineage),
+        *origins(attempt.inspection),
         ("attempt", checkpoint.attempt),
         ("checkpoint", f"step {checkpoint.step}, written by {checkpoint.world_size} processes ({checkpoint.strategy})"),
         ("tried", f"{_generated(trial)}all logits finite"),
@@ -278,16 +278,6 @@ def _lineage(attempt: AttemptFile, checkpoint: Manifest, trial: Trial) -> list[t
             )
         )
     return lineage
-
-
-def _origin(before: Lineage | None) -> list[tuple[str, object]]:
-    """Return the row of the job whose result this one has started from."""
-    if before is None:
-        return []
-    how = f" ({before.objective}, {before.method})" if before.objective else ""
-    base = f", itself from `{before.base.removeprefix('hf://')}`" if before.base else ""
-    whole = "the adapter" if before.adapter else "the result"
-    return [("started from", f"{whole} of job {before.job}{how} after step {before.step}, uid {before.uid}{base}")]
 
 
 def _generated(trial: Trial) -> str:

@@ -6,8 +6,8 @@ import importlib
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 import jsonschema
 
@@ -21,13 +21,33 @@ RewardFunction = Callable[..., list[float | None]]
 """What TRL calls: prompts=, completions=, and every column of the rows, each a list with a value per completion."""
 
 
-def reward_functions(rewards: Sequence[Reward]) -> list[RewardFunction]:
-    """Return one function for each reward, in order.
+class Scorer(Protocol):
+    """A reward model that is loaded."""
+
+    def score(self, prompts: Sequence[Any], completions: Sequence[Any]) -> list[float]:
+        """Return a number for each prompt with its answer."""
+        ...
+
+
+def reward_functions(rewards: Sequence[Reward], models: Iterable[Scorer] = ()) -> list[RewardFunction]:
+    """Return one function for each reward, in order; `models` are those of the rewards that are one, in order.
 
     Raises:
         TrainerFailure: a function cannot be imported, or a pattern or schema cannot be used.
     """
-    return [_function(reward, name) for reward, name in zip(rewards, reward_names(rewards), strict=True)]
+    loaded = iter(models)
+    return [
+        _function(reward, name) if reward.model is None else _scored(next(loaded), name)
+        for reward, name in zip(rewards, reward_names(rewards), strict=True)
+    ]
+
+
+def _scored(model: Scorer, name: str) -> RewardFunction:
+    def call(*, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
+        return [*model.score(prompts, completions)]
+
+    call.__name__ = name
+    return call
 
 
 def _function(reward: Reward, name: str) -> RewardFunction:
@@ -72,7 +92,7 @@ def _verifier(reward: Reward) -> Callable[[str, object], float | None]:
         case Verifier.UNIT_TESTS:
             return lambda text, value: passed_share(text, _tests(value))
         case None:
-            raise AssertionError("a reward without verifier has a function")
+            raise AssertionError("a reward without verifier has a function or a model")
 
 
 def _accepted(text: str, validator: Any) -> float:

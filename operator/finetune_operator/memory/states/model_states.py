@@ -54,7 +54,8 @@ def _whatever_the_batch(architecture: Architecture, workload: Workload) -> State
     words = frozen_element_bytes(workload) * architecture.vocabulary * architecture.hidden
     return States(
         trainable=model.trainable,
-        resident_weights=held.resident,
+        # They are no part of the model that is sharded.
+        resident_weights=held.resident + workload.numerics.compute * workload.reward_parameters,
         root_weights=held.root,
         embedding_weights=words if has_frozen_outside else 0,
         head_in_loss=has_frozen_outside and not architecture.tied_embeddings,

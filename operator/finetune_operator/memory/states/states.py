@@ -12,7 +12,7 @@ class States:
     trainable: int
     """Trained parameters of the whole model (elements, not bytes)."""
     resident_weights: int
-    """What stays: the process's own share, a reference model included."""
+    """What stays: the process's own share, a reference model and reward models included."""
     root_weights: int
     """FSDP and ZeRO-3: the root unit (embeddings, head), whole in the compute type from forward to the end of backward."""
     embedding_weights: int

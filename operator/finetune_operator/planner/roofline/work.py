@@ -152,11 +152,12 @@ def work_of(architecture: Architecture, workload: Workload, style: KernelStyle =
 
 
 def _with_generation(work: Work, architecture: Architecture, workload: Workload, layer: LayerCost) -> Work:
-    """Return the work with the generation of its answers, which have half their length on average while they are written."""
+    """Return the work with the generation of its answers, which have half their length on average meanwhile, and of the reward models."""
     answers, compute = workload.sequences * workload.accumulation, workload.numerics.compute
     cached = cached_width(architecture)
     before = workload.sequence_length - workload.answer_tokens / 2
     return work._replace(
+        matrix_flops=work.matrix_flops + 2.0 * workload.reward_parameters * workload.tokens,
         generated_tokens=workload.answer_tokens,
         pass_bytes=float(compute * (architecture.parameters + cached * before * answers)),
         pass_flops=2.0 * answers * (layer.matrix_elements + architecture.hidden * architecture.vocabulary),
