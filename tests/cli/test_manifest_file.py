@@ -65,8 +65,12 @@ def test_an_invalid_job_is_refused_with_file_and_field(tmp_path: Path, good_mani
 def test_relative_files_are_found_from_where_the_user_stands(tmp_path: Path, good_manifest: dict[str, Any]) -> None:
     good_manifest["spec"]["model"]["uri"] = "file://models/tiny"
     good_manifest["spec"]["checkpoint"] = {"uri": "file:///scratch/checkpoints"}
+    rewards = [{"verifier": "answer-format"}, {"model": {"uri": "file://models/judge"}}]
+    good_manifest["spec"] |= {"objective": "rloo", "training": {"rloo": {"rewards": rewards}}}
     spec = with_absolute_locations(FineTuneJob.from_manifest(good_manifest).spec, tmp_path)
     assert spec.model.uri == f"file://{tmp_path}/models/tiny"
+    rewards = spec.training.online.reward_models if spec.training.online else ()
+    assert [model.uri for model in rewards] == [f"file://{tmp_path}/models/judge"]
     assert spec.checkpoint.uri == "file:///scratch/checkpoints"
     assert spec.output.uri == "s3://models/support-bot"
 

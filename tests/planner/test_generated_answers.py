@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from finetune_operator.api.plan import Phase, Plan
-from finetune_operator.planner.testing import SMALL, good, inspected, plan_of, spec_of
+from finetune_operator.api.inspection import InspectionReport
+from finetune_operator.api.plan import GIB, Phase, Plan
+from finetune_operator.planner.testing import H100, LLAMA_8B, SMALL, bad, good, inspected, plan_of, spec_of
 
 
 def spec(
@@ -79,3 +80,58 @@ def test_generation_makes_a_step_longer() -> None:
         planned("grpo", maxCompletionLength=512).throughput.step_seconds
         > 1.5 * planned("grpo", maxCompletionLength=256).throughput.step_seconds
     )
+
+
+BY_MODEL: Any = {"rewards": [{"model": {"uri": "s3://models/judge"}}]}
+
+
+def judged(judge: str = LLAMA_8B, **config: Any) -> InspectionReport:
+    """A report on SMALL with a reward model like another one."""
+    facts = inspected(judge).model
+    found = facts.model_copy(update={"uri": "s3://models/judge", "config": {**facts.config, **config}})
+    return inspected(SMALL, rows=1000, longest=128).model_copy(update={"reward_models": (found,)})
+
+
+@pytest.mark.parametrize("strategy", ["single", "ddp", "fsdp", "zero3"])
+def test_a_reward_model_is_whole_in_every_process_in_two_bytes_per_parameter(strategy: str) -> None:
+    how: Any = {"strategy": strategy, "resources": {"microBatchSize": 1, "gpuProduct": [H100]}}
+    alone = planned("rloo", **how)
+    with_judge = good(plan_of(spec("rloo", **how, **BY_MODEL), inspection=judged()))
+
+    without_head = 8_030_261_248 - 128_256 * 4096 + 4096
+    for phase in (Phase.BACKWARD, Phase.OPTIMIZER_STEP):
+        assert of_phase(with_judge, phase) - of_phase(alone, phase) == pytest.approx(2 * without_head, rel=0.03)
+    assert (
+        f"rewards: a reward model, whole and frozen in every process: {2 * without_head / GIB:.2f} GiB of weights"
+        in (with_judge.reasons)
+    )
+    assert with_judge.resources.ephemeral_storage_bytes - alone.resources.ephemeral_storage_bytes == 16 * GIB
+    assert with_judge.throughput.step_seconds > alone.throughput.step_seconds
+
+
+def test_scoring_takes_memory_by_the_tokens_of_a_micro_batch() -> None:
+    def of_generation(micro_batch: int) -> int:
+        size = {"microBatchSize": micro_batch, "gradientCheckpointing": "none"}
+        wide = judged(hidden_size=16384, intermediate_size=65536)
+        short = spec("rloo", resources=size, maxCompletionLength=8, **BY_MODEL)
+        return of_phase(good(plan_of(short, inspection=wide)), Phase.GENERATION)
+
+    per_token = (
+        2 * (2 * 16384 + 3 * 65536) + 4 * 16384
+    )  # stream, gate, up and product in bfloat16, and the norm's float32
+    longest = 136  # prompt and answer
+    mask = 3 * 2 * longest
+    assert of_generation(64) - of_generation(16) == pytest.approx(48 * longest * (per_token + mask), rel=0.1)
+
+
+def test_a_reward_model_that_cannot_be_sized_is_refused_by_its_name() -> None:
+    error = bad(plan_of(spec("grpo", **BY_MODEL), inspection=judged(model_type="unheard-of")))
+
+    assert error.message.startswith("rewards.model.uri: s3://models/judge cannot be sized beside the model: ")
+
+
+def test_without_an_inspection_a_reward_model_is_taken_to_be_as_large_as_the_model() -> None:
+    plan = good(plan_of(spec("grpo", **BY_MODEL), rows=1000))
+
+    assert any(said.startswith("rewards: s3://models/judge was not looked at") for said in plan.assumptions)
+    assert any(reason.startswith("rewards: a reward model") for reason in plan.reasons)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import string
 from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
@@ -25,9 +27,18 @@ Attempts = Callable[..., AttemptFile]
 
 @pytest.fixture(scope="module")
 def judge(ranks: RankServer, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """examples/reward-lora.yaml, which learns to like right sums."""
-    folder = tmp_path_factory.mktemp("judge")
-    pairs = [{"prompt": row["prompt"], "chosen": row["answer"], "rejected": "I do not know."} for row in SUMS]
+    """examples/reward-lora.yaml, which learns to like digits better than other characters."""
+    folder, source = tmp_path_factory.mktemp("judge"), random.Random(0)
+
+    def some(characters: str) -> str:
+        return "".join(source.choices(characters, k=source.randint(1, 5)))
+
+    others = string.ascii_letters + string.punctuation + " é€"
+    pairs = [
+        {"prompt": row["prompt"], "chosen": some(string.digits), "rejected": some(others)}
+        for row in SUMS
+        for _ in range(4)
+    ]
     model = {"uri": f"file://{tiny_model}"}
     job, spec = example("reward-lora.yaml", write_rows(folder / "pairs.jsonl", pairs), model=model)
     spec["training"] = {**spec["training"], "learningRate": 5e-3}
@@ -91,7 +102,7 @@ def steps_of(case: CaseResult) -> list[dict[str, Any]]:
 def test_the_mean_reward_of_the_model_rises_and_the_distance_is_told(
     judge: Finished, ranks: RankServer, attempts: Attempts, tmp_path: Path
 ) -> None:
-    attempt = attempts(tuning="full", steps=25, batch=32, learningRate=5e-3)
+    attempt = attempts(tuning="full", steps=25, batch=64, learningRate=1e-2)
     result = ranks.run(attempt, tmp_path / "run")
     published = ranks.call("finetune_trainer.testing_cases:publish_case", folder=str(tmp_path / "run"))
 

@@ -38,12 +38,14 @@ def no_opinion(completions: Sequence[str], **others: Any) -> list[float | None]:
 
 @functools.cache
 def _plain_judge(folder: Path) -> tuple[Any, Any]:
-    from safetensors.torch import load_file
-    from transformers import AutoConfig, AutoTokenizer, LlamaForSequenceClassification
+    import torch
+    import transformers.integrations.deepspeed as integration
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    # Not by from_pretrained, which would shard it with ZeRO-3.
-    model = LlamaForSequenceClassification(AutoConfig.from_pretrained(folder))
-    model.load_state_dict(load_file(folder / "model.safetensors"))
+    sharding = integration._hf_deepspeed_config_weak_ref
+    integration.unset_hf_deepspeed_config()  # ZeRO-3 would take it for a part of the trained model
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+    integration._hf_deepspeed_config_weak_ref = sharding
     return model.eval(), AutoTokenizer.from_pretrained(folder)
 
 

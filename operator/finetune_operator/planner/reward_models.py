@@ -27,13 +27,13 @@ def reward_models_of(
 
     Args:
         spec: The job's.
-        inspection: What was learned about them; without it each is taken to be as large as the model that is trained.
+        inspection: What was learned about them; without that each is taken to be as large as the model that is trained.
         trained: That model.
     """
     named = spec.training.online.reward_models if spec.training.online else ()
     if not named:
         return RewardModels()
-    if inspection is None:
+    if inspection is None or len(inspection.reward_models) != len(named):
         said = f"rewards: {', '.join(model.uri for model in named)} was not looked at; each is taken to be as large as the model"
         return RewardModels((trained,) * len(named), 2 * trained.parameters * len(named), (said,))
     found: list[Architecture] = []

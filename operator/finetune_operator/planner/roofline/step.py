@@ -85,7 +85,9 @@ def time_of(work: Work, gpu: Gpu, per_node: int, *, network: float = NETWORK, ra
         once = max(once - DDP_OVERLAP * micro, (1.0 - rates.overlap) * once)
     seconds = micro * work.accumulation + once + optimizer + rates.step_seconds
     if work.generated_tokens:
-        seconds += work.generated_tokens * _pass_seconds(work, gpu, per_node, network, rates, speed, streaming)
+        seconds += work.scoring_flops / speed + work.generated_tokens * _pass_seconds(
+            work, gpu, per_node, network, rates, speed, streaming
+        )
     return StepTime(
         seconds, matrix, attention, elementwise, dequantization, latency, host, exchange.micro, exposed, optimizer
     )

@@ -91,6 +91,8 @@ class Work(NamedTuple):
     pass_flops: float = 0.0
     pass_kernels: float = 0.0
     pass_gathered_bytes: float = 0.0
+    scoring_flops: float = 0.0
+    """Of the reward models, in a step."""
 
 
 def work_of(architecture: Architecture, workload: Workload, style: KernelStyle = PLAIN, stages: int = 1) -> Work:
@@ -157,7 +159,7 @@ def _with_generation(work: Work, architecture: Architecture, workload: Workload,
     cached = cached_width(architecture)
     before = workload.sequence_length - workload.answer_tokens / 2
     return work._replace(
-        matrix_flops=work.matrix_flops + 2.0 * workload.reward_parameters * workload.tokens,
+        scoring_flops=2.0 * workload.reward_parameters * workload.tokens * workload.accumulation,
         generated_tokens=workload.answer_tokens,
         pass_bytes=float(compute * (architecture.parameters + cached * before * answers)),
         pass_flops=2.0 * answers * (layer.matrix_elements + architecture.hidden * architecture.vocabulary),
