@@ -105,6 +105,8 @@ def test_a_reward_model_is_whole_in_every_process_in_two_bytes_per_parameter(str
         f"rewards: a reward model, whole and frozen in every process: {2 * without_head / GIB:.2f} GiB of weights"
         in (with_judge.reasons)
     )
+    pod = with_judge.resources
+    assert pod.memory_bytes - alone.resources.memory_bytes == pytest.approx(2 * without_head * pod.gpus, rel=0.01)
     assert with_judge.resources.ephemeral_storage_bytes - alone.resources.ephemeral_storage_bytes == 16 * GIB
     assert with_judge.throughput.step_seconds > alone.throughput.step_seconds
 

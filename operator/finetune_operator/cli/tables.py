@@ -144,6 +144,10 @@ def inspection_table(inspection: InspectionReport) -> RenderableType:
             "Architecture",
             f"{model.architecture}, {model.parameters:,} parameters, {gib(model.weight_bytes)} GiB stored",
         ),
+        *(
+            ("Reward model", f"{judge.uri}: {judge.architecture}, {judge.parameters:,} parameters")
+            for judge in inspection.reward_models
+        ),
         ("Data", f"{dataset.uri} ({dataset.format})"),
         (
             "Rows",

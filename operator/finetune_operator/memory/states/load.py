@@ -37,11 +37,13 @@ def host_load_bytes(architecture: Architecture, workload: Workload, processes: i
 
     Every process reads the whole model on the host before it goes to the GPU or is sharded, as one float per weight in its type; quantised
     ones go to the GPU tensor by tensor, with the tensor as it was stored beside it. With `efficient_loading` (accelerate's
-    cpu_ram_efficient_loading) only the first process of the pod reads weights; the others hold memory that nobody writes to.
+    cpu_ram_efficient_loading) only the first process of the pod reads weights; the others hold memory that nobody writes to. Every
+    process reads the reward models while the model is still there.
     """
     sends = workload.efficient_loading and workload.strategy in (Strategy.FSDP, Strategy.ZERO3)
     readers = 1 if sends and architecture.model_type not in STORED_BUFFERS else processes
-    return readers * _one_reader(architecture, workload)
+    judges = workload.numerics.compute * workload.reward_parameters
+    return readers * _one_reader(architecture, workload) + processes * judges
 
 
 def _one_reader(architecture: Architecture, workload: Workload) -> int:
