@@ -11,11 +11,12 @@ import yaml
 
 from finetune_operator.api.inspection import InspectionRequest, inspection_key
 from finetune_operator.api.plan import GIB, AttemptFile, Plan, checkpoint_uri
+from finetune_operator.api.run_events import EvaluationEvent
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.planner.inventory import CpuNodes, Inventory
 from finetune_operator.planner.plan import make_plan
 from finetune_trainer.inspect.command import inspect
-from finetune_trainer.testing import judged_rows, preference_rows, write_rows
+from finetune_trainer.testing import answer_rows, judged_rows, preference_rows, write_rows
 from finetune_trainer.testing_encoders import text_rows, word_rows
 from finetune_trainer.testing_online import SUMS
 from finetune_trainer.testing_pairs import judged_pair_rows, pair_rows
@@ -23,6 +24,7 @@ from finetune_trainer.testing_ranks import RankServer
 
 EXAMPLES: Final = Path(__file__).parents[2] / "examples"
 ROWS: Final = {
+    "sft-evaluated.yaml": answer_rows,
     "dpo-lora.yaml": preference_rows,
     "orpo-lora.yaml": preference_rows,
     "kto-lora.yaml": judged_rows,
@@ -78,6 +80,8 @@ def attempt_of(name: str, model: Path, folder: Path, **training: Any) -> Attempt
 def test_an_example_goes_its_whole_way(name: str, ranks: RankServer, tiny_model: Path, tmp_path: Path) -> None:
     attempt = attempt_of(name, tiny_model, tmp_path, learningRate=5e-3)
     result = ranks.run(attempt, tmp_path / "run")
+    if attempt.spec.evaluation.after_training:
+        assert ranks.call("finetune_trainer.testing_cases:evaluate_case", folder=str(tmp_path / "run")) == 0
     published = ranks.call("finetune_trainer.testing_cases:publish_case", folder=str(tmp_path / "run"))
 
     assert result.statuses == (0,), result.log()
@@ -86,6 +90,13 @@ def test_an_example_goes_its_whole_way(name: str, ranks: RankServer, tiny_model:
         assert result.losses[attempt.plan.total_steps] < result.losses[1]
     architecture = json.loads((tmp_path / "out" / "config.json").read_text())["architectures"][0]
     assert architecture == ENDS.get(name, "LlamaForCausalLM")
+    if name == "sft-evaluated.yaml":
+        measured = [event.step for event in result.events if isinstance(event, EvaluationEvent)]
+        assert measured == [5, 10, 15, 20]
+        perplexity = published["termination"]["evaluation"]["figures"][0]
+        assert perplexity["tuned"] < 300 < perplexity["base"], (
+            "the gate lets the tuned model through, not the base model"
+        )
     if name == "reward-lora.yaml":
         held_out = write_rows(tmp_path / "held-out.jsonl", preference_rows(32, seed=1))
         share = ranks.call(

@@ -37,6 +37,12 @@ def arithmetic_rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
     return rows
 
 
+def answer_rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Return the same word problems in two columns, question and answer."""
+    turns = [row["messages"] for row in arithmetic_rows(count, seed)]
+    return [{"question": f"{question['content']} ", "answer": answer["content"]} for question, answer in turns]
+
+
 def preference_rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
     """Return rows of pairs: the same word problems, answered rightly and wrongly."""
     rows = []
