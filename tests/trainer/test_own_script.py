@@ -7,10 +7,8 @@ import os
 import signal
 import ssl
 import subprocess
-import sys
 import textwrap
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +17,6 @@ from aiohttp.test_utils import TestServer
 
 from finetune_operator.api.constants import progress_path
 from finetune_operator.api.exit_codes import ExitCode
-from finetune_operator.api.manifest import Manifest
 from finetune_operator.api.plan import GIB, AttemptFile, Plan
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import Checkpoint
@@ -40,13 +37,12 @@ from finetune_operator.planner.inventory import CpuNodes, Inventory
 from finetune_operator.planner.plan import make_plan
 from finetune_operator.testing import FakeApi, FakeClock, finetune_job, pod
 from finetune_operator.testing.operated_cluster import TINY_LLAMA
-from finetune_trainer.attempt import Workplace
-from finetune_trainer.causes import Cause
-from finetune_trainer.own_script import OwnScript, start_locally
 from finetune_trainer.publish.command import publish_attempt
 from finetune_trainer.script_folder import look, newest_step
+from finetune_trainer.script_process import start_locally
 from finetune_trainer.testing import arithmetic_rows, write_rows
 from finetune_trainer.testing_ranks import RankServer
+from finetune_trainer.testing_scripts import ScriptPod, saved_steps, scripted
 
 EXAMPLE: Final = Path(__file__).parents[2] / "examples" / "own_script" / "train.py"
 COUNTS: Final = """
@@ -74,71 +70,22 @@ def script(tmp_path: Path) -> Path:
     return path
 
 
-def scripted(attempt: AttemptFile, script: Path, number: int = 1) -> AttemptFile:
-    """The attempt with a script of its own instead of our trainer."""
-    spec = attempt.spec.to_json_dict()
-    spec["trainer"] = {"image": "python:3", "command": [sys.executable, str(script)]}
-    spec["checkpoint"] = {"every": "1steps"}
-    return attempt.model_copy(update={"spec": type(attempt.spec).model_validate(spec), "attempt": number})
-
-
-class Pod:
-    """One pod's work directory, with the script as a process beside what saves it."""
-
-    def __init__(self, attempt: AttemptFile, folder: Path) -> None:
-        self.attempt = attempt
-        self.place = Workplace.of(attempt, {"FINETUNE_WORK_DIRECTORY": str(folder)})
-        self.is_stopped = False
-
-    @property
-    def folder(self) -> Path:
-        """The script's folder."""
-        return self.place.work / SCRIPT_FOLDER
-
-    def run(
-        self,
-        meanwhile: Callable[[Pod, subprocess.Popen[bytes]], None] | None = None,
-        lost_seconds: float = 60,
-        **variables: str,
-    ) -> Cause:
-        """Run the script to its end; `meanwhile` is asked at every look."""
-        process = start_locally(self.attempt, self.place.work / "plan.json", self.place, {**os.environ, **variables})
-
-        def stopped() -> bool:
-            if meanwhile is not None:
-                meanwhile(self, process)
-            return self.is_stopped
-
-        try:
-            return OwnScript(
-                self.attempt, self.place, 0, stopped, look_seconds=0.05, quiet_seconds=0.2, lost_seconds=lost_seconds
-            ).run()
-        finally:
-            process.kill()
-            process.wait()
-
-
-def saved_steps(attempt: AttemptFile) -> list[int]:
-    shelf = Path(attempt.checkpoint_uri.removeprefix("file://"))
-    return sorted(Manifest.model_validate_json(path.read_text()).step for path in shelf.glob("step-*/*/manifest.json"))
-
-
 def test_a_script_that_failed_goes_on_from_its_newest_checkpoint_and_is_published(
     attempt: AttemptFile, script: Path, tmp_path: Path
 ) -> None:
-    def stop_when_saved(pod: Pod, process: subprocess.Popen[bytes]) -> None:
+    def stop_when_saved(pod: ScriptPod, process: subprocess.Popen[bytes]) -> None:
         if saved_steps(pod.attempt)[-1:] == [3] and not pod.is_stopped:
             pod.is_stopped = True
             process.terminate()
 
     first, second = scripted(attempt, script), scripted(attempt, script, number=2)
-    stopped = Pod(first, tmp_path / "first").run(stop_when_saved, STEPS="6", WAITS_AT="3")
+    stopped = ScriptPod(first, tmp_path / "first").run(stop_when_saved, STEPS="6", WAITS_AT="3")
     assert (stopped.exit_code, stopped.reason) == (ExitCode.TERMINATED, Reason.TERMINATED)
 
-    ended = Pod(second, tmp_path / "second").run(STEPS="6")
+    ended = ScriptPod(second, tmp_path / "second").run(STEPS="6")
     assert ended.exit_code is ExitCode.OK
     assert saved_steps(second)[-1] >= 6
-    again = Pod(second, tmp_path / "third").run(STEPS="6", FAILS_AT="1")  # it does not begin again
+    again = ScriptPod(second, tmp_path / "third").run(STEPS="6", FAILS_AT="1")  # it does not begin again
     assert again.exit_code is ExitCode.OK
 
     os.environ["FINETUNE_WORK_DIRECTORY"] = str(tmp_path / "publish")
@@ -158,7 +105,7 @@ def test_what_a_crash_leaves_is_saved_when_nothing_was_being_written(
 ) -> None:
     begun: list[float] = []
 
-    def let_it_fail(pod: Pod, process: subprocess.Popen[bytes]) -> None:
+    def let_it_fail(pod: ScriptPod, process: subprocess.Popen[bytes]) -> None:
         if (pod.folder / "ready").exists():
             begun.append(time.monotonic())
         if begun and time.monotonic() - begun[0] > 1:
@@ -166,7 +113,7 @@ def test_what_a_crash_leaves_is_saved_when_nothing_was_being_written(
 
     rarely = scripted(attempt, script)
     rarely = rarely.model_copy(update={"spec": rarely.spec.model_copy(update={"checkpoint": Checkpoint(every="1h")})})
-    crashed = Pod(rarely, tmp_path / "first").run(let_it_fail, STEPS="6", WAITS_AT="2", FAILS_AT="2")
+    crashed = ScriptPod(rarely, tmp_path / "first").run(let_it_fail, STEPS="6", WAITS_AT="2", FAILS_AT="2")
 
     assert crashed.exit_code is ExitCode.BUG
     assert saved_steps(rarely) == [2]
@@ -179,24 +126,26 @@ def test_what_a_crash_leaves_is_saved_when_nothing_was_being_written(
 def test_the_exit_code_of_a_script_is_told(
     code: int, expected: ExitCode, says: str, attempt: AttemptFile, script: Path, tmp_path: Path
 ) -> None:
-    cause = Pod(scripted(attempt, script), tmp_path / "work").run(STEPS="3", FAILS_AT="2", CODE=str(code))
+    cause = ScriptPod(scripted(attempt, script), tmp_path / "work").run(STEPS="3", FAILS_AT="2", CODE=str(code))
 
     assert cause.exit_code is expected
     assert says in cause.message
 
 
 def test_a_script_that_is_killed_with_its_shell_is_noticed(attempt: AttemptFile, script: Path, tmp_path: Path) -> None:
-    def kill(pod: Pod, process: subprocess.Popen[bytes]) -> None:
+    def kill(pod: ScriptPod, process: subprocess.Popen[bytes]) -> None:
         if (pod.folder / "ready").exists() and process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
 
-    cause = Pod(scripted(attempt, script), tmp_path / "work").run(kill, 3, STEPS="2", WAITS_AT="1")
+    cause = ScriptPod(scripted(attempt, script), tmp_path / "work").run(
+        kill, limits={"lost_seconds": 3}, STEPS="2", WAITS_AT="1"
+    )
 
     assert (cause.exit_code, cause.reason) == (ExitCode.KILLED, Reason.RANK_KILLED)
 
 
 def test_a_script_that_nobody_saves_any_more_is_stopped(attempt: AttemptFile, script: Path, tmp_path: Path) -> None:
-    own = Pod(scripted(attempt, script), tmp_path / "work")
+    own = ScriptPod(scripted(attempt, script), tmp_path / "work")
     process = start_locally(
         own.attempt, tmp_path / "plan.json", own.place, {**os.environ, "STEPS": "2", "WAITS_AT": "1"}
     )

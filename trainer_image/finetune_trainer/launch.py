@@ -56,7 +56,9 @@ def launch(plan_path: Path) -> int:
     place.run.logs.mkdir(parents=True)
     index = int(os.environ.get(INDEX_VARIABLE, "0"))
     if attempt.spec.trainer is not None:
-        return _conclude(_run_script(attempt, plan_path, place, index, stop), attempt, place)
+        from finetune_trainer.script_process import run_script
+
+        return _conclude(run_script(attempt, plan_path, place, index, stop), attempt, place)
     killed_before = killed_for_memory()
     try:
         if attempt.plan.pods > 1:
@@ -200,28 +202,6 @@ def _start(
     copier = threading.Thread(target=_copy, args=(process, log), daemon=True)
     copier.start()
     return process, copier
-
-
-def _run_script(attempt: AttemptFile, plan_path: Path, place: Workplace, index: int, stop: _Stop) -> Cause:
-    """Restore and save a user's own script; outside a pod it is a process of ours."""
-    from finetune_trainer.own_script import OwnScript, is_in_pod, start_locally
-
-    script = OwnScript(attempt, place, index, stopped=lambda: stop.requested)
-    process = None
-    try:
-        if not is_in_pod():
-            process = start_locally(attempt, plan_path, place, os.environ)
-            stop.watch(process, 1, list)
-        return script.run()
-    except (TrainerFailure, OSError) as error:
-        script.cancel()
-        failure = failure_of(error)
-        if failure.exit_code is ExitCode.BUG:
-            print(calls_of(error), flush=True)
-        return Cause(failure.exit_code, failure.reason, failure.message)
-    finally:
-        if process is not None:
-            process.wait()
 
 
 def _die_with_parent() -> None:

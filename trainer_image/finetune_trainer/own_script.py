@@ -2,21 +2,19 @@
 
 A checkpoint is the script's whole folder at a moment in which nobody has written to it for some seconds. It is linked, not copied, so that the
 script may delete what it likes; when a file was written in place meanwhile the checkpoint is not committed. What a script does inside nobody here
-knows: no probe, no memory per phase, no hang is noticed. No torch: this runs in the image that inspects.
+knows: no probe, no memory per phase, and a hang shows only in what it reports. No torch: this runs in the image that inspects.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from finetune_operator.api.constants import NODE_VARIABLE
 from finetune_operator.api.durations import parse_interval
 from finetune_operator.api.exit_codes import EXIT_MEANINGS, ExitCode, meaning_of
 from finetune_operator.api.plan import AttemptFile
@@ -30,9 +28,10 @@ from finetune_operator.api.trainer import (
     CONTROL,
     EXIT_FILE,
     KEEPER_FILE,
+    PROGRESS_FILE,
     RESULT,
     SCRIPT_FOLDER,
-    script_environment,
+    STOP_FILE,
 )
 from finetune_trainer.attempt import Place, Workplace
 from finetune_trainer.causes import Cause
@@ -41,8 +40,11 @@ from finetune_trainer.checkpoint_writer import CheckpointWriter
 from finetune_trainer.collective import Collective
 from finetune_trainer.events import EventLog
 from finetune_trainer.rank_files import RankState
+from finetune_trainer.report import https_sender
 from finetune_trainer.script_folder import Snapshot, look, newest_step
+from finetune_trainer.script_progress import ProgressRelay, ProgressWatch
 from finetune_trainer.storage import open_writable
+from finetune_trainer.watchdog import hang_seconds
 
 LOOK_SECONDS: Final = 1.0
 QUIET_SECONDS: Final = 5.0
@@ -64,6 +66,8 @@ class OwnScript:
     look_seconds: float = LOOK_SECONDS
     quiet_seconds: float = QUIET_SECONDS
     lost_seconds: float = LOST_SECONDS
+    hang_limit: Callable[[Sequence[float]], float] = hang_seconds
+    """Seconds without progress after which a script that has reported some hangs, from those of its last steps."""
     _events: EventLog = field(default_factory=EventLog)
     saved_step: int | None = None
     """Of the newest checkpoint that was committed."""
@@ -71,6 +75,8 @@ class OwnScript:
     """What is in the newest checkpoint, committed or on its way."""
     _was_quiet: bool = False
     """Nothing had been written for a while when the script ended."""
+    _hang: Cause | None = None
+    """The script was stopped because it made no progress."""
 
     def run(self) -> Cause:
         """Restore, let the script begin, save until it ends, and return how it ended."""
@@ -84,11 +90,17 @@ class OwnScript:
             return Cause(ExitCode.OK, Reason.SUCCEEDED, "the script had ended and all was saved already")
         for name in (CHECKPOINTS, RESULT):
             (folder / name).mkdir(parents=True, exist_ok=True)
-        (control / KEEPER_FILE).touch()
-        (control / BEGIN_FILE).touch()
         writer = self._writer(found) if self.index == 0 else None
         self._saved = look(folder)
-        code = self._follow(control, writer)
+        watch = ProgressWatch(self.hang_limit)
+        relay = ProgressRelay(lambda status: watch.report(status, time.monotonic()), https_sender(self.attempt))
+        try:
+            (control / PROGRESS_FILE).write_text(relay.url)
+            (control / KEEPER_FILE).touch()
+            (control / BEGIN_FILE).touch()
+            code = self._follow(control, writer, watch)
+        finally:
+            relay.close()
         if writer is not None:
             self._save_last(writer, code)
         self._note()
@@ -147,7 +159,7 @@ class OwnScript:
         self._events.write(event)
         _say(f"checkpoint of step {event.step}: {'saved' if event.verified else event.problem}")
 
-    def _follow(self, control: Path, writer: CheckpointWriter | None) -> int:
+    def _follow(self, control: Path, writer: CheckpointWriter | None, watch: ProgressWatch) -> int:
         """Save until the script has ended; return its exit code, 137 where it was killed without a word."""
         interval = parse_interval(self.attempt.spec.checkpoint.every)
         last_time, last_step = time.monotonic(), self.saved_step or 0
@@ -156,13 +168,19 @@ class OwnScript:
             code = self._ended(control)
             if code is not None:
                 self._was_quiet = look(self.folder) == seen and time.monotonic() - since >= self.quiet_seconds
-                return code
+                return code if self._hang is None else int(self._hang.exit_code)
             time.sleep(self.look_seconds)
             (control / KEEPER_FILE).touch()
             now = time.monotonic()
             current = look(self.folder)
             if current != seen:
                 seen, since = current, now
+                watch.wrote(now)
+            silent = watch.silent_seconds(now)
+            if silent is not None and self._hang is None:
+                self._hang = _hang(silent, watch.step)
+                _say(f"hang: {self._hang.message}; the script is stopped")
+                (control / STOP_FILE).touch()
             if writer is None:
                 continue
             if writer.has_pending:
@@ -220,6 +238,8 @@ class OwnScript:
         writer.close()
 
     def _cause(self, code: int) -> Cause:
+        if self._hang is not None:
+            return self._hang
         trainer = self.attempt.spec.trainer
         name = " ".join(trainer.command[:3]) if trainer else ""
         if code == 0:
@@ -239,29 +259,13 @@ class OwnScript:
         return Cause(exit_code, meaning.reason, f"the script ({name}) exited with {code}{said}", step=self.saved_step)
 
 
-def start_locally(
-    attempt: AttemptFile, plan_path: Path, place: Workplace, environment: Mapping[str, str]
-) -> subprocess.Popen[bytes]:
-    """Start the script as a process of this machine, as `finetune run` does; in a pod it is a container of its own."""
-    if attempt.spec.trainer is None:
-        raise AssertionError("only jobs with spec.trainer have a script")
-    told = script_environment(
-        str(place.work),
-        str(plan_path.resolve()),
-        pods=1,
-        processes_per_pod=attempt.plan.processes_per_pod,
-        host=attempt.rendezvous_host,
-        port=attempt.rendezvous_port,
+def _hang(seconds: float, step: int | None) -> Cause:
+    after = "" if step is None else f" after step {step}"
+    said = (
+        f"the script reported no progress and wrote no file for {seconds:.0f} s{after}; where that is usual, FINETUNE_HANG_SECONDS in pod.env "
+        "allows more"
     )
-    control = place.work / CONTROL
-    shutil.rmtree(control, ignore_errors=True)
-    control.mkdir(parents=True)
-    return subprocess.Popen(attempt.spec.trainer.arguments, env={**environment, **told}, start_new_session=True)
-
-
-def is_in_pod() -> bool:
-    """Whether the script has a container of its own."""
-    return NODE_VARIABLE in os.environ
+    return Cause(ExitCode.HANG, Reason.HANG, said, step=step)
 
 
 def _say(text: str) -> None:

@@ -33,6 +33,12 @@ METRIC_TRACKERS_FAILING: Final = "trackers_failing"
 METRIC_ATTEMPT: Final = "attempt"
 """Names under which our trainer reports in `trainerStatus.metrics`; an unmodified transformers image reports others, which are kept as they are."""
 
+STEP_NAMES: Final = (METRIC_STEP, "current_step")
+"""Transformers' own callback says current_step."""
+REPORT_LIMIT_BYTES: Final = 64 * 1024
+"""Of the body of POST …/progress."""
+LARGEST_COUNT: Final = 2**53
+
 TERMINATION_MESSAGE_LIMIT_BYTES: Final = 4096
 """The kubelet cuts a termination message after this many bytes."""
 
@@ -55,6 +61,30 @@ class TrainerStatus(ReadModel):
     def metric(self, name: str) -> str | None:
         """Return the value of the metric of that name, or None."""
         return next((metric.value for metric in self.metrics if metric.name == name), None)
+
+    @property
+    def step(self) -> int | None:
+        """The last step that was finished, None where the report does not say."""
+        return next((value for name in STEP_NAMES if (value := whole_number(self.metric(name))) is not None), None)
+
+    @property
+    def total_steps(self) -> int | None:
+        """Of the training, None where the report does not say."""
+        return whole_number(self.metric(METRIC_TOTAL_STEPS))
+
+
+def number(text: str | None) -> float | None:
+    """Return the number that a metric's text is, None where it is none."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return None
+
+
+def whole_number(text: str | None) -> int | None:
+    """Return the count that a metric's text is, None where it is none or nothing that can be counted so far."""
+    value = number(text)
+    return int(value) if value is not None and 0 <= value <= LARGEST_COUNT else None
 
 
 class ProgressReport(ReadModel):

@@ -32,6 +32,12 @@ ALIVE_FILE: Final = "alive"
 EXIT_FILE: Final = "exit"
 KEEPER_FILE: Final = "keeper"
 """Renewed by our container: without it nobody saves what the script makes."""
+PROGRESS_FILE: Final = "progress"
+"""Where our container listens to what the script reports."""
+STOP_FILE: Final = "stop"
+"""Our container has seen no progress for too long."""
+PROGRESS_URL_VARIABLE: Final = "KUBEFLOW_TRAINER_SERVER_URL"
+PROGRESS_TOKEN_VARIABLE: Final = "KUBEFLOW_TRAINER_SERVER_TOKEN"  # noqa: S105 - the name of a variable
 
 SHELL: Final = f"""
 control="${CONTROL_VARIABLE}"
@@ -44,12 +50,14 @@ until [ -e "$control/{BEGIN_FILE}" ]; do
   : > "$control/{ALIVE_FILE}"
   sleep 1
 done
+[ -e "$control/{PROGRESS_FILE}" ] && export {PROGRESS_URL_VARIABLE}="$(cat "$control/{PROGRESS_FILE}")"
 "$@" &
 script=$!
 trap 'kill -TERM "$script" 2>/dev/null' TERM INT
 (while kill -0 "$script" 2>/dev/null; do
   : > "$control/{ALIVE_FILE}"
   [ -n "$(find "$control/{KEEPER_FILE}" -mmin +2 2>/dev/null)" ] && kill -TERM "$script" 2>/dev/null
+  if [ -e "$control/{STOP_FILE}" ]; then kill -TERM "$script"; sleep 35; kill -KILL "$script"; fi 2>/dev/null
   sleep 2
 done) &
 wait "$script"; code=$?
@@ -60,7 +68,8 @@ exit "$code"
 """
 """Waits until the script's folder is restored, runs the script, passes SIGTERM on, says every two seconds that it is there, and last its exit code.
 
-A script whose keeper has been gone for two minutes is stopped: it would train on, and nothing of it would be kept.
+A script whose keeper has been gone for two minutes is stopped: it would train on, and nothing of it would be kept. One that hangs is killed when it
+does not hear SIGTERM within 35 s: torchrun gives its processes 30.
 
 A `wait` that a signal interrupts returns before the script has ended; hence the second one.
 """
@@ -98,9 +107,9 @@ class Trainer(SpecModel):
 def progress_environment(url: str, authority: str, token: str) -> dict[str, str]:
     """Return the variables of Kubeflow's KEP-2779 (transformers' KubeflowCallback): where progress is told, and paths of certificate and token."""
     return {
-        "KUBEFLOW_TRAINER_SERVER_URL": url,
+        PROGRESS_URL_VARIABLE: url,
         "KUBEFLOW_TRAINER_SERVER_CA_CERT": authority,
-        "KUBEFLOW_TRAINER_SERVER_TOKEN": token,
+        PROGRESS_TOKEN_VARIABLE: token,
     }
 
 

@@ -24,9 +24,9 @@ from finetune_operator.api.progress import (
     METRIC_CHECKPOINT_STEP,
     METRIC_CHECKPOINTS_REJECTED,
     METRIC_LOSS,
-    METRIC_STEP,
-    METRIC_TOTAL_STEPS,
     TrainerStatus,
+    number,
+    whole_number,
 )
 from finetune_operator.api.status import ProgressStatus
 from finetune_operator.controller.clock import Clock
@@ -41,8 +41,6 @@ METRICS_SHOWN: Final = 64
 _FLUSH_SECONDS: Final = 1.0
 _CONCURRENT_WRITES: Final = 8
 
-_LARGEST_COUNT: Final = 2**53
-_STEP_NAMES: Final = (METRIC_STEP, "current_step")  # transformers' own callback says current_step
 _METRIC_NAME: Final = re.compile(r"^[A-Za-z][A-Za-z0-9_./@-]*$")
 
 Result = Literal["written", "deferred", "ignored"]
@@ -57,14 +55,14 @@ def progress_status(
 
     Only numbers are shown: a metric with any other value could carry the content of a row.
     """
-    attempt = attempt if attempt is not None else _whole(report.metric(METRIC_ATTEMPT))
+    attempt = attempt if attempt is not None else whole_number(report.metric(METRIC_ATTEMPT))
     before = previous if previous is not None and previous.attempt == attempt else ProgressStatus()
-    step = next((value for name in _STEP_NAMES if (value := _whole(report.metric(name))) is not None), before.step)
-    total = _first(_whole(report.metric(METRIC_TOTAL_STEPS)), before.total_steps)
-    loss = _number(report.metric(METRIC_LOSS))
+    step = _first(report.step, before.step)
+    total = _first(report.total_steps, before.total_steps)
+    loss = number(report.metric(METRIC_LOSS))
     percentage = _first(report.progress_percentage, before.percentage)
     remaining = None if percentage == 100 else report.estimated_remaining_seconds
-    shown = [m for m in report.metrics if _METRIC_NAME.match(m.name) and _number(m.value) is not None][:METRICS_SHOWN]
+    shown = [m for m in report.metrics if _METRIC_NAME.match(m.name) and number(m.value) is not None][:METRICS_SHOWN]
     return ProgressStatus(
         attempt=attempt,
         step=step,
@@ -74,7 +72,7 @@ def progress_status(
         loss=before.loss if loss is None else f"{loss:.4g}",
         eta=None if remaining is None else format_duration(remaining),
         estimated_remaining_seconds=remaining,
-        checkpoint_step=_first(_whole(report.metric(METRIC_CHECKPOINT_STEP)), before.checkpoint_step),
+        checkpoint_step=_first(whole_number(report.metric(METRIC_CHECKPOINT_STEP)), before.checkpoint_step),
         last_updated_time=now,
         metrics=shown or before.metrics,
     )
@@ -203,7 +201,7 @@ def _is_older(status: ProgressStatus, shown: ProgressStatus) -> bool:
 
 def _rejected(status: ProgressStatus) -> int:
     """Return how many checkpoints did not verify in the attempt so far."""
-    return next((_whole(m.value) or 0 for m in status.metrics if m.name == METRIC_CHECKPOINTS_REJECTED), 0)
+    return next((whole_number(m.value) or 0 for m in status.metrics if m.name == METRIC_CHECKPOINTS_REJECTED), 0)
 
 
 def _progress_body(job: Body, status: ProgressStatus) -> Body:
@@ -214,18 +212,6 @@ def _progress_body(job: Body, status: ProgressStatus) -> Body:
         "metadata": metadata,
         "status": {"progress": status.to_json_dict()},
     }
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return None if text is None else float(text)
-    except ValueError:
-        return None
-
-
-def _whole(text: str | None) -> int | None:
-    number = _number(text)
-    return int(number) if number is not None and 0 <= number <= _LARGEST_COUNT else None
 
 
 def _first(value: int | None, otherwise: int | None) -> int | None:

@@ -24,7 +24,7 @@ from finetune_operator.api.constants import (
     progress_path,
 )
 from finetune_operator.api.inspection import InspectionReport
-from finetune_operator.api.progress import ProgressReport
+from finetune_operator.api.progress import REPORT_LIMIT_BYTES, ProgressReport
 from finetune_operator.controller.clock import Clock
 from finetune_operator.controller.inspection_reports import NameTaken, store_inspection
 from finetune_operator.controller.kube import FINETUNE_JOBS, Api, ApiError, Body, NotFound
@@ -35,7 +35,6 @@ from finetune_operator.controller.tokens import Caller, Callers, RecentValues, R
 
 logger = logging.getLogger(__name__)
 
-PROGRESS_LIMIT_BYTES: Final = 64 * 1024
 REPORTS_PER_SECOND: Final = 2.0
 REPORTS_AT_ONCE: Final = 20
 BODY_SECONDS: Final = 10.0
@@ -86,7 +85,7 @@ class ProgressServer:
 
     async def _progress(self, request: web.Request) -> str:
         caller, _ = await self._authorize(request, COMPONENT_TRAIN)
-        report = await _read(request, ProgressReport, PROGRESS_LIMIT_BYTES)
+        report = await _read(request, ProgressReport, REPORT_LIMIT_BYTES)
         return await self.writer.take((caller.namespace, caller.job), report.trainer_status, caller.attempt)
 
     async def _inspection(self, request: web.Request) -> str:
