@@ -12,6 +12,6 @@ def unknown_of_script(spec: FineTuneJobSpec) -> tuple[str, ...]:
     return (
         f"trainer: {' '.join(spec.trainer.command)} in {spec.trainer.image} is a script of your own: devices, memory, steps and time are those that "
         "the operator's trainer would need with this spec; whether the script obeys tuning, training, strategy and batch is not known",
-        "trainer: nothing is proven by a probe, an exhausted GPU is not replanned unless the script exits with 45, a script that hangs is noticed only "
-        "when it has reported progress, and this job teaches later plans nothing",
+        "trainer: nothing is proven by a probe, an exhausted GPU is not replanned unless the script exits with 45, a hang is noticed only of a "
+        "script that has reported progress, and this job teaches later plans nothing",
     )
