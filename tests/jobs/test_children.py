@@ -10,7 +10,13 @@ from typing import Any
 
 import pytest
 
-from finetune_operator.api.constants import GRACE_PERIOD_VARIABLE, JOB_LABEL, MAXIMUM_NAME_LENGTH, SPEC_HASH_ANNOTATION
+from finetune_operator.api.constants import (
+    CONFIG_MAP_DIRECTORY,
+    GRACE_PERIOD_VARIABLE,
+    JOB_LABEL,
+    MAXIMUM_NAME_LENGTH,
+    SPEC_HASH_ANNOTATION,
+)
 from finetune_operator.api.inspection import InspectionRequest
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.plan import AttemptFile, Plan, checkpoint_uri
@@ -249,3 +255,19 @@ def test_no_local_disk_is_asked_for_where_the_nodes_offer_none() -> None:
         pod = made["spec"]["template"]["spec"]
         assert "ephemeral-storage" not in pod["containers"][0]["resources"]["requests"]
         assert pod["volumes"][0] == {"name": "work", "emptyDir": {}}
+
+
+def test_config_maps_with_functions_are_mounted_where_they_are_read_and_run() -> None:
+    rewards = [{"function": f"{name}:score", "configMap": f"{name}-rewards"} for name in ("one", "other", "one")]
+    job = make_job(objective="grpo", training={"globalBatchSize": 8, "grpo": {"rewards": rewards}})
+    file = make_file(job, make_plan())
+    pods = [body["spec"]["template"]["spec"] for body in (inspect_job(job, SETTINGS), attempt(job, make_plan())[-1])]
+    for pod in pods:
+        named = {each["name"]: each["configMap"] for each in pod["volumes"] if each["name"].startswith("config-map-")}
+        mounts = {each["name"]: each for each in pod["containers"][0]["volumeMounts"]}
+        assert [each["name"] for each in named.values()] == ["one-rewards", "other-rewards"]
+        for volume, source in named.items():
+            assert source["optional"] is True  # the inspection says what is missing, the kubelet does not
+            assert mounts[volume]["mountPath"] == f"{CONFIG_MAP_DIRECTORY}/{source['name']}"
+            assert mounts[volume]["readOnly"] is True
+    assert "one-rewards" not in json.dumps(publish_job(job, file, SETTINGS)["spec"])

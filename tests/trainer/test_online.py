@@ -10,10 +10,14 @@ from typing import Any, Final
 import pytest
 
 from finetune_operator.api.compatibility import Method, Objective, Strategy
+from finetune_operator.api.exit_codes import ExitCode
+from finetune_operator.api.manifest import Manifest
 from finetune_operator.api.plan import AttemptFile
 from finetune_operator.api.proven import PROVEN
+from finetune_operator.api.recipe import recipe_obstacle
 from finetune_operator.api.run_events import ResumeEvent, StepEvent
 from finetune_trainer.objectives.group_order import GroupOrder
+from finetune_trainer.rewards.config_maps import inspect_functions
 from finetune_trainer.testing import tiny_attempt, tiny_plan, write_rows
 from finetune_trainer.testing_online import SUMS, write_ending_model
 from finetune_trainer.testing_ranks import CaseResult, RankServer
@@ -208,3 +212,48 @@ def test_a_function_of_the_user_judges_and_nothing_of_prompts_or_answers_is_logg
     assert "reward_mean:no_opinion" not in step.measures
     assert step.measures["reward_mean"] == pytest.approx(2 * step.measures["reward_mean:first_is_digit"], abs=1e-6)
     assert not any(row["prompt"] in result.log() for row in SUMS)
+
+
+def test_a_function_of_a_config_map_judges_and_a_resume_notices_another_one(
+    ranks: RankServer, attempts: Attempts, tmp_path: Path
+) -> None:
+    rewards = [{"function": "rated:share_of_digits", "configMap": "mine"}]
+    module = tmp_path / "config-maps" / "mine" / "rated.py"
+    module.parent.mkdir(parents=True)
+    module.write_text(
+        "def share_of_digits(completions, answer, **others):\n    return [text.count(right) / 4 for text, right in zip(completions, answer)]\n"
+    )
+    mounted = {"FINETUNE_CONFIG_MAPS": str(module.parents[1])}
+
+    job = attempts(Objective.GRPO, rewards=rewards, steps=1, probe=False)
+
+    def inspected(number: int) -> AttemptFile:
+        files = inspect_functions(
+            job.spec.training.online.rewards if job.spec.training.online else (), module.parents[1]
+        )
+        return job.model_copy(
+            update={
+                "attempt": number,
+                "plan": job.plan.model_copy(update={"total_steps": number}),
+                "inspection": job.inspection.model_copy(update={"reward_files": files}),
+            }
+        )
+
+    first, second = inspected(1), inspected(2)
+    result = ranks.run(first, tmp_path / "run", environment=mounted)
+    module.write_text(module.read_text().replace("4", "2"))
+    resumed = ranks.run(second, tmp_path / "resumed", environment=mounted)
+    again = ranks.run(inspected(2), tmp_path / "again", environment=mounted)
+
+    assert result.statuses == (0,), result.log()
+    assert 0 <= measured(result, "reward_mean:share_of_digits")[0] <= 1
+    assert resumed.statuses == (ExitCode.INPUTS_CHANGED,)
+    assert "the rewards' functions changed after the inspection: configmap:mine/rated.py" in resumed.log()
+    assert again.statuses == (0,), again.log()
+    (step,) = (event.step for event in again.events if isinstance(event, ResumeEvent))
+    assert step == 1
+    manifests = (tmp_path / "out" / "checkpoints").rglob("manifest.json")
+    recipes = [Manifest.model_validate_json(path.read_text()).recipe for path in sorted(manifests)]
+    before, after = (recipe for recipe in recipes if recipe is not None)
+    assert "configmap:mine/rated.py" in (recipe_obstacle(before, after) or "")
+    assert recipe_obstacle(before, before) is None

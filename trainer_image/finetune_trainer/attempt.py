@@ -66,6 +66,11 @@ class Workplace:
         return self.work / "data"
 
     @property
+    def functions(self) -> Path:
+        """The user's functions, copied from mounted ConfigMaps."""
+        return self.work / "functions"
+
+    @property
     def staging(self) -> Path:
         """Checkpoints before they are uploaded."""
         return self.work / "staging"

@@ -15,6 +15,7 @@ from finetune_operator.api.compatibility import Strategy, resume_obstacle
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.manifest import FileEntry, Manifest
 from finetune_operator.api.plan import AttemptFile
+from finetune_operator.api.recipe import recipe_of
 from finetune_operator.api.run_events import CheckpointEvent
 from finetune_trainer.attempt import Place
 from finetune_trainer.checkpoint_location import read_manifest
@@ -236,7 +237,8 @@ def _own_problem(
 def _source_problem(
     manifest: Manifest, uri: str, attempt: AttemptFile, *, is_for_training: bool
 ) -> TrainerFailure | None:
-    reason = obstacle_of(manifest, attempt.spec, attempt.inspection.model, attempt.plan)
+    recipe = recipe_of(attempt.spec, attempt.inspection.model, attempt.inspection.reward_files)
+    reason = obstacle_of(manifest, attempt.spec, recipe, attempt.plan)
     return None if reason is None else TrainerFailure(ExitCode.BAD_SPEC, f"{FIELD}: {uri} cannot be used: {reason}")
 
 

@@ -245,7 +245,7 @@ class CheckpointWriter:
             plan=self._attempt.plan.memory_key,
             created_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             versions=installed_versions(),
-            recipe=written_recipe(self._attempt.spec, self._attempt.inspection.model),
+            recipe=written_recipe(self._attempt.spec, self._attempt.inspection),
             files=files,
         )
         _put_once(target, manifest.model_dump_json(by_alias=True).encode())

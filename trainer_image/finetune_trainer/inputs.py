@@ -6,6 +6,7 @@ The plan holds only for the inputs that were inspected. A model or data set that
 from __future__ import annotations
 
 import fcntl
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from finetune_trainer.failures import TrainerFailure
 from finetune_trainer.model_cache import CacheOutcome, ModelCache
 from finetune_trainer.model_files import local_model
 from finetune_trainer.result_target import model_at
+from finetune_trainer.rewards.config_maps import described, mounted_at, read_keys
 from finetune_trainer.rewards.model_files import reward_source
 from finetune_trainer.storage import Storage, open_storage, open_writable
 from finetune_trainer.storage_errors import StorageRefused
@@ -131,6 +133,29 @@ def fetch_reward_models(
         with locked(target.with_name(f".{target.name}.lock")):
             folders.append(local_model(reward_source(facts.uri, facts.revision or "main"), target, cache))
     return tuple(folders)
+
+
+def fetch_functions(attempt: AttemptFile, workplace: Workplace) -> dict[str, Path]:
+    """Return a local folder for each ConfigMap with functions of the user, its keys as they were inspected.
+
+    Raises:
+        TrainerFailure: they are not what was inspected any more.
+    """
+    online, inspected = attempt.spec.training.online, attempt.inspection.reward_files
+    if online is None or not online.config_maps:
+        return {}
+    digest = hashlib.sha256("".join(file.model_dump_json() for file in inspected).encode()).hexdigest()[:16]
+    folder = workplace.functions / digest
+    with only_once(folder) as needed:
+        if needed:
+            found = {name: read_keys(name, mounted_at()) for name in online.config_maps}
+            files = [file for name, keys in found.items() for file in described(name, keys)]
+            check_unchanged("the rewards' functions", inspected, files)
+            for name, keys in found.items():
+                (folder / name).mkdir(exist_ok=True)
+                for key, content in keys.items():
+                    (folder / name / key).write_bytes(content)
+    return {name: folder / name for name in online.config_maps}
 
 
 def go_offline() -> None:

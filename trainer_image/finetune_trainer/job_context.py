@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ class JobContext:
     """Encoded rows that are not trained, a `datasets.Dataset`; None: there is no evaluation."""
     reward_models: tuple[Path, ...] = ()
     """Local folders of the models among the rewards, in order."""
+    functions: Mapping[str, Path] = field(default_factory=dict)
+    """Local folders of the ConfigMaps that functions among the rewards are in."""
 
     def lengths(self, rows: Any) -> list[int]:
         """Return the tokens of each encoded row."""

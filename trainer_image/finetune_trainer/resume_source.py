@@ -5,12 +5,14 @@ The inspection looks here before a GPU is taken: at names, sizes and what a mani
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from finetune_operator.api.compatibility import Strategy, resume_obstacle
 from finetune_operator.api.exit_codes import ExitCode
-from finetune_operator.api.inspection import ModelFacts, ResumePoint
+from finetune_operator.api.inspection import InputFile, ModelFacts, ResumePoint
 from finetune_operator.api.manifest import Manifest
 from finetune_operator.api.plan import Plan
-from finetune_operator.api.recipe import recipe_obstacle, recipe_of
+from finetune_operator.api.recipe import Recipe, recipe_obstacle, recipe_of
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_trainer.checkpoint_location import Located, locate
 from finetune_trainer.failures import TrainerFailure
@@ -44,7 +46,9 @@ def source_checkpoints(uri: str) -> tuple[Located, ...]:
     return committed
 
 
-def resume_point(spec: FineTuneJobSpec, model: ModelFacts) -> ResumePoint | None:
+def resume_point(
+    spec: FineTuneJobSpec, model: ModelFacts, reward_files: Sequence[InputFile] = ()
+) -> ResumePoint | None:
     """Return the checkpoint that the job will start from, None where the spec names none.
 
     Raises:
@@ -60,7 +64,7 @@ def resume_point(spec: FineTuneJobSpec, model: ModelFacts) -> ResumePoint | None
         if isinstance(manifest, str) or problem is not None:
             problems.append(f"{each.name.name}: {problem}")
             continue
-        if (obstacle := obstacle_of(manifest, spec, model)) is not None:
+        if (obstacle := obstacle_of(manifest, spec, recipe_of(spec, model, reward_files))) is not None:
             raise TrainerFailure(ExitCode.BAD_SPEC, f"{FIELD}: {each.storage.uri} cannot be used: {obstacle}")
         return ResumePoint(
             uri=each.storage.uri,
@@ -75,13 +79,13 @@ def resume_point(spec: FineTuneJobSpec, model: ModelFacts) -> ResumePoint | None
     )
 
 
-def obstacle_of(manifest: Manifest, spec: FineTuneJobSpec, model: ModelFacts, plan: Plan | None = None) -> str | None:
-    """Return why a job cannot go on from another's checkpoint, None when it can; by a `plan`, where there is one already."""
+def obstacle_of(manifest: Manifest, spec: FineTuneJobSpec, recipe: Recipe, plan: Plan | None = None) -> str | None:
+    """Return why a job with this recipe cannot go on from another's checkpoint, None when it can; by a `plan`, where there is one already."""
     if manifest.kind != "checkpoint":
         return "it is a published model, not a checkpoint"
     if manifest.recipe is None:
         return "its manifest does not say what it was trained by"
-    if (obstacle := recipe_obstacle(manifest.recipe, recipe_of(spec, model))) is not None:
+    if (obstacle := recipe_obstacle(manifest.recipe, recipe)) is not None:
         return f"{obstacle}; set it so, or start without {FIELD}"
     last = spec.training.max_steps if plan is None else plan.total_steps
     if last is not None and manifest.step >= last:

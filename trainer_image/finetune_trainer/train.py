@@ -24,7 +24,14 @@ from finetune_trainer.collective import Collective
 from finetune_trainer.dataset import EncodedFiles, encode_dataset, load_dataset
 from finetune_trainer.failures import TrainerFailure, calls_of, failure_of
 from finetune_trainer.hang_notice import Promise, leave_hung
-from finetune_trainer.inputs import check_inputs, fetch_adapter, fetch_model, fetch_reward_models, go_offline
+from finetune_trainer.inputs import (
+    check_inputs,
+    fetch_adapter,
+    fetch_functions,
+    fetch_model,
+    fetch_reward_models,
+    go_offline,
+)
 from finetune_trainer.limits import Limits
 from finetune_trainer.memory_shortage import shortage_at
 from finetune_trainer.objectives import recipe_of
@@ -127,6 +134,7 @@ class _Rank:
         if self._place.is_first:
             check_inputs(self._attempt)
         inputs, metrics = (self._attempt, self._workplace), self._telemetry.metrics
+        self._functions = fetch_functions(*inputs)
         self._reward_models = fetch_reward_models(*inputs, lambda outcome: metrics.count(f"model_cache_{outcome}"))
         return fetch_model(*inputs, lambda outcome: metrics.count(f"model_cache_{outcome}"))
 
@@ -245,6 +253,7 @@ class _Rank:
                 self._probes(found.manifest),
                 evaluation_rows,
                 self._reward_models,
+                self._functions,
             ),
             config,
             Parts(

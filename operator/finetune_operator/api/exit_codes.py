@@ -59,10 +59,16 @@ EXIT_MEANINGS: Final = MappingProxyType(
             Reason.INVALID_DATA, "the data set or the model's files are unusable", retry=False, charged=False
         ),
         ExitCode.INPUTS_CHANGED: ExitMeaning(
-            Reason.INPUTS_CHANGED, "model or data changed since the inspection", retry=True, charged=False
+            Reason.INPUTS_CHANGED,
+            "model, data or a reward's function changed since the inspection",
+            retry=True,
+            charged=False,
         ),
         ExitCode.NOT_FOUND: ExitMeaning(
-            Reason.STORAGE_REFUSED, "a model, data set or bucket is not there or refuses us", retry=True, charged=True
+            Reason.STORAGE_REFUSED,
+            "a model, data set, bucket or ConfigMap is not there or refuses us",
+            retry=True,
+            charged=True,
         ),
         ExitCode.STORAGE_DOWN: ExitMeaning(
             Reason.STORAGE_UNAVAILABLE, "the object store does not answer", retry=True, charged=True

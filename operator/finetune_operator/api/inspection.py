@@ -211,6 +211,10 @@ class InspectionReport(ReadModel):
     reward_models: tuple[ModelFacts, ...] = Field(
         (), description="The models among training.grpo.rewards or training.rloo.rewards, in order."
     )
+    reward_files: tuple[InputFile, ...] = Field(
+        (),
+        description="Keys of the ConfigMaps that functions among the rewards are in, as configmap:NAME/KEY; the etag is the SHA-256.",
+    )
 
 
 def inspection_key(namespace: str, spec: FineTuneJobSpec) -> str:

@@ -49,3 +49,8 @@ class OnlinePolicy(SpecModel):
     def reward_models(self) -> Sequence[RewardModel]:
         """The rewards that are models, in order."""
         return [reward.model for reward in self.rewards if reward.model is not None]
+
+    @property
+    def config_maps(self) -> Sequence[str]:
+        """The ConfigMaps that functions among the rewards are in, each once, in order."""
+        return list(dict.fromkeys(reward.config_map for reward in self.rewards if reward.config_map is not None))

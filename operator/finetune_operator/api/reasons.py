@@ -149,15 +149,15 @@ REASON_MEANINGS: Final = MappingProxyType(
             "the data set or the model's files are unusable", "mend the lines or files that the message names"
         ),
         Reason.STORAGE_REFUSED: ReasonMeaning(
-            "a bucket, object or repository is not there or refuses the credentials",
-            "check the URI, the secret and the bucket's policy; it is tried again",
+            "a bucket, object, repository or ConfigMap is not there or refuses the credentials",
+            "check the URI, the secret and the bucket's policy, or make the ConfigMap; it is tried again",
         ),
         Reason.STORAGE_UNAVAILABLE: ReasonMeaning("the object store does not answer", "wait; it is tried again"),
         Reason.OUTPUT_EXISTS: ReasonMeaning(
             "another job's model is at output.uri", "choose another output.uri or set output.ifExists: overwrite"
         ),
         Reason.INPUTS_CHANGED: ReasonMeaning(
-            "model or data changed after the inspection", "nothing; they are inspected again"
+            "model, data or a reward's function changed after the inspection", "nothing; they are inspected again"
         ),
         Reason.WAITING_FOR_INSPECTION: ReasonMeaning("the plan needs the inspection first", "wait"),
         Reason.PLANNED: ReasonMeaning("a plan was made; status.plan shows it", _NOTHING),

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from pydantic import Field, JsonValue, ValidationError
 
-from finetune_operator.api.inspection import ModelFacts
+from finetune_operator.api.inspection import InputFile, InspectionReport, ModelFacts
 from finetune_operator.api.model import ReadModel, SpecModel
 from finetune_operator.api.preference import OBJECTIVE_SETTINGS
 from finetune_operator.api.spec import FineTuneJobSpec
@@ -33,9 +33,12 @@ class Recipe(ReadModel):
     objective: str
     tuning: dict[str, JsonValue] = Field(description="spec.tuning, with defaults.")
     training: dict[str, JsonValue] = Field(description="spec.training, with defaults, without how long it goes.")
+    reward_files: dict[str, str] = Field(
+        default_factory=dict, description="SHA-256 of the files that rewards' functions are in, by configmap:NAME/KEY."
+    )
 
 
-def recipe_of(spec: FineTuneJobSpec, model: ModelFacts) -> Recipe:
+def recipe_of(spec: FineTuneJobSpec, model: ModelFacts, reward_files: Iterable[InputFile] = ()) -> Recipe:
     """Return what a job trains by."""
     files = sorted((file.uri.rsplit("/", 1)[-1], file.size, file.etag) for file in model.files)
     return Recipe(
@@ -47,12 +50,13 @@ def recipe_of(spec: FineTuneJobSpec, model: ModelFacts) -> Recipe:
         training=spec.training.model_copy(
             update={"learning_rate": spec.learning_rate, **_own_settings(spec)}
         ).model_dump(mode="json", by_alias=True, exclude_none=True, exclude=set(MAY_DIFFER)),
+        reward_files={file.uri: file.etag or "" for file in reward_files},
     )
 
 
-def written_recipe(spec: FineTuneJobSpec, model: ModelFacts) -> Recipe | None:
+def written_recipe(spec: FineTuneJobSpec, inspection: InspectionReport) -> Recipe | None:
     """Return what a manifest says that its files were trained by; nothing of a user's own script, of which that is not known."""
-    return recipe_of(spec, model) if spec.trainer is None else None
+    return recipe_of(spec, inspection.model, inspection.reward_files) if spec.trainer is None else None
 
 
 def _own_settings(spec: FineTuneJobSpec) -> dict[str, SpecModel]:
@@ -78,6 +82,9 @@ def recipe_obstacle(written: Recipe, wanted: Recipe) -> str | None:
         for field in sorted(before.keys() | now.keys()):
             if before.get(field) != now.get(field):
                 return f"it was trained with {field}: {_shown(before, field)} and this job has {_shown(now, field)}"
+    for name in sorted(written.reward_files.keys() | wanted.reward_files.keys()):
+        if written.reward_files.get(name) != wanted.reward_files.get(name):
+            return f"it was trained with another {name}, which training.{wanted.objective}.rewards are computed by"
     return None
 
 

@@ -11,12 +11,14 @@ from typing import ClassVar, Final
 
 from pydantic import Field
 
-from finetune_operator.api.locations import LOCATION_PATTERN, Location
+from finetune_operator.api.locations import LOCATION_PATTERN, OBJECT_NAME_PATTERN, Location, ObjectName
 from finetune_operator.api.model import Rule, SpecModel, text_rule
 
 FUNCTION_PATTERN: Final = "^[A-Za-z_][A-Za-z0-9_]*([.][A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$"
 _FUNCTION: Final = "__function__"
 """The field's name in rules: function is a reserved word of CEL, and self.function a thing of unknown length, which no budget holds."""
+_ONE_MODULE: Final = "^[A-Za-z0-9_]+:"
+"""Keys of a ConfigMap have no slashes, so that it holds modules and no packages."""
 DEFAULT_COLUMN: Final = "answer"
 MODEL_REWARD: Final = "reward-model"
 """What metrics and reports call a reward that is a model."""
@@ -86,6 +88,12 @@ class Reward(SpecModel):
         description="A Python function by import path, module:name, called with prompts, completions and the rows' columns; it returns a number "
         "for each completion.",
     )
+    config_map: ObjectName | None = Field(
+        None,
+        description="A ConfigMap in the job's namespace with the function's module: my_rewards:score is looked for under the key my_rewards.py. Its "
+        "other keys are modules that it may import. `finetune run --config-map NAME=FOLDER` takes a folder instead. Default: the module is in "
+        "the trainer's image.",
+    )
     model: RewardModel | None = Field(
         None,
         description="A reward model, whose number for prompt and answer is the reward. It stands whole and frozen in every process.",
@@ -115,6 +123,24 @@ class Reward(SpecModel):
             "function",
             FUNCTION_PATTERN,
             "rewards.function: write an import path such as my_rewards:score (module, colon, function)",
+        ),
+        text_rule(
+            "configMap",
+            "config_map",
+            OBJECT_NAME_PATTERN,
+            "rewards.configMap is the name of a ConfigMap in the job's namespace (lower-case letters, digits, - and .)",
+        ),
+        Rule(
+            cel=f"!has(self.configMap) || has(self.{_FUNCTION})",
+            message="rewards.configMap has the module of a function; name the function too, or remove it",
+            holds=lambda r: r.config_map is None or r.function is not None,
+        ),
+        Rule(
+            cel=f"!has(self.configMap) || !has(self.{_FUNCTION}) || self.{_FUNCTION}.matches('{_ONE_MODULE}')",
+            message="rewards.function: a ConfigMap has modules and no packages; write my_rewards:score for its key my_rewards.py",
+            holds=lambda r: (
+                r.config_map is None or r.function is None or re.search(_ONE_MODULE, r.function) is not None
+            ),
         ),
         Rule(
             cel="(has(self.verifier) && self.verifier == 'regex') == has(self.pattern)",

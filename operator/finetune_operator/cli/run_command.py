@@ -10,7 +10,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +26,7 @@ from finetune_operator.api.plan import AttemptFile, Plan, PlanError, checkpoint_
 from finetune_operator.api.progress import TerminationMessage
 from finetune_operator.api.run_events import CheckpointEvent, EvaluatedEvent, ResumeEvent, RunEvent, StepEvent
 from finetune_operator.cli.exit_codes import BAD_INPUT, NO_PLAN
+from finetune_operator.cli.local_config_maps import add_config_map, changed, folders_of, known_files, linked
 from finetune_operator.cli.local_machine import inventory_of_this_machine
 from finetune_operator.cli.local_results import remember_result, with_found_model
 from finetune_operator.cli.manifest_file import (
@@ -74,6 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="keep downloaded models here for later runs, verified (default: in the run's folder); model.cache is for clusters",
     )
+    add_config_map(parser)
     parser.add_argument(
         "--report", type=Path, help="write the JSON report here (default: report.json in the run's folder)"
     )
@@ -87,12 +89,13 @@ def run(options: argparse.Namespace) -> int:
         history_path = options.history or options.folder / "history.json"
         history = history_in(history_path)
         spec = with_found_model(with_absolute_locations(job.spec, Path.cwd()), options.folder)
+        config_maps = folders_of(options.config_map, spec)
     except UnreadableManifest as error:
         print(f"finetune run: {error}", file=sys.stderr)
         return BAD_INPUT
     job = job.model_copy(update={"spec": spec})
     try:
-        local_run = LocalRun(job, options.folder, console, history, options.model_cache)
+        local_run = LocalRun(job, options.folder, console, history, options.model_cache, config_maps)
     except OSError as error:
         print(f"finetune run: --folder: {options.folder} cannot be used: {reason_of(error)}", file=sys.stderr)
         return BAD_INPUT
@@ -123,6 +126,7 @@ class LocalRun:
         console: Console,
         history: History = EMPTY_HISTORY,
         model_cache: Path | None = None,
+        config_maps: Mapping[str, Path] | None = None,
     ) -> None:
         self._job = job
         self._console = console
@@ -132,7 +136,8 @@ class LocalRun:
         ).hexdigest()
         self._folder = folder.resolve() / f"{job.metadata.name}-{self._uid[:8]}"
         (self._folder / "work").mkdir(parents=True, exist_ok=True)
-        self._trainer = TrainerProcess(self._folder, model_cache.resolve() if model_cache else None)
+        functions = linked(config_maps, self._folder / "config-maps") if config_maps else None
+        self._trainer = TrainerProcess(self._folder, model_cache.resolve() if model_cache else None, functions)
         self._record = RunRecord()
         self._plan: Plan | None = None
 
@@ -169,13 +174,17 @@ class LocalRun:
         key = inspection_key(namespace, spec)
         request = InspectionRequest(namespace=namespace, name=name, uid=self._uid, spec=spec, key=key)
         request_path, report_path = self._folder / "request.json", self._folder / "inspection.json"
+        known = known_files(report_path)
         request_path.write_text(request.model_dump_json(by_alias=True))
         with self._console.status("Inspecting model and data …"), self._timed("inspect"):
             arguments = ("--job", str(request_path), "--output", str(report_path), *options)
             ending = self._trainer.run("inspect", "inspect", *arguments)
         if ending.exit_code != 0:
             raise _failure("inspection", ending)
-        return InspectionReport.model_validate_json(report_path.read_text())
+        report = InspectionReport.model_validate_json(report_path.read_text())
+        for said in changed(known, report.reward_files):
+            self._console.print(f"[yellow]{escape(said)}[/yellow]")
+        return report
 
     def _make_plan(self) -> tuple[InspectionReport, Plan]:
         inspection = self._inspect()

@@ -11,7 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from finetune_operator.api.constants import MODEL_CACHE_VARIABLE, TERMINATION_LOG_VARIABLE, WORK_DIRECTORY_VARIABLE
+from finetune_operator.api.constants import (
+    CONFIG_MAP_VARIABLE,
+    MODEL_CACHE_VARIABLE,
+    TERMINATION_LOG_VARIABLE,
+    WORK_DIRECTORY_VARIABLE,
+)
 from finetune_operator.api.exit_codes import ExitCode, meaning_of
 from finetune_operator.api.progress import TerminationMessage
 from finetune_operator.api.reasons import Reason
@@ -49,9 +54,9 @@ class EventReader:
 class TrainerProcess:
     """Runs `python -m finetune_trainer …` with its files below one folder, and follows its run events."""
 
-    def __init__(self, folder: Path, model_cache: Path | None = None) -> None:
+    def __init__(self, folder: Path, model_cache: Path | None = None, config_maps: Path | None = None) -> None:
         self.folder = folder
-        self._model_cache = model_cache
+        self._model_cache, self._config_maps = model_cache, config_maps
         self.events = folder / "events.jsonl"
 
     def run(
@@ -73,6 +78,7 @@ class TrainerProcess:
             WORK_DIRECTORY_VARIABLE: str(self.folder / "work"),
             "PYTHONUNBUFFERED": "1",
             **({MODEL_CACHE_VARIABLE: str(self._model_cache)} if self._model_cache else {}),
+            **({CONFIG_MAP_VARIABLE: str(self._config_maps)} if self._config_maps else {}),
         }
         reader = EventReader(self.events)
         reader.new_events()

@@ -28,6 +28,7 @@ from finetune_operator.api.job import FineTuneJob, ObjectMeta
 from finetune_operator.api.plan import GIB, AttemptFile
 from finetune_operator.api.trainer import AUTHORITY_FILE
 from finetune_operator.jobs.causes import SIGTERM_EXIT_CODE
+from finetune_operator.jobs.config_maps import config_map_mounts, config_map_volumes
 from finetune_operator.jobs.decisions import RenderSettings
 from finetune_operator.jobs.model_cache import cache_volume
 from finetune_operator.jobs.names import (
@@ -92,8 +93,9 @@ def inspect_job(job: FineTuneJob, settings: RenderSettings, *, trace: bool = Fal
                     "items": [{"path": REQUEST_PATH.rpartition("/")[2], "fieldRef": {"fieldPath": field_path}}]
                 },
             },
+            *config_map_volumes(job.spec),
         ),
-        mounts=({"name": "request", "mountPath": PLAN_DIRECTORY, "readOnly": True},),
+        mounts=({"name": "request", "mountPath": PLAN_DIRECTORY, "readOnly": True}, *config_map_mounts(job.spec)),
         logs_in=True,
     )
     content = {
@@ -176,8 +178,13 @@ def attempt_job(job: FineTuneJob, file: AttemptFile, settings: RenderSettings) -
                 "name": "shared-memory",
                 "emptyDir": {"medium": "Memory", "sizeLimit": mebibytes(plan.resources.shared_memory_bytes)},
             },
+            *config_map_volumes(spec),
         ),
-        mounts=(_PLAN_MOUNT, {"name": "shared-memory", "mountPath": "/dev/shm"}),  # noqa: S108 - a mount of the pod's own
+        mounts=(
+            _PLAN_MOUNT,
+            {"name": "shared-memory", "mountPath": "/dev/shm"},  # noqa: S108 - a mount of the pod's own
+            *config_map_mounts(spec),
+        ),
         node_selector=gpu_node_labels(plan.gpu_product, plan.gpu_resource) if gpu and plan.gpu_product else {},
         tolerations=(GPU_TOLERATION.to_json_dict(),) if gpu else (),
         model_cache=cache_volume(spec, file.namespace, settings),

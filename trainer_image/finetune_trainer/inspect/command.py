@@ -49,6 +49,7 @@ from finetune_trainer.lineage import starting_point
 from finetune_trainer.model_files import ModelFolder, describe_model, open_model
 from finetune_trainer.rendering import read_rendered_rows
 from finetune_trainer.resume_source import resume_point
+from finetune_trainer.rewards.config_maps import inspect_functions, mounted_at
 from finetune_trainer.rewards.model_files import inspect_reward_models, rows_it_can_read
 from finetune_trainer.sentence_pooling import check_pooling
 from finetune_trainer.tokenizer_files import read_tokenizer
@@ -103,13 +104,14 @@ def inspect(request: InspectionRequest, output: Path | None = None, *, trace: bo
     check_formats(spec, folder)
     if spec.evaluation.entailment is not None:
         check_entailment_model(spec.evaluation.entailment)
+    functions = inspect_functions(spec.training.online.rewards if spec.training.online else (), mounted_at())
     judges = inspect_reward_models(spec.training.online.reward_models if spec.training.online else ())
     model = describe_model(folder, source, tokenizer, lineage)
     logger.info("model %s: %s, %d parameters", source.uri, model.architecture, model.parameters)
     check_pooling(spec, model)
     if trace:
         model = _traced(model, folder, source)
-    resume = resume_point(spec, model)
+    resume = resume_point(spec, model, functions)
     files = find_files(spec.dataset.uri)
     layout, rows = read_rendered_rows(
         files.lines(), spec.dataset, spec.layouts, tokenizer, together=spec.reads_together
@@ -135,7 +137,7 @@ def inspect(request: InspectionRequest, output: Path | None = None, *, trace: bo
     if spec.dataset.evaluates:
         facts = facts.model_copy(update={"evaluation": evaluation_facts(spec, survey, tokenizer)})
     report = _report(request, model, facts, report_uri, started).model_copy(
-        update={"resume": resume, "reward_models": tuple(judge.facts for judge in judges)}
+        update={"resume": resume, "reward_models": tuple(judge.facts for judge in judges), "reward_files": functions}
     )
     body = to_json(report)
     if request.progress is not None:

@@ -40,7 +40,7 @@ class OnlineTraining(JobTraining):
         ]
         super().__init__(
             context,
-            reward_funcs=reward_functions(online.rewards, self._judges),
+            reward_funcs=reward_functions(online.rewards, self._judges, context.functions),
             train_dataset=as_read(train_dataset),
             **arguments,
         )

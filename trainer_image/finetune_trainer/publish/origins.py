@@ -1,15 +1,16 @@
-"""What a model card says of the models of others that a job has used: the result it started from, and the reward models that judged its answers."""
+"""What a model card says of the models of others that a job has used: the result it started from, and what judged its answers."""
 
 from __future__ import annotations
 
-from finetune_operator.api.inspection import InspectionReport, Lineage, ModelFacts
+from finetune_operator.api.inspection import InputFile, InspectionReport, Lineage, ModelFacts
 
 
 def origins(inspection: InspectionReport) -> list[tuple[str, object]]:
     """Return a row for each of them."""
     before = inspection.model.lineage
     started: list[tuple[str, object]] = [("started from", _started_from(before))] if before is not None else []
-    return [*started, *(("reward model", _judge(facts)) for facts in inspection.reward_models)]
+    judges = (("reward model", _judge(facts)) for facts in inspection.reward_models)
+    return [*started, *judges, *(("rewarded by", _code(file)) for file in inspection.reward_files)]
 
 
 def _started_from(before: Lineage) -> str:
@@ -17,6 +18,10 @@ def _started_from(before: Lineage) -> str:
     base = f", itself from `{before.base.removeprefix('hf://')}`" if before.base else ""
     whole = "the adapter" if before.adapter else "the result"
     return f"{whole} of job {before.job}{how} after step {before.step}, uid {before.uid}{base}"
+
+
+def _code(file: InputFile) -> str:
+    return f"`{file.uri}`, {file.size} bytes, SHA-256 `{file.etag}`"
 
 
 def _judge(facts: ModelFacts) -> str:

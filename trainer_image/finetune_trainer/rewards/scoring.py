@@ -6,8 +6,11 @@ import importlib
 import json
 import math
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, Protocol
 
 import jsonschema
 
@@ -21,6 +24,9 @@ RewardFunction = Callable[..., list[float | None]]
 """What TRL calls: prompts=, completions=, and every column of the rows, each a list with a value per completion."""
 
 
+_NO_FOLDERS: Final[Mapping[str, Path]] = MappingProxyType({})
+
+
 class Scorer(Protocol):
     """A reward model that is loaded."""
 
@@ -29,15 +35,19 @@ class Scorer(Protocol):
         ...
 
 
-def reward_functions(rewards: Sequence[Reward], models: Iterable[Scorer] = ()) -> list[RewardFunction]:
+def reward_functions(
+    rewards: Sequence[Reward], models: Iterable[Scorer] = (), folders: Mapping[str, Path] = _NO_FOLDERS
+) -> list[RewardFunction]:
     """Return one function for each reward, in order; `models` are those of the rewards that are one, in order.
+
+    `folders` have the modules of ConfigMaps, by its name.
 
     Raises:
         TrainerFailure: a function cannot be imported, or a pattern or schema cannot be used.
     """
     loaded = iter(models)
     return [
-        _function(reward, name) if reward.model is None else _scored(next(loaded), name)
+        _function(reward, name, folders) if reward.model is None else _scored(next(loaded), name)
         for reward, name in zip(rewards, reward_names(rewards), strict=True)
     ]
 
@@ -50,11 +60,12 @@ def _scored(model: Scorer, name: str) -> RewardFunction:
     return call
 
 
-def _function(reward: Reward, name: str) -> RewardFunction:
+def _function(reward: Reward, name: str, folders: Mapping[str, Path]) -> RewardFunction:
     if reward.problem is not None:
         raise TrainerFailure(ExitCode.BAD_SPEC, reward.problem)
     if reward.function is not None:
-        return _checked(_imported(reward.function), name)
+        folder = folders[reward.config_map] if reward.config_map is not None else None
+        return _checked(_imported(reward.function, folder), name)
     score = _verifier(reward)
 
     def call(*, completions: Sequence[Any], **columns: Any) -> list[float | None]:
@@ -108,15 +119,35 @@ def _tests(value: object) -> list[str]:
     return [str(test) for test in value] if isinstance(value, list | tuple) else []
 
 
-def _imported(path: str) -> Callable[..., Any]:
-    module, _, name = path.partition(":")
+def _imported(path: str, folder: Path | None) -> Callable[..., Any]:
+    """Return the function, from a module of `folder` where there is one."""
+    name, _, attribute = path.partition(":")
+    if folder is not None and str(folder) not in sys.path:
+        # Last: before the others, a key such as random.py would be what every library imports.
+        sys.path.append(str(folder))
+        importlib.invalidate_caches()
     try:
-        found = getattr(importlib.import_module(module), name)
+        module = importlib.import_module(name)
+        found = getattr(module, attribute)
     except (ImportError, AttributeError) as error:
+        remedy = (
+            "the trainer's image has not what it imports, or calls it otherwise"
+            if folder
+            else "put its module into the image, into a ConfigMap (rewards.configMap), or into a folder that PYTHONPATH names (pod.env)"
+        )
+        raise TrainerFailure(
+            ExitCode.BAD_SPEC, f"rewards.function {path} cannot be imported: {error}; {remedy}"
+        ) from error
+    except Exception as error:
+        print(calls_of(error))
+        raise TrainerFailure(
+            ExitCode.BAD_SPEC, f"rewards.function {path}: its module raised {type(error).__name__} when it was imported"
+        ) from error
+    if folder is not None and Path(str(module.__file__)).parent != folder:
         raise TrainerFailure(
             ExitCode.BAD_SPEC,
-            f"rewards.function {path} cannot be imported: {error}; put its module into the image, or into a folder that PYTHONPATH names (pod.env)",
-        ) from error
+            f"rewards.function {path}: the trainer's image has a module {name} of its own, which Python finds instead; rename the ConfigMap's key",
+        )
     if not callable(found):
         raise TrainerFailure(ExitCode.BAD_SPEC, f"rewards.function {path} is no function")
     function: Callable[..., Any] = found
