@@ -60,6 +60,14 @@ def test_a_finished_training_has_no_time_left() -> None:
     assert shown.estimated_remaining_seconds is None
 
 
+def test_an_evaluation_after_the_training_shows_its_rows_and_the_time_that_is_left() -> None:
+    shown = progress_status(
+        report(100, 730, step=300, total_steps=300, evaluated_rows=120, evaluation_rows=400), 1, NOW
+    )
+    assert (shown.evaluation, shown.steps, shown.eta) == ("120/400", "300/300", "12m")
+    assert progress_status(report(40, 730, step=120, evaluation_rows=400), 1, NOW).evaluation is None
+
+
 @pytest.mark.parametrize("value", ["the patient said", "", "1e999999999999999999x", "0x10"])
 def test_a_metric_that_is_no_number_is_not_shown_because_it_could_be_row_content(value: str) -> None:
     shown = progress_status(report(loss=value, note=value, good=1), 1, NOW)

@@ -165,6 +165,20 @@ def test_a_job_that_is_silent_for_a_quarter_of_an_hour_is_stalled() -> None:
     assert reason(world, ConditionType.STALLED) == ("False", Reason.PROGRESSING)
 
 
+def test_a_long_evaluation_after_the_training_is_told_and_not_taken_for_a_hang() -> None:
+    world = trained()
+    for rows in (0, 120, 240):
+        world.advance(600)
+        world.train_to(10, evaluation=f"{rows}/400")
+        world.settle()
+        assert reason(world, ConditionType.RUNNING) == ("True", Reason.EVALUATING)
+        assert reason(world, ConditionType.STALLED) == ("False", Reason.PROGRESSING)
+    assert world.status.message == "attempt 1 has trained, and evaluates the model: 240/400 rows"
+    world.advance(901)
+    world.settle()
+    assert reason(world, ConditionType.STALLED) == ("True", Reason.NO_PROGRESS)
+
+
 def test_the_deadline_ends_the_job_and_stops_its_pods() -> None:
     world = trained(World(make_job(run={"deadline": "1h"})))
     desired = world.settle()

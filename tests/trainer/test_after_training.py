@@ -11,7 +11,7 @@ import pytest
 from finetune_operator.api.evaluated import EVALUATION_FILE, Evaluated, Figure, unmet
 from finetune_operator.api.evaluators import Entailment
 from finetune_operator.api.exit_codes import ExitCode
-from finetune_operator.api.run_events import EvaluatedEvent, EvaluationEvent
+from finetune_operator.api.run_events import EvaluatedEvent, EvaluatingEvent, EvaluationEvent
 from finetune_trainer.after_training.scores import bleu, exact_match, rouge, word_f1
 from finetune_trainer.entailment_model import check_entailment_model, entailment_class
 from finetune_trainer.failures import TrainerFailure
@@ -72,6 +72,11 @@ def make(tiny_model: Path, make_attempt: Any, tmp_path: Path) -> Any:
         )
 
     return attempt
+
+
+def told_rows(result: CaseResult) -> list[tuple[int, int]]:
+    """How far the evaluation said it was, of how many rows."""
+    return [(event.rows, event.total_rows) for event in result.events if isinstance(event, EvaluatingEvent)]
 
 
 def evaluate(ranks: RankServer, result: CaseResult) -> int:
@@ -141,6 +146,8 @@ def test_the_base_model_stands_beside_the_tuned_one_in_bucket_events_and_card(
     assert base is not None
     assert base > 1.02 * tuned
     assert [event.evaluated for event in result.events if isinstance(event, EvaluatedEvent)] == [evaluated]
+    # Loss and answers to 9 rows, by both models.
+    assert told_rows(result)[-1] == (36, 36)
     assert evaluate(ranks, result) == 0
     assert Evaluated.model_validate_json(path.read_bytes()) == evaluated, "it is measured once"
 
@@ -175,6 +182,8 @@ def test_tasks_of_the_harness_are_run_from_a_folder_alone(ranks: RankServer, mak
     (event,) = (event for event in result.events if isinstance(event, EvaluatedEvent))
     figures = {figure.name: figure for figure in event.evaluated.figures}
     assert sorted(figures) == ["chosen.acc", "written.exact_match"]
+    # Of both models four answers, and two choices for each of four rows.
+    assert told_rows(result)[-1] == (24, 24)
     assert figures["written.exact_match"].tuned == 0.0
     # Four rows are asked; with two choices nobody is right in a fifth of them.
     assert figures["chosen.acc"].base in (0.0, 0.25, 0.5, 0.75, 1.0)

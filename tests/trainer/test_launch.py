@@ -22,10 +22,8 @@ from finetune_trainer.failures import TrainerFailure
 from finetune_trainer.launch import killed_for_memory, torchrun_arguments, wait_for_host
 from finetune_trainer.rank_files import RunDirectory
 from finetune_trainer.testing import tiny_plan
+from finetune_trainer.testing_launch import launch
 from finetune_trainer.testing_ranks import RankServer
-
-START_SECONDS = 300
-"""Imports take 15 s, and minutes on a machine that does other things."""
 
 
 class Names:
@@ -148,53 +146,6 @@ def test_a_plan_that_is_not_there_is_told_in_the_termination_log(tmp_path: Path)
 
     assert (code, message["reason"]) == (ExitCode.BAD_SPEC, "InvalidSpec")
     assert "none.json" in message["message"]
-
-
-class Launched:
-    """A running `launch`."""
-
-    def __init__(self, process: subprocess.Popen[bytes], folder: Path) -> None:
-        self.process, self.folder = process, folder
-
-    def wait_for_step(self, step: int) -> None:
-        events = self.folder / "events.jsonl"
-        deadline = time.monotonic() + START_SECONDS
-        while not (events.exists() and f'"step":{step},' in events.read_text()):
-            assert self.process.poll() is None, (self.folder / "log").read_text()
-            assert time.monotonic() < deadline, (self.folder / "log").read_text()
-            time.sleep(0.05)
-
-    def wait_for_port(self, port: int) -> None:
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                return
-            except OSError:
-                assert self.process.poll() is None, (self.folder / "log").read_text()
-                assert time.monotonic() < deadline, (self.folder / "log").read_text()
-                time.sleep(0.1)
-
-    def finish(self) -> tuple[int, dict[str, Any]]:
-        code = self.process.wait(60)
-        return code, json.loads((self.folder / "termination").read_text())
-
-
-def launch(folder: Path, plan: Path) -> Launched:
-    variables = {
-        "FINETUNE_WORK_DIRECTORY": str(folder / "work"),
-        "FINETUNE_TERMINATION_LOG": str(folder / "termination"),
-        "FINETUNE_RUN_EVENTS": str(folder / "events.jsonl"),
-        "OMP_NUM_THREADS": "1",
-    }
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "finetune_trainer", "launch", "--plan", str(plan)],
-            env={**os.environ, **variables},
-            stdout=log,
-            stderr=log,
-        )
-    return Launched(process, folder)
 
 
 @pytest.mark.parametrize("strategy", [Strategy.FSDP, Strategy.SINGLE])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from finetune_operator.api.exit_codes import EXIT_MEANINGS, ExitCode, meaning_of
@@ -71,6 +71,33 @@ def first_cause(
     if agent_status == -signal.SIGKILL:
         return Cause(ExitCode.KILLED, Reason.RANK_KILLED, "the ranks' parent (torchrun) was killed by SIGKILL")
     return Cause(ExitCode.BUG, Reason.TRAINER_ERROR, "the ranks ended without a word; see the log")
+
+
+def cause_of_evaluation(
+    errors: Sequence[RankError], status: int, *, terminated: bool, host_out_of_memory: bool
+) -> Cause:
+    """Return how the evaluation after the training ended, whose ranks had all finished.
+
+    Args:
+        errors: What it wrote.
+        status: Its exit code; negative, the number of the signal that ended it.
+        terminated: The pod itself was told to stop.
+        host_out_of_memory: The kernel killed a process of this container for memory.
+    """
+    if status == 0:
+        return Cause(ExitCode.OK, Reason.SUCCEEDED, "every rank has finished, and the model is evaluated")
+    if errors and not terminated:
+        return replace(_of_error(errors[0]), rank=None)
+    kept = "the trained model is in the bucket, and the next attempt evaluates it"
+    if terminated or status == -signal.SIGTERM:
+        said = f"stopped from outside before the model was evaluated; {kept}"
+        return Cause(ExitCode.TERMINATED, Reason.TERMINATED, said)
+    if status == -signal.SIGKILL:
+        reason = Reason.HOST_OUT_OF_MEMORY if host_out_of_memory else Reason.RANK_KILLED
+        who = "by the kernel because the container's memory was used up" if host_out_of_memory else "by SIGKILL"
+        return Cause(ExitCode.KILLED, reason, f"the evaluation after the training was killed {who}; {kept}")
+    how = f"crashed with {signal.Signals(-status).name}" if status < 0 else f"exited with {status} and no word"
+    return Cause(ExitCode.BUG, Reason.TRAINER_ERROR, f"the evaluation after the training {how}; {kept}; see the log")
 
 
 def _of_error(error: RankError) -> Cause:

@@ -19,6 +19,8 @@ from finetune_trainer.storage import StorageSettings, open_writable
 from finetune_trainer.storage_errors import StorageError
 
 LINES_KEPT: Final = 200
+EVALUATION_LOG: Final = "evaluation.log"
+"""Of the evaluation after the training."""
 _TAIL_BYTES: Final = 256 * 1024
 
 
@@ -30,6 +32,8 @@ def keep_logs(attempt: AttemptFile, run: RunDirectory, index: int, cause: Cause)
         storage = open_writable(f"{attempt.checkpoint_uri}/logs/{attempt.attempt}", quick)
         for rank, path in rank_logs(run.logs, index * attempt.plan.processes_per_pod):
             storage.put_small(f"rank-{rank:05d}.log", tail(path))
+        if (evaluation := run.logs / EVALUATION_LOG).exists():
+            storage.put_small(EVALUATION_LOG, tail(evaluation))
         for path in run.evidence():
             storage.put_small(path.name, path.read_bytes())
         summary = {

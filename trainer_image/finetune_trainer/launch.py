@@ -7,7 +7,6 @@ last lines of every rank's log in the bucket, writes one JSON line to the termin
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import shutil
 import signal
@@ -26,10 +25,11 @@ from finetune_operator.api.plan import AttemptFile
 from finetune_operator.api.progress import TerminationMessage
 from finetune_operator.api.reasons import Reason
 from finetune_trainer.attempt import Workplace, read_attempt
-from finetune_trainer.causes import Cause, first_cause
+from finetune_trainer.causes import Cause, cause_of_evaluation, first_cause
+from finetune_trainer.child_process import die_with_parent, start
 from finetune_trainer.failures import TrainerFailure, calls_of, failure_of
 from finetune_trainer.hang_watch import HangWatch
-from finetune_trainer.kept_logs import aborted_for_a_peer, keep_logs
+from finetune_trainer.kept_logs import EVALUATION_LOG, aborted_for_a_peer, keep_logs
 from finetune_trainer.network import ROUTES, default_interface
 from finetune_trainer.rank_environment import rank_environment
 from finetune_trainer.rank_files import RankDeath
@@ -37,8 +37,6 @@ from finetune_trainer.rank_files import RankDeath
 INDEX_VARIABLE: Final = "JOB_COMPLETION_INDEX"
 JOIN_SECONDS: Final = 24 * 3600
 """How long pods wait for one another: a peer may be Pending for hours, and the run's deadline and the operator end the wait earlier."""
-_LIBC: Final = ctypes.CDLL(None)  # loaded here: the child must not import between fork and exec
-_PR_SET_PDEATHSIG: Final = 1
 _MEMORY_EVENTS: Final = tuple(map(Path, ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")))
 """Where the kernel counts the processes that it has killed: in version 2 and version 1 of its control groups."""
 
@@ -59,34 +57,54 @@ def launch(plan_path: Path) -> int:
         from finetune_trainer.script_process import run_script
 
         return _conclude(run_script(attempt, plan_path, place, index, stop), attempt, place)
-    killed_before = killed_for_memory()
     try:
         if attempt.plan.pods > 1:
             wait_for_host(attempt.rendezvous_host, JOIN_SECONDS, stopped=lambda: stop.requested)
-        status = _run_ranks(attempt, plan_path, place, index, stop)
-        if status == 0 and index == 0 and attempt.spec.evaluation.after_training and not stop.requested:
-            status = _evaluate(attempt, plan_path, place, stop)
+        cause = _train_and_evaluate(attempt, plan_path, place, index, stop)
     except (TrainerFailure, OSError) as error:
         failure = failure_of(error)
         if failure.exit_code is ExitCode.BUG:
             print(calls_of(error), flush=True)
         return _conclude(Cause(failure.exit_code, failure.reason, failure.message))
-    if status == 0:
-        cause = Cause(ExitCode.OK, Reason.SUCCEEDED, "every rank has finished")
-    else:
-        deaths = list(place.run.read_deaths())
-        if attempt.plan.processes == 1:
-            deaths.append(RankDeath(rank=0, time=time.time(), status=status))
-        aborted = aborted_for_a_peer(deaths, place.run, index, attempt.plan.processes_per_pod)
-        cause = first_cause(
-            [*place.run.errors(), *aborted],
-            deaths,
-            terminated=stop.requested,
-            host_out_of_memory=killed_for_memory() > killed_before,
-            agent_status=status if attempt.plan.processes > 1 else 0,
-        )
     log_uri = keep_logs(attempt, place.run, index, cause) if cause.exit_code is not ExitCode.OK else None
     return _conclude(cause, attempt, place, log_uri)
+
+
+def _train_and_evaluate(attempt: AttemptFile, plan_path: Path, place: Workplace, index: int, stop: _Stop) -> Cause:
+    """Run the pod's ranks, and in the first pod what is measured after them.
+
+    A pod that comes back to an evaluation that was cut short does not load the model onto its GPUs only to see that every step is made: the
+    evaluation begins at once. It looks for the final checkpoint itself, and where that is missing or damaged the ranks run as ever. Pods of several
+    would have to agree on it, so they always run their ranks.
+    """
+    evaluates = index == 0 and attempt.spec.evaluation.after_training
+    if evaluates and attempt.plan.pods == 1 and attempt.reached_step >= attempt.plan.total_steps:
+        cause = _evaluate(attempt, plan_path, place, stop)
+        if cause.exit_code is not ExitCode.NOT_FOUND:
+            return cause
+        place.run.forget_errors()
+    cause = _train(attempt, plan_path, place, index, stop)
+    if not evaluates or cause.exit_code is not ExitCode.OK:
+        return cause
+    return _evaluate(attempt, plan_path, place, stop)
+
+
+def _train(attempt: AttemptFile, plan_path: Path, place: Workplace, index: int, stop: _Stop) -> Cause:
+    killed_before = killed_for_memory()
+    status = _run_ranks(attempt, plan_path, place, index, stop)
+    if status == 0:
+        return Cause(ExitCode.OK, Reason.SUCCEEDED, "every rank has finished")
+    deaths = list(place.run.read_deaths())
+    if attempt.plan.processes == 1:
+        deaths.append(RankDeath(rank=0, time=time.time(), status=status))
+    aborted = aborted_for_a_peer(deaths, place.run, index, attempt.plan.processes_per_pod)
+    return first_cause(
+        [*place.run.errors(), *aborted],
+        deaths,
+        terminated=stop.requested,
+        host_out_of_memory=killed_for_memory() > killed_before,
+        agent_status=status if attempt.plan.processes > 1 else 0,
+    )
 
 
 def wait_for_host(
@@ -155,7 +173,7 @@ def _run_ranks(attempt: AttemptFile, plan_path: Path, place: Workplace, index: i
     train = ["train", "--plan", str(plan_path)]
     copier: threading.Thread | None = None
     if attempt.plan.processes == 1:
-        process, copier = _start([*command, *train], environment, place.run.logs / "rank-0.log")
+        process, copier = start([*command, *train], environment, place.run.logs / "rank-0.log")
     else:
         agent = [
             *command,
@@ -165,7 +183,7 @@ def _run_ranks(attempt: AttemptFile, plan_path: Path, place: Workplace, index: i
             "finetune_trainer",
             *train,
         ]
-        process = subprocess.Popen(agent, env=environment, start_new_session=True, preexec_fn=_die_with_parent)
+        process = subprocess.Popen(agent, env=environment, start_new_session=True, preexec_fn=die_with_parent)
     watch = HangWatch(
         place.run, lambda: [(state.rank, state.process) for state in place.run.states()], pods=attempt.plan.pods
     ).start()
@@ -177,36 +195,25 @@ def _run_ranks(attempt: AttemptFile, plan_path: Path, place: Workplace, index: i
     return status
 
 
-def _evaluate(attempt: AttemptFile, plan_path: Path, place: Workplace, stop: _Stop) -> int:
-    """Run the evaluation after the training: a process of its own, for what the ranks held of the GPUs is free only when they are gone."""
-    command = [sys.executable, "-m", "finetune_trainer", "evaluate", "--plan", str(plan_path)]
-    environment = rank_environment(attempt.plan, place.run, os.environ)
-    process, copier = _start(command, environment, place.run.logs / "evaluation.log")
-    stop.watch(process, 1, list)
-    status = process.wait()
-    copier.join(timeout=5)
-    return status
+def _evaluate(attempt: AttemptFile, plan_path: Path, place: Workplace, stop: _Stop) -> Cause:
+    """Run the evaluation after the training: a process of its own, for what the ranks held of the GPUs is free only when they are gone.
 
-
-def _start(
-    command: list[str], environment: dict[str, str], log: Path
-) -> tuple[subprocess.Popen[bytes], threading.Thread]:
-    process = subprocess.Popen(
-        command,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-        preexec_fn=_die_with_parent,
+    Without it the attempt is not done: one that is stopped now comes again, or a model would be published that nobody has measured.
+    """
+    killed_before, status = killed_for_memory(), -signal.SIGTERM
+    if not stop.requested:
+        command = [sys.executable, "-m", "finetune_trainer", "evaluate", "--plan", str(plan_path)]
+        environment = rank_environment(attempt.plan, place.run, os.environ)
+        process, copier = start(command, environment, place.run.logs / EVALUATION_LOG)
+        stop.watch(process, 1, list)
+        status = process.wait()
+        copier.join(timeout=5)
+    return cause_of_evaluation(
+        place.run.errors(),
+        status,
+        terminated=stop.requested,
+        host_out_of_memory=killed_for_memory() > killed_before,
     )
-    copier = threading.Thread(target=_copy, args=(process, log), daemon=True)
-    copier.start()
-    return process, copier
-
-
-def _die_with_parent() -> None:
-    """Run in the child: a session of its own, so that a terminal's Ctrl-C comes through us alone; and SIGTERM when we are killed."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def torchrun_arguments(attempt: AttemptFile, index: int, logs: Path, *, join_seconds: int = JOIN_SECONDS) -> list[str]:
@@ -222,15 +229,6 @@ def torchrun_arguments(attempt: AttemptFile, index: int, logs: Path, *, join_sec
         f"--log-dir={logs}",
         "--tee=3",
     ]
-
-
-def _copy(process: subprocess.Popen[bytes], path: Path) -> None:
-    with path.open("wb") as file:
-        for line in process.stdout or ():
-            file.write(line)
-            file.flush()
-            sys.stdout.buffer.write(line)
-            sys.stdout.flush()
 
 
 def killed_for_memory(files: Iterable[Path] = _MEMORY_EVENTS) -> int:
@@ -249,6 +247,9 @@ def _conclude(
     steps = [state.step for state in states if state.step is not None]
     saved = [state.checkpoint_step for state in states if state.checkpoint_step is not None]
     peaks = [state.peak_memory_bytes for state in states if state.peak_memory_bytes is not None]
+    evaluated = place.run.evaluated() if place else None
+    if evaluated is not None:  # by a pod that had no step to make
+        steps, saved = [*steps, evaluated.step], [*saved, evaluated.step]
     message = TerminationMessage(
         reason=cause.reason,
         exit_code=cause.exit_code,
@@ -260,7 +261,7 @@ def _conclude(
         memory_shortage=cause.memory_shortage,
         time=states[0].time if states else None,
         log_uri=log_uri,
-        evaluation=place.run.evaluated() if place else None,
+        evaluation=evaluated,
     )
     write_termination(message)
     return int(cause.exit_code)

@@ -51,6 +51,11 @@ GAUGES: Final = (
     Described(
         "slowness_ratio", "own_seconds over the median of the other ranks; 1.5 and more can make the rank a slow one."
     ),
+    Described(
+        "evaluated_rows",
+        "Rows that the evaluation after the training has measured, once per model and metric that looks at rows by itself.",
+    ),
+    Described("evaluation_rows", "Rows that it is to measure in all, as far as is known."),
     Described("start_seconds", "Time from the start of the process to the first step."),
 )
 COUNTERS: Final = (

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from finetune_operator.api.evaluated import Evaluated
 from finetune_operator.api.exit_codes import ExitCode
-from finetune_operator.api.progress import MemoryShortage
+from finetune_operator.api.progress import MemoryShortage, TrainerStatus
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.time_spent import TimeSpent
 
@@ -130,6 +130,19 @@ class RunDirectory:
     def write_error(self, error: RankError) -> None:
         """Write a rank's error."""
         _write(self.path / f"rank-{error.rank}.error.json", error)
+
+    def forget_errors(self) -> None:
+        """Remove what ranks wrote of their errors: what they failed at is done in another way."""
+        for path in self.path.glob("rank-*.error.json"):
+            path.unlink()
+
+    def write_last_report(self, status: TrainerStatus) -> None:
+        """Write what the training has told the operator last."""
+        _write(self.path / "report.json", status)
+
+    def last_report(self) -> TrainerStatus | None:
+        """Return what the training has told the operator last; None where it told nothing."""
+        return next(iter(_read_all(self.path, "report.json", TrainerStatus)), None)
 
     def write_evaluated(self, evaluated: Evaluated) -> None:
         """Write what was measured after the training."""

@@ -14,6 +14,7 @@ from typing import Final
 
 from finetune_operator.api.constants import NODE_VARIABLE
 from finetune_operator.api.plan import AttemptFile, Phase
+from finetune_operator.api.progress import TrainerStatus
 from finetune_operator.api.run_events import CheckpointEvent, EvaluationEvent, MemoryEvent, ResumeEvent, StepEvent
 from finetune_operator.api.time_spent import LostCause, TimeSpent
 from finetune_trainer.attempt import Place
@@ -253,8 +254,10 @@ class Telemetry:
         self._write_state()
         if self._trackers is not None:
             self._trackers.close("failed" if memory is None else "finished")
-        self._report(urgent=True)
         if self._reporter is not None:
+            status = self._status()
+            self._run.write_last_report(status)
+            self._reporter.update(status, urgent=True)
             self._reporter.close()
 
     def _write_state(self) -> None:
@@ -268,27 +271,26 @@ class Telemetry:
         return TimeSpent(lost=lost, productive=round(self._productive, 3), first_step_time=self._first_step_time)
 
     def _report(self, *, urgent: bool) -> None:
-        if self._reporter is None:
-            return
+        if self._reporter is not None:
+            self._reporter.update(self._status(), urgent=urgent)
+
+    def _status(self) -> TrainerStatus:
         state, last, plan = self._state, self._last, self._attempt.plan
         step = state.step or 0
-        self._reporter.update(
-            trainer_status(
-                now=datetime.now(UTC),
-                attempt=self._attempt.attempt,
-                step=step,
-                total_steps=plan.total_steps,
-                loss=last.loss if last else None,
-                evaluation=self._evaluation,
-                tokens_per_second=self._trained.tokens_per_second
-                or (Trained().after(last).tokens_per_second if last else None),
-                remaining_seconds=None if self._pace is None else self._pace * (plan.total_steps - step),
-                peak_memory_bytes=state.peak_memory_bytes,
-                checkpoint_step=state.checkpoint_step,
-                checkpoints_rejected=self._rejected,
-                time_spent=self._time_spent(),
-                straggler=self._straggler,
-                trackers_failing=self._trackers_failing,
-            ),
-            urgent=urgent,
+        return trainer_status(
+            now=datetime.now(UTC),
+            attempt=self._attempt.attempt,
+            step=step,
+            total_steps=plan.total_steps,
+            loss=last.loss if last else None,
+            evaluation=self._evaluation,
+            tokens_per_second=self._trained.tokens_per_second
+            or (Trained().after(last).tokens_per_second if last else None),
+            remaining_seconds=None if self._pace is None else self._pace * (plan.total_steps - step),
+            peak_memory_bytes=state.peak_memory_bytes,
+            checkpoint_step=state.checkpoint_step,
+            checkpoints_rejected=self._rejected,
+            time_spent=self._time_spent(),
+            straggler=self._straggler,
+            trackers_failing=self._trackers_failing,
         )

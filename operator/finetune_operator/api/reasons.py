@@ -76,6 +76,7 @@ class Reason(StrEnum):
     STARTING = "Starting"
     RENDEZVOUS = "Rendezvous"
     TRAINING = "Training"
+    EVALUATING = "Evaluating"
     RESTARTING = "Restarting"
     WAITING_FOR_TRAINING = "WaitingForTraining"
     PUBLISHING = "Publishing"
@@ -192,6 +193,10 @@ REASON_MEANINGS: Final = MappingProxyType(
         Reason.STARTING: ReasonMeaning("the trainer starts: imports, model load, first batch", "wait"),
         Reason.RENDEZVOUS: ReasonMeaning("ranks wait for one another", "wait; a pod may still be starting"),
         Reason.TRAINING: ReasonMeaning("steps are being made", _NOTHING),
+        Reason.EVALUATING: ReasonMeaning(
+            "every step is made; the trained model is measured beside the base model (evaluation.metrics, evaluation.harness)",
+            _NOTHING,
+        ),
         Reason.RESTARTING: ReasonMeaning(
             "an attempt failed; the next one starts from the newest verified checkpoint", "wait"
         ),

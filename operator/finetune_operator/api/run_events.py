@@ -48,6 +48,17 @@ class EvaluationEvent(ReadModel):
     )
 
 
+class EvaluatingEvent(ReadModel):
+    """The evaluation after the training has come so far; at most one a second."""
+
+    event: Literal["evaluating"] = "evaluating"
+    attempt: int
+    rows: int = Field(
+        description="Rows that were measured: each once per model and per metric that looks at rows by itself."
+    )
+    total_rows: int = Field(description="In all, as far as is known.")
+
+
 class EvaluatedEvent(ReadModel):
     """The finished model was measured beside its base model."""
 
@@ -96,13 +107,16 @@ class PublishEvent(ReadModel):
     destinations: tuple[str, ...] = Field((), description="Where else the model is.")
 
 
-RunEvent = Annotated[
-    StepEvent | EvaluationEvent | EvaluatedEvent | CheckpointEvent | ResumeEvent | MemoryEvent | PublishEvent,
-    Field(discriminator="event"),
-]
-RUN_EVENT: Final[
-    TypeAdapter[
-        StepEvent | EvaluationEvent | EvaluatedEvent | CheckpointEvent | ResumeEvent | MemoryEvent | PublishEvent
-    ]
-] = TypeAdapter(RunEvent)
+_AnyEvent = (
+    StepEvent
+    | EvaluationEvent
+    | EvaluatingEvent
+    | EvaluatedEvent
+    | CheckpointEvent
+    | ResumeEvent
+    | MemoryEvent
+    | PublishEvent
+)
+RunEvent = Annotated[_AnyEvent, Field(discriminator="event")]
+RUN_EVENT: Final[TypeAdapter[_AnyEvent]] = TypeAdapter(RunEvent)
 """Reads one line: `RUN_EVENT.validate_json(line)`."""

@@ -139,6 +139,10 @@ class ProgressStatus(ReadModel):
     total_steps: int | None = Field(None, description="Optimizer steps in all.")
     steps: str | None = Field(None, description="step/total, for the print column.")
     percentage: int | None = Field(None, description="0 to 100.")
+    evaluation: str | None = Field(
+        None,
+        description="While the model is evaluated after the training: rows that were measured / in all, such as 120/400.",
+    )
     loss: str | None = Field(None, description="Training loss, as text.")
     eta: str | None = Field(None, description="Estimated time left, such as 12m.")
     estimated_remaining_seconds: int | None = Field(None, description="Estimated time left, in seconds.")

@@ -49,7 +49,7 @@ CAUSE_MEANINGS: Final = MappingProxyType(
         LostCause.RESUME: "Finding and downloading the checkpoint to go on from.",
         LostCause.REFERENCE: "Log-probabilities of all rows under the reference model (objective dpo, where the plan says so).",
         LostCause.PROBE: "Trial of the longest batch.",
-        LostCause.EVALUATION: "Measuring the loss on the evaluation rows.",
+        LostCause.EVALUATION: "Measuring on the evaluation rows: the loss during the training, and all that is measured after it.",
         LostCause.DATA: "Waiting for batches.",
         LostCause.CHECKPOINT: "Steps held up by a checkpoint.",
         LostCause.REPLAY: "Steps that an earlier attempt had made already.",

@@ -24,7 +24,14 @@ from finetune_operator.api.inspection import InspectionReport, InspectionRequest
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.plan import AttemptFile, Plan, PlanError, checkpoint_uri
 from finetune_operator.api.progress import TerminationMessage
-from finetune_operator.api.run_events import CheckpointEvent, EvaluatedEvent, ResumeEvent, RunEvent, StepEvent
+from finetune_operator.api.run_events import (
+    CheckpointEvent,
+    EvaluatedEvent,
+    EvaluatingEvent,
+    ResumeEvent,
+    RunEvent,
+    StepEvent,
+)
 from finetune_operator.cli.exit_codes import BAD_INPUT, NO_PLAN
 from finetune_operator.cli.local_config_maps import add_config_map, changed, folders_of, known_files, linked
 from finetune_operator.cli.local_machine import inventory_of_this_machine
@@ -266,6 +273,8 @@ class LocalRun:
                     case ResumeEvent():
                         progress.console.print(f"Resumed from the verified checkpoint of step {event.step}")
                         progress.update(task, completed=event.step)
+                    case EvaluatingEvent():
+                        progress.update(task, detail=f"evaluating {event.rows}/{event.total_rows} rows")
                     case EvaluatedEvent():
                         progress.console.print(evaluation_table(event.evaluated))
                     case CheckpointEvent() if not event.verified:

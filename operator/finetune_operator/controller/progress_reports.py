@@ -23,6 +23,8 @@ from finetune_operator.api.progress import (
     METRIC_ATTEMPT,
     METRIC_CHECKPOINT_STEP,
     METRIC_CHECKPOINTS_REJECTED,
+    METRIC_EVALUATED_ROWS,
+    METRIC_EVALUATION_ROWS,
     METRIC_LOSS,
     TrainerStatus,
     number,
@@ -61,7 +63,8 @@ def progress_status(
     total = _first(report.total_steps, before.total_steps)
     loss = number(report.metric(METRIC_LOSS))
     percentage = _first(report.progress_percentage, before.percentage)
-    remaining = None if percentage == 100 else report.estimated_remaining_seconds
+    evaluation = _share(report.metric(METRIC_EVALUATED_ROWS), report.metric(METRIC_EVALUATION_ROWS))
+    remaining = None if percentage == 100 and evaluation is None else report.estimated_remaining_seconds
     shown = [m for m in report.metrics if _METRIC_NAME.match(m.name) and number(m.value) is not None][:METRICS_SHOWN]
     return ProgressStatus(
         attempt=attempt,
@@ -69,6 +72,7 @@ def progress_status(
         total_steps=total,
         steps=f"{step}/{total}" if step is not None and total is not None else None,
         percentage=percentage,
+        evaluation=evaluation,
         loss=before.loss if loss is None else f"{loss:.4g}",
         eta=None if remaining is None else format_duration(remaining),
         estimated_remaining_seconds=remaining,
@@ -212,6 +216,11 @@ def _progress_body(job: Body, status: ProgressStatus) -> Body:
         "metadata": metadata,
         "status": {"progress": status.to_json_dict()},
     }
+
+
+def _share(done: str | None, total: str | None) -> str | None:
+    counts = whole_number(done), whole_number(total)
+    return None if None in counts else f"{counts[0]}/{counts[1]}"
 
 
 def _first(value: int | None, otherwise: int | None) -> int | None:

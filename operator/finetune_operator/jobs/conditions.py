@@ -112,6 +112,7 @@ REASONS_OF: Final[Mapping[ConditionType, frozenset[Reason]]] = MappingProxyType(
                 Reason.STARTING,
                 Reason.RENDEZVOUS,
                 Reason.TRAINING,
+                Reason.EVALUATING,
                 Reason.RESTARTING,
                 Reason.SUSPENDED_BY_USER,
                 Reason.SUCCEEDED,

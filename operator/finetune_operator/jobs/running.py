@@ -143,8 +143,7 @@ def _active(job: FineTuneJob, observed: Observed, record: AttemptStatus, file: A
     if silence >= SILENCE_SECONDS:
         text = f"attempt {record.number} runs, and its trainer has not reported for 15 minutes; look at the pods' logs"
         moving = stalled(text)
-    doing = "trains" if training else "loads the model and makes its first step"
-    running = Reason.TRAINING if training else Reason.STARTING
+    doing, running = _doing(job) if training else ("loads the model and makes its first step", Reason.STARTING)
     left = SILENCE_SECONDS - silence
     return Stage(
         state=JobState.RUNNING if training else JobState.STARTING,
@@ -156,6 +155,14 @@ def _active(job: FineTuneJob, observed: Observed, record: AttemptStatus, file: A
         ),
         requeue_after=left if left > 0 else SILENCE_SECONDS,
     )
+
+
+def _doing(job: FineTuneJob) -> tuple[str, Reason]:
+    """Return what an attempt does that has made steps, in words and as a reason."""
+    rows = job.status.progress.evaluation if job.status.progress else None
+    if rows is None:
+        return "trains", Reason.TRAINING
+    return f"has trained, and evaluates the model: {rows} rows", Reason.EVALUATING
 
 
 def _starting(job: FineTuneJob, observed: Observed, record: AttemptStatus, wait: Wait) -> Stage:

@@ -28,8 +28,9 @@ def answers_of(
     ends: Iterable[int],
     padding: int,
     decode: Callable[[list[int]], str],
+    count: Callable[[int], None],
 ) -> list[str]:
-    """Return a model's answer to each question, of up to `new_tokens` tokens; one of `ends` ends it."""
+    """Return a model's answer to each question, of up to `new_tokens` tokens; one of `ends` ends it. `count` hears of every batch's rows."""
     ends = sorted(set(ends))
 
     def ask(numbers: Sequence[int]) -> list[str]:
@@ -58,15 +59,17 @@ def answers_of(
         return [decode(_until(row[-(made.shape[1] - width) :].tolist(), ends)) for row in made]
 
     lengths = [len(question.prompt) for question in questions]
-    return list(_in_batches(lengths, batch, ask))
+    return list(_in_batches(lengths, batch, ask, count))
 
 
 def _until(tokens: list[int], ends: Sequence[int]) -> list[int]:
     return tokens[: next((index for index, token in enumerate(tokens) if token in ends), len(tokens))]
 
 
-def perplexity_of(model: Any, passages: Sequence[Passage], *, batch: int, padding: int) -> float:
-    """Return e to the mean loss over all counted tokens of the passages."""
+def perplexity_of(
+    model: Any, passages: Sequence[Passage], *, batch: int, padding: int, count: Callable[[int], None]
+) -> float:
+    """Return e to the mean loss over all counted tokens of the passages. `count` hears of every batch's rows."""
 
     def measure(numbers: Sequence[int]) -> list[tuple[float, int]]:
         width = max(len(passages[number].tokens) for number in numbers)
@@ -90,11 +93,13 @@ def perplexity_of(model: Any, passages: Sequence[Passage], *, batch: int, paddin
         counted = (labels != IGNORED).sum(dim=1).tolist()
         return list(zip(losses.sum(dim=1).tolist(), counted, strict=True))
 
-    found = list(_in_batches([len(passage.tokens) for passage in passages], batch, measure))
-    return math.exp(sum(loss for loss, _ in found) / sum(count for _, count in found))
+    found = list(_in_batches([len(passage.tokens) for passage in passages], batch, measure, count))
+    return math.exp(sum(loss for loss, _ in found) / sum(tokens for _, tokens in found))
 
 
-def _in_batches(lengths: Sequence[int], size: int, work: Callable[[Sequence[int]], list[_T]]) -> Iterator[_T]:
+def _in_batches(
+    lengths: Sequence[int], size: int, work: Callable[[Sequence[int]], list[_T]], count: Callable[[int], None]
+) -> Iterator[_T]:
     """Yield what `work` makes of each row, in the order of rows; the longest rows pass first, so that memory is seen to be enough."""
     order = sorted(range(len(lengths)), key=lambda number: -lengths[number])
     found: dict[int, _T] = {}
@@ -103,6 +108,7 @@ def _in_batches(lengths: Sequence[int], size: int, work: Callable[[Sequence[int]
         numbers = waiting.pop(0)
         try:
             found.update(zip(numbers, work(numbers), strict=True))
+            count(len(numbers))
         except torch.OutOfMemoryError as error:
             if len(numbers) == 1:
                 raise TrainerFailure(

@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 from finetune_operator.api.chat_templates import END_OF_TURN
 from finetune_operator.api.constants import JUDGE_KEY_VARIABLE
 from finetune_operator.api.evaluated import EVALUATION_FILE, Evaluated, Figure
-from finetune_operator.api.evaluation import FIGURES, JUDGE_FAILURES, Metric
+from finetune_operator.api.evaluation import FIGURES, JUDGE_FAILURES, Evaluation, Metric
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.plan import AttemptFile
 from finetune_operator.api.run_events import EvaluatedEvent
 from finetune_trainer.after_training.entailment import entailed_share
 from finetune_trainer.after_training.harness import fetch_tasks, harness_figures
+from finetune_trainer.after_training.progress import EvaluationProgress
 from finetune_trainer.after_training.results import read_evaluated
 from finetune_trainer.after_training.rows import JudgedRows, judged_rows
 from finetune_trainer.attempt import Workplace, read_attempt
@@ -85,7 +86,9 @@ def evaluate_attempt(attempt: AttemptFile, workplace: Workplace) -> Evaluated:
             f"none of the {rows.rows} evaluation rows has an answer in words to compare with; remove the metrics but perplexity, or name other rows",
         )
     go_offline()
-    found = _measured(attempt, base, exported(workplace.resume), rows, beside)
+    with EvaluationProgress(attempt, workplace.run, step=manifest.step, started=started) as progress:
+        progress.serve(attempt.metrics_port)
+        found = _measured(attempt, base, exported(workplace.resume), rows, beside, progress)
     figures = tuple(
         Figure(name=name, base=found["base"].get(name), tuned=found["tuned"][name])
         for name in sorted(found["tuned"], key=_place)
@@ -118,7 +121,7 @@ def _place(name: str) -> tuple[int, str]:
 
 
 def _measured(
-    attempt: AttemptFile, base: Path, export: Path, rows: JudgedRows, beside: Beside
+    attempt: AttemptFile, base: Path, export: Path, rows: JudgedRows, beside: Beside, progress: EvaluationProgress
 ) -> dict[str, dict[str, float]]:
     import transformers
 
@@ -134,10 +137,25 @@ def _measured(
     padding = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     references = [question.reference for question in rows.questions]
     found: dict[str, dict[str, float]] = {}
+    progress.expect_of_both(_looks(spec, rows))
     for which, model in compared_models(attempt, base, export, beside.initial_adapter):
         scores = found[which] = {}
+        if spec.harness is not None and beside.tasks is not None:
+            scores |= harness_figures(
+                spec.harness,
+                beside.tasks,
+                model,
+                tokenizer,
+                batch=batch,
+                rows=spec.max_rows,
+                # The base model, which comes last, is asked the same.
+                expect=progress.expect_of_both if which == "tuned" else lambda requests: None,
+                count=progress.count,
+            )
         if Metric.PERPLEXITY in spec.metrics:
-            scores["perplexity"] = perplexity_of(model, rows.passages, batch=batch, padding=padding)
+            scores["perplexity"] = perplexity_of(
+                model, rows.passages, batch=batch, padding=padding, count=progress.count
+            )
         if spec.generates:
             answers = answers_of(
                 model,
@@ -147,19 +165,26 @@ def _measured(
                 ends=_ends(attempt, model, tokenizer),
                 padding=padding,
                 decode=lambda tokens: str(tokenizer.decode(tokens, skip_special_tokens=True)).strip(),
+                count=progress.count,
             )
             for metric in spec.metrics:
                 if metric in OF_ANSWERS:
                     scores |= OF_ANSWERS[metric](answers, references)
-            scores |= _judged(attempt, rows.questions, answers, which)
+            scores |= _judged(attempt, rows.questions, answers, which, progress)
             if beside.entailment is not None:
-                scores["entailment"] = entailed_share(beside.entailment, references, answers)
-        if spec.harness is not None and beside.tasks is not None:
-            scores |= harness_figures(spec.harness, beside.tasks, model, tokenizer, batch=batch, rows=spec.max_rows)
+                scores["entailment"] = entailed_share(beside.entailment, references, answers, count=progress.count)
     return found
 
 
-def _judged(attempt: AttemptFile, questions: Any, answers: list[str], which: str) -> dict[str, float]:
+def _looks(spec: Evaluation, rows: JudgedRows) -> int:
+    """Return how often a row is looked at per model."""
+    asked = (spec.generates, spec.judge is not None, spec.entailment is not None)
+    return len(rows.questions) * sum(asked) + (len(rows.passages) if Metric.PERPLEXITY in spec.metrics else 0)
+
+
+def _judged(
+    attempt: AttemptFile, questions: Any, answers: list[str], which: str, progress: EvaluationProgress
+) -> dict[str, float]:
     """Return the score of evaluation.judge, and how many answers got none; no score where it gave none at all."""
     judge = attempt.spec.evaluation.judge
     if judge is None:
@@ -167,7 +192,7 @@ def _judged(attempt: AttemptFile, questions: Any, answers: list[str], which: str
     from finetune_trainer.after_training.judge import JudgeClient
 
     with JudgeClient(judge, os.environ.get(JUDGE_KEY_VARIABLE)) as client:
-        said = client.judge(questions, answers)
+        said = client.judge(questions, answers, count=progress.count)
     if said.unusable:
         print(
             f"judge: no score for {said.unusable} of {len(answers)} answers of the {which} model: {said.problem}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from finetune_operator.api.exit_codes import ExitCode
@@ -12,10 +12,12 @@ from finetune_trainer.failures import TrainerFailure
 ROWS_TOGETHER = 16
 
 
-def entailed_share(folder: Path, references: Sequence[str], answers: Sequence[str]) -> float:
+def entailed_share(
+    folder: Path, references: Sequence[str], answers: Sequence[str], *, count: Callable[[int], None] = lambda rows: None
+) -> float:
     """Return the share of answers (hypothesis) for which, after the reference (premise), the likeliest class is entailment.
 
-    The model runs in its own precision on the first GPU, else on the CPU; the longer text of a pair is cut.
+    The model runs in its own precision on the first GPU, else on the CPU; the longer text of a pair is cut. `count` hears of every batch's rows.
     """
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -34,4 +36,5 @@ def entailed_share(folder: Path, references: Sequence[str], answers: Sequence[st
         batch = tokenizer(*pairs, truncation=True, max_length=longest, padding=True, return_tensors="pt")
         with torch.no_grad():
             follows += int((model(**batch.to(device)).logits.argmax(-1) == wanted).sum())
+        count(len(answers[first : first + ROWS_TOGETHER]))
     return follows / len(answers)

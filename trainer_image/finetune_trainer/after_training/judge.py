@@ -90,11 +90,19 @@ class JudgeClient:
     def __exit__(self, *_: object) -> None:
         self._client.close()
 
-    def judge(self, questions: Sequence[Question], answers: Sequence[str]) -> Judgement:
-        """Return what the judge says of the answers."""
+    def judge(
+        self, questions: Sequence[Question], answers: Sequence[str], *, count: Callable[[int], None] = lambda rows: None
+    ) -> Judgement:
+        """Return what the judge says of the answers. `count` hears of every one."""
         self._failed_in_a_row, self._problem = 0, ""
+
+        def score(question: Question, answer: str) -> int | None:
+            found = self._score(question, answer)
+            count(1)
+            return found
+
         with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="judge") as pool:
-            scores = list(pool.map(self._score, questions, answers))
+            scores = list(pool.map(score, questions, answers))
         usable = [score for score in scores if score is not None]
         mean = sum(usable) / len(usable) if usable else None
         return Judgement(mean, len(scores) - len(usable), self._problem)

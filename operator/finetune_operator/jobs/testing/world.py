@@ -120,14 +120,15 @@ class World:
         self.finish("tune-inspect")
         self.report, self.report_owned = make_report(self.job, finished=self.now, **dataset), True
 
-    def train_to(self, step: int, attempt: int = 1) -> None:
-        """Let the attempt's pods run and report a step."""
+    def train_to(self, step: int, attempt: int = 1, *, evaluation: str | None = None) -> None:
+        """Let the attempt's pods run and report a step, and how far the evaluation after the training is."""
         count = self.files[attempt].plan.pods
         self.pods = [make_pod(attempt=attempt, index=index, created=self.now) for index in range(count)]
         self.children[f"tune-{attempt}"] = replace(self.children[f"tune-{attempt}"], active=count)
         self.settle()
         self.advance(5)
-        told = ProgressStatus(attempt=attempt, step=step, total_steps=21, last_updated_time=text_of(self.now))
+        now = text_of(self.now)
+        told = ProgressStatus(attempt=attempt, step=step, total_steps=21, evaluation=evaluation, last_updated_time=now)
         self.job = self.job.model_copy(update={"status": self.status.model_copy(update={"progress": told})})
 
     def finish(self, name: str, *pods: PodReport) -> None:
