@@ -22,6 +22,7 @@ from finetune_operator.memory.kinds import (
     LossKind,
     Optimizer,
     Quantization,
+    Teacher,
     Tuning,
 )
 from finetune_operator.memory.software import OWN_SOFTWARE, Software
@@ -57,6 +58,7 @@ workloads = st.builds(
     optimizer=st.sampled_from(list(Optimizer)),
     attention=st.sampled_from(list(AttentionKernel)),
     packing=st.booleans(),
+    teacher=st.sampled_from((None, Teacher(10**9, 2048, 20_000))),
     separates_rows=st.booleans(),
     goal=st.sampled_from(list(Goal)),
     offload=st.sampled_from(list(Offload)),

@@ -16,7 +16,7 @@ from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.planner.inventory import CpuNodes, Inventory
 from finetune_operator.planner.plan import make_plan
 from finetune_trainer.inspect.command import inspect
-from finetune_trainer.testing import answer_rows, judged_rows, preference_rows, write_rows
+from finetune_trainer.testing import answer_rows, arithmetic_rows, judged_rows, preference_rows, write_rows
 from finetune_trainer.testing_encoders import text_rows, word_rows
 from finetune_trainer.testing_online import SUMS
 from finetune_trainer.testing_pairs import judged_pair_rows, pair_rows
@@ -34,6 +34,7 @@ ROWS: Final = {
     "token-classification.yaml": word_rows,
     "embedding.yaml": pair_rows,
     "reranker.yaml": judged_pair_rows,
+    "distill-lora.yaml": arithmetic_rows,
 }
 ENDS: Final = {
     "reward-lora.yaml": "LlamaForSequenceClassification",
@@ -54,6 +55,8 @@ def attempt_of(name: str, model: Path, folder: Path, **training: Any) -> Attempt
     rows = write_rows(folder / "rows.jsonl", ROWS[name](48))
     spec["dataset"] = {**spec["dataset"], "uri": f"file://{rows}"}
     spec["training"] = {**spec["training"], **training}
+    if (distill := spec["training"].get("distill")) is not None:
+        distill["teacher"]["uri"] = f"file://{model}"
     spec.pop("credentials")
     parsed = FineTuneJobSpec.model_validate(spec)
     uid = "0f1e2d3c-0000-4000-8000-000000000000"

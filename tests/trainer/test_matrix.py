@@ -36,7 +36,7 @@ ALLOWED: Final = [
     if not any(impossibility(method, strategy, kind, objective=objective) for kind in ("cpu", "gpu"))
 ]
 ROWS_OF: Final[dict[Objective, Callable[[], list[dict[str, Any]]]]] = {
-    Objective.SFT: lambda: arithmetic_rows(ROWS),
+    **dict.fromkeys((Objective.SFT, Objective.DISTILL), lambda: arithmetic_rows(ROWS)),
     Objective.PRETRAIN: lambda: [{"text": row["messages"][1]["content"]} for row in arithmetic_rows(ROWS)],
     Objective.DPO: lambda: preference_rows(ROWS),
     Objective.ORPO: lambda: preference_rows(ROWS),
@@ -92,6 +92,8 @@ def attempt(model: Path, folder: Path, objective: Objective, method: Method, str
         precomputed_reference=objective is Objective.DPO and method is Method.FULL,
     )
     training: dict[str, Any] = {"precision": "bf16" if method is Method.QLORA else "fp32"}
+    if objective is Objective.DISTILL:
+        training |= {"distill": {"teacher": {"uri": f"file://{model}"}, "temperature": 2.0}}  # as it was before
     if objective in ONLINE:
         rewards = [{"verifier": "numeric-closeness"}]
         block = {"rewards": rewards, "generations": 2, "maxCompletionLength": 4, "beta": 0}

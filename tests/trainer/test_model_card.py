@@ -10,7 +10,8 @@ from huggingface_hub import ModelCard
 from finetune_operator.api.inspection import ModelLicense
 from finetune_operator.api.manifest import Manifest
 from finetune_operator.api.plan import AttemptFile
-from finetune_trainer.publish.model_card import History, Trial, model_card
+from finetune_trainer.publish.card_lineage import Trial
+from finetune_trainer.publish.model_card import History, model_card
 
 
 def card_of(attempt: AttemptFile, **changes: Any) -> str:

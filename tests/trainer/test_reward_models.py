@@ -116,7 +116,9 @@ def test_the_mean_reward_of_the_model_rises_and_the_distance_is_told(
     assert published["code"] == 0, published["termination"]
     step = judge.attempt.plan.total_steps
     card = (tmp_path / "out" / "README.md").read_text()
-    assert f"the result of job team/judge after step {step}, uid {judge.attempt.uid}" in card
+    assert (
+        f"| reward model made by | job team/judge (reward, full) after step {step}, uid {judge.attempt.uid} |" in card
+    )
 
 
 @pytest.mark.parametrize(("strategy", "turns"), [("ddp", False), ("fsdp", True), ("zero3", False)])

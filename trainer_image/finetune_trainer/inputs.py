@@ -10,7 +10,9 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
+from finetune_operator.api.distillation import Teacher
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.inspection import InitialAdapter, InputFile
 from finetune_operator.api.plan import AttemptFile
@@ -56,6 +58,20 @@ def fetch_adapter(attempt: AttemptFile, workplace: Workplace) -> Path | None:
     return folder
 
 
+def teacher_source(attempt: AttemptFile) -> ModelSource | None:
+    """Return the teacher that was inspected, at that commit; None where the objective has none."""
+    distill, facts = attempt.spec.training.distill, attempt.inspection.teacher
+    if distill is None:
+        return None
+    source = source_of_teacher(distill.teacher)
+    return source.model_copy(update={"revision": facts.revision or source.revision}) if facts else source
+
+
+def source_of_teacher(teacher: Teacher) -> ModelSource:
+    """Return where a teacher is, as models of specs are opened."""
+    return ModelSource(uri=teacher.uri, revision=teacher.revision, trust_remote_code=teacher.trust_remote_code)
+
+
 def check_inputs(attempt: AttemptFile) -> None:
     """Raise when the model or the data set is not what was inspected, or another job's model has come to the output meanwhile."""
     model_at(open_writable(attempt.spec.output.uri), attempt.spec.output, attempt.uid)
@@ -64,6 +80,10 @@ def check_inputs(attempt: AttemptFile) -> None:
     check_unchanged("the model", attempt.inspection.model.files, _look(model, attempt.inspection.model.files))
     if (adapter := initial_adapter(attempt)) is not None:
         check_unchanged("the adapter", adapter.files, _look(open_storage(adapter.uri), adapter.files))
+    teacher, known = teacher_source(attempt), attempt.inspection.teacher
+    if teacher is not None and known is not None:
+        found = _look(open_storage(teacher.uri, revision=teacher.revision), known.files)
+        check_unchanged("the teacher", known.files, found)
     for judge in attempt.inspection.reward_models:
         found = _look(open_storage(judge.uri, revision=judge.revision or "main"), judge.files)
         check_unchanged("the reward model", judge.files, found)
@@ -110,29 +130,58 @@ def check_unchanged(what: str, inspected: Iterable[InputFile], found: Iterable[I
         raise TrainerFailure(ExitCode.INPUTS_CHANGED, f"{what} changed after the inspection: {added[0]} is new")
 
 
+def _count_nothing(outcome: CacheOutcome) -> object:
+    return None
+
+
+class Beside(NamedTuple):
+    """What a run loads beside its base model, in local folders."""
+
+    adapter: Path | None
+    """That training goes on with; None where the job has none."""
+    teacher: Path | None
+    """That is learned from; None where the job has none."""
+    reward_models: tuple[Path, ...]
+    """That judge answers, in order."""
+    functions: dict[str, Path]
+    """That judge answers, by the name of the ConfigMap they are in."""
+
+
 def fetch_model(
-    attempt: AttemptFile, workplace: Workplace, count: Callable[[CacheOutcome], object] = lambda outcome: None
+    attempt: AttemptFile, workplace: Workplace, count: Callable[[CacheOutcome], object] = _count_nothing
 ) -> Path:
     """Return the base model's local folder, downloaded by the first rank of the pod (with a cache: by one of all pods) while the others wait.
 
     `count` is told what became of it in the cache.
     """
-    cache = ModelCache(workplace.cache, count=count) if workplace.cache else None
-    with locked(workplace.model.with_name(f".{workplace.model.name}.lock")):
-        return local_model(model_source(attempt), workplace.model, cache)
+    return _local(model_source(attempt), workplace.model, workplace, count)
 
 
-def fetch_reward_models(
-    attempt: AttemptFile, workplace: Workplace, count: Callable[[CacheOutcome], object] = lambda outcome: None
-) -> tuple[Path, ...]:
-    """Return the local folders of the models that judge answers, each as it was inspected, downloaded or cached as the base model."""
+def fetch_inputs(
+    attempt: AttemptFile, workplace: Workplace, count: Callable[[CacheOutcome], object]
+) -> tuple[Path, Beside]:
+    """Return the base model's folder and what else training needs, each as it was inspected, downloaded or cached alike."""
+    return fetch_model(attempt, workplace, count), _fetch_beside(attempt, workplace, count)
+
+
+def _fetch_beside(attempt: AttemptFile, workplace: Workplace, count: Callable[[CacheOutcome], object]) -> Beside:
+    teacher = teacher_source(attempt)
+    judges = [reward_source(facts.uri, facts.revision or "main") for facts in attempt.inspection.reward_models]
+    return Beside(
+        fetch_adapter(attempt, workplace),
+        None if teacher is None else _local(teacher, workplace.model.with_name("teacher"), workplace, count),
+        tuple(
+            _local(judge, workplace.model.with_name(f"reward-model-{number}"), workplace, count)
+            for number, judge in enumerate(judges)
+        ),
+        fetch_functions(attempt, workplace),
+    )
+
+
+def _local(source: ModelSource, folder: Path, workplace: Workplace, count: Callable[[CacheOutcome], object]) -> Path:
     cache = ModelCache(workplace.cache, count=count) if workplace.cache else None
-    folders = []
-    for number, facts in enumerate(attempt.inspection.reward_models):
-        target = workplace.model.with_name(f"reward-model-{number}")
-        with locked(target.with_name(f".{target.name}.lock")):
-            folders.append(local_model(reward_source(facts.uri, facts.revision or "main"), target, cache))
-    return tuple(folders)
+    with locked(folder.with_name(f".{folder.name}.lock")):
+        return local_model(source, folder, cache)
 
 
 def fetch_functions(attempt: AttemptFile, workplace: Workplace) -> dict[str, Path]:

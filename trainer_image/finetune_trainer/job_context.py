@@ -37,6 +37,8 @@ class JobContext:
     """Try the longest batch before the first step: no attempt has trained by this plan yet."""
     evaluation_rows: Any = None
     """Encoded rows that are not trained, a `datasets.Dataset`; None: there is no evaluation."""
+    teacher: Path | None = None
+    """The folder of the model that is learned from (objective distill)."""
     reward_models: tuple[Path, ...] = ()
     """Local folders of the models among the rewards, in order."""
     functions: Mapping[str, Path] = field(default_factory=dict)

@@ -19,8 +19,8 @@ from finetune_trainer.tokenizer_files import TEMPLATE_FILE
 
 ADAPTER_FOLDER: Final = "adapter"
 ADAPTER_FILES: Final = ("adapter_model.safetensors", "adapter_config.json")
-_WITHOUT_REFERENCE: Final = frozenset({Objective.SFT, Objective.PRETRAIN, Objective.ORPO})
-"""Objectives that train a model which writes, and compare it with no other."""
+_WITHOUT_REFERENCE: Final = frozenset({Objective.SFT, Objective.PRETRAIN, Objective.ORPO, Objective.DISTILL})
+"""Objectives that train a model which writes, and do not compare it with what it was before."""
 
 
 def result_manifest(storage: Storage) -> Manifest | None:
@@ -52,6 +52,12 @@ def starting_point(spec: FineTuneJobSpec) -> tuple[ModelSource, Lineage | None]:
     lineage = lineage.model_copy(update={"adapter": _initial_adapter(storage, base)})
     template = lineage.adapter and lineage.adapter.chat_template
     return base.model_copy(update={"chat_template": source.chat_template or template}), lineage
+
+
+def lineage_of_result(storage: Storage) -> Lineage | None:
+    """Return what the manifest of a result tells of the job that made it; None where the model is nobody's result."""
+    manifest = result_manifest(storage)
+    return None if manifest is None else _lineage_of(storage.uri, manifest)
 
 
 def _goes_on(recipe: Recipe, spec: FineTuneJobSpec) -> bool:

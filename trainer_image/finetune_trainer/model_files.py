@@ -53,13 +53,13 @@ class ModelFolder:
         return str(getattr(self.storage, "revision", ""))
 
 
-def open_model(source: ModelSource) -> ModelFolder:
-    """Return the model that a spec names, after the checks that need no weights: form of the files, quantisation, foreign code."""
+def open_model(source: ModelSource, field: str = "model") -> ModelFolder:
+    """Return the model that `field` of a spec names, after the checks that need no weights: form of the files, quantisation, foreign code."""
     storage = open_storage(source.uri, revision=source.revision)
     if not storage.exists(CONFIG_FILE):
-        raise _no_config(storage)
+        raise _no_config(storage, field)
     config = _json_object(storage, CONFIG_FILE)
-    _check_config(storage, config, source)
+    _check_config(storage, config, source, field)
     names, index = _weight_names(storage)
     with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
         weights = tuple(pool.map(lambda name: _weight_file(storage, name), names))
@@ -124,20 +124,23 @@ def local_model(source: ModelSource, target: Path, cache: ModelCache | None = No
     return target
 
 
-def _no_config(storage: Storage) -> Exception:
+def _no_config(storage: Storage, field: str) -> Exception:
     if (manifest := result_manifest(storage)) is not None:
         return TrainerFailure(
             ExitCode.BAD_SPEC,
             f"{storage.uri} is the result of job {manifest.namespace}/{manifest.job}, which published an adapter alone: train it again with a method "
-            "that can be merged and output.merge: true, or set model.uri to a whole model",
+            f"that can be merged and output.merge: true, or set {field}.uri to a whole model",
         )
     if storage.exists("adapter_config.json"):
         return TrainerFailure(
             ExitCode.BAD_DATA,
-            f"{storage.uri} is an adapter, not a whole model; set model.uri to the merged model or to the base model",
+            f"{storage.uri} is an adapter, not a whole model; set {field}.uri to the merged model or to the base model",
         )
     return StorageRefused(
-        f"{storage.uri}/{CONFIG_FILE}", "it is not there", "model.uri must be a folder with config.json", missing=True
+        f"{storage.uri}/{CONFIG_FILE}",
+        "it is not there",
+        f"{field}.uri must be a folder with config.json",
+        missing=True,
     )
 
 
@@ -158,7 +161,7 @@ def _architecture(config: dict[str, JsonValue]) -> str:
     return ""
 
 
-def _check_config(storage: Storage, config: dict[str, JsonValue], source: ModelSource) -> None:
+def _check_config(storage: Storage, config: dict[str, JsonValue], source: ModelSource, field: str) -> None:
     if not _architecture(config):
         raise TrainerFailure(
             ExitCode.BAD_DATA,
@@ -169,14 +172,14 @@ def _check_config(storage: Storage, config: dict[str, JsonValue], source: ModelS
         kind = quantization.get("quant_method") if isinstance(quantization, dict) else None
         raise TrainerFailure(
             ExitCode.BAD_DATA,
-            f"{storage.uri} is quantised ({kind or 'unknown method'}) and cannot be fine-tuned; set model.uri to the "
-            "16-bit model (tuning.method: qlora quantises it while it trains)",
+            f"{storage.uri} is quantised ({kind or 'unknown method'}) and cannot be {'fine-tuned' if field == 'model' else 'learned from'}; "
+            f"set {field}.uri to the 16-bit model (tuning.method: qlora quantises it while it trains)",
         )
     if config.get("auto_map") and not source.trust_remote_code and config.get("model_type") not in BUILT_IN_MODEL_TYPES:
         raise TrainerFailure(
             ExitCode.BAD_SPEC,
             f"{storage.uri} brings Python code of its own (auto_map in config.json); read it and set "
-            "model.trustRemoteCode: true, or choose another model",
+            f"{field}.trustRemoteCode: true, or choose another model",
         )
 
 

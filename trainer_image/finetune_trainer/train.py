@@ -24,14 +24,7 @@ from finetune_trainer.collective import Collective
 from finetune_trainer.dataset import EncodedFiles, encode_dataset, load_dataset
 from finetune_trainer.failures import TrainerFailure, calls_of, failure_of
 from finetune_trainer.hang_notice import Promise, leave_hung
-from finetune_trainer.inputs import (
-    check_inputs,
-    fetch_adapter,
-    fetch_functions,
-    fetch_model,
-    fetch_reward_models,
-    go_offline,
-)
+from finetune_trainer.inputs import Beside, check_inputs, fetch_inputs, go_offline
 from finetune_trainer.limits import Limits
 from finetune_trainer.memory_shortage import shortage_at
 from finetune_trainer.objectives import recipe_of
@@ -117,29 +110,27 @@ class _Rank:
         """Fetch, import, load, resume, train, save."""
         with ThreadPoolExecutor(1, thread_name_prefix="inputs") as pool:
             # Downloads and encoding need no torch: they go on while it is imported, which takes 15 s and more.
-            model = pool.submit(self._fetch)
-            rows = pool.submit(self._encode, model)
+            inputs = pool.submit(self._fetch)
+            rows = pool.submit(self._encode, inputs)
             with self._badput("import"):
-                self._import(model, rows)
+                self._import(inputs, rows)
             with self._badput("download"):
-                model_folder, adapter = model.result(), fetch_adapter(self._attempt, self._workplace)
+                model_folder, beside = inputs.result()
             with self._badput("encode"):
                 encoded = rows.result()
             go_offline()
         with self._badput("load"):
             trainer_parts = self._load(model_folder, encoded)
-        self._train(*trainer_parts, adapter)
+        self._train(*trainer_parts, beside)
 
-    def _fetch(self) -> Path:
+    def _fetch(self) -> tuple[Path, Beside]:
         if self._place.is_first:
             check_inputs(self._attempt)
-        inputs, metrics = (self._attempt, self._workplace), self._telemetry.metrics
-        self._functions = fetch_functions(*inputs)
-        self._reward_models = fetch_reward_models(*inputs, lambda outcome: metrics.count(f"model_cache_{outcome}"))
-        return fetch_model(*inputs, lambda outcome: metrics.count(f"model_cache_{outcome}"))
+        count = self._telemetry.metrics.count
+        return fetch_inputs(self._attempt, self._workplace, lambda outcome: count(f"model_cache_{outcome}"))
 
-    def _encode(self, model: Future[Path]) -> EncodedFiles:
-        model.result()  # without a model there is nothing to encode for
+    def _encode(self, inputs: Future[tuple[Path, Beside]]) -> EncodedFiles:
+        inputs.result()  # without a model there is nothing to encode for
         return encode_dataset(self._attempt, self._workplace.data)
 
     def _import(self, *inputs: Future[Any]) -> None:
@@ -177,7 +168,7 @@ class _Rank:
             gather_by_layer(config.hf_deepspeed_config.config, model)
         return config, (model, tokenizer), tuple(path and load_dataset(path) for path in rows)
 
-    def _train(self, config: Any, loaded: tuple[Any, Any], rows: Any, adapter: Path | None) -> None:
+    def _train(self, config: Any, loaded: tuple[Any, Any], rows: Any, beside: Beside) -> None:
         from finetune_trainer.checkpoint_reader import find_checkpoint
         from finetune_trainer.checkpoint_writer import CheckpointWriter
         from finetune_trainer.divergence import LossGuard
@@ -230,8 +221,7 @@ class _Rank:
             own_time=own_time,
             peers=PeerWatch(place.rank, place.world_size, telemetry.on_peers),
         )
-        model, tokenizer = loaded
-        training_rows, evaluation_rows = rows
+        (model, tokenizer), (training_rows, evaluation_rows) = loaded, rows
         promise = Promise(workplace.run, place.rank)
         watchdog = Watchdog(
             lambda seconds: leave_hung(workplace.run, place.rank, telemetry.step, seconds),
@@ -252,8 +242,9 @@ class _Rank:
                 own_time,
                 self._probes(found.manifest),
                 evaluation_rows,
-                self._reward_models,
-                self._functions,
+                beside.teacher,
+                beside.reward_models,
+                beside.functions,
             ),
             config,
             Parts(
@@ -266,8 +257,8 @@ class _Rank:
         )
         if not attempt.spec.tuning.trains_base:
             restore_float_masters(trainer.model, attempt.spec.training.precision)
-        if adapter is not None and found.manifest is None:
-            load_adapter(trainer.model, adapter)
+        if beside.adapter is not None and found.manifest is None:
+            load_adapter(trainer.model, beside.adapter)
         trainer.train(resume_from_checkpoint=str(workplace.resume) if found.manifest else None)
         watchdog.stop()
         promise.withdraw()

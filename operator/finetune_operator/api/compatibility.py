@@ -29,6 +29,7 @@ class Objective(Word):
     GRPO = "grpo"
     RLOO = "rloo"
     RERANKER = "reranker"
+    DISTILL = "distill"
 
 
 OBJECTIVES_NOT_OFFERED: Final[Mapping[str, str]] = MappingProxyType(
@@ -48,7 +49,7 @@ PAIRING: Final = (Objective.EMBEDDING, Objective.RERANKER)
 """Objectives that learn which texts go together."""
 ENCODING: Final = (*LABELLING, *PAIRING)
 """Objectives that encoders learn as well as decoders: their models give numbers and write nothing."""
-LEARN_TEXTS: Final = frozenset({Objective.SFT, Objective.PRETRAIN})
+LEARN_TEXTS: Final = frozenset({Objective.SFT, Objective.PRETRAIN, Objective.DISTILL})
 """Objectives that learn the next token of texts one by one: these can be packed, and cut at either end."""
 
 OBJECTIVE_MEANINGS: Final[Mapping[Objective, str]] = MappingProxyType(
@@ -65,6 +66,7 @@ OBJECTIVE_MEANINGS: Final[Mapping[Objective, str]] = MappingProxyType(
         Objective.GRPO: "answers that the model generates, compared with the mean reward of their group",
         Objective.RLOO: "the same, compared with the mean of the others, and with a KL penalty",
         Objective.RERANKER: "a score for each pair of texts, which are read together",
+        Objective.DISTILL: "the answers of the rows, token by token as likely as a teacher finds them",
     }
 )
 

@@ -120,6 +120,13 @@ def _root_rules() -> list[dict[str, str]]:
                 "message": f"spec.{field}: file:// is for local runs (finetune run); in a cluster use a bucket: s3://, gs:// or az://",
             }
         )
+    rules.append(
+        {
+            "rule": "!has(self.spec.training) || !has(self.spec.training.distill) || "
+            "!self.spec.training.distill.teacher.uri.startsWith('file://')",
+            "message": "spec.training.distill.teacher.uri: file:// is for local runs (finetune run); in a cluster use a bucket: s3://, gs:// or az://",
+        }
+    )
     for objective in KL_WEIGHTS:
         block = f"self.spec.training.{objective}"
         rules.append(

@@ -212,6 +212,30 @@ OBJECTIVE_IMPOSSIBLE: Final = (
         for method in Method
         if method not in (Method.FULL, Method.LORA)
     ),
+    *(
+        Impossible(
+            method=method,
+            strategy=None,
+            accelerator=None,
+            why="teachers were learned from with whole models and LoRA alone",
+            remedy="use tuning.method: lora or full",
+            objective=Objective.DISTILL,
+        )
+        for method in Method
+        if method not in (Method.FULL, Method.LORA)
+    ),
+    *(
+        Impossible(
+            method=None,
+            strategy=strategy,
+            accelerator=None,
+            why="the teacher is whole in every process, beside a student of which a process has a part; the two were tried together where both are "
+            "whole",
+            remedy="use resources.strategy: single or ddp, or tuning.method: lora, whose student needs little beside the teacher",
+            objective=Objective.DISTILL,
+        )
+        for strategy in SHARDED_STRATEGIES
+    ),
 )
 """What an objective does not work with, beside what works with none."""
 

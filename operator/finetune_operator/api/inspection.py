@@ -208,6 +208,7 @@ class InspectionReport(ReadModel):
     dataset: DatasetFacts
     report_uri: str | None = Field(None, description="Where the full report (every unusable row) is.")
     resume: ResumePoint | None = Field(None, description="Only with checkpoint.resumeFrom.")
+    teacher: ModelFacts | None = Field(None, description="Of objective distill.")
     reward_models: tuple[ModelFacts, ...] = Field(
         (), description="The models among training.grpo.rewards or training.rloo.rewards, in order."
     )
@@ -238,6 +239,8 @@ def inspection_key(namespace: str, spec: FineTuneJobSpec) -> str:
     if spec.checkpoint.resume_from is not None:
         # Whether a checkpoint fits depends on all of tuning and training.
         relevant["resumeFrom"] = [spec.checkpoint.resume_from, spec.tuning.to_json_dict(), spec.training.to_json_dict()]
+    if spec.training.distill is not None:
+        relevant["teacher"] = spec.training.distill.teacher.to_json_dict()
     if spec.training.online is not None:
         # Which prompts can be answered and judged, and by which models.
         relevant["online"] = spec.training.online.to_json_dict()

@@ -35,6 +35,8 @@ MEASURES: Final[Mapping[str, str]] = MappingProxyType(
         "log_probability_rejected": "The same of the rejected answers.",
         "log_odds_ratio": "Mean of the chosen answers' log-odds minus the rejected ones', in nats.",
         "likelihood_loss": "Part of the loss that is the chosen answers' mean negative log-likelihood per token, in nats.",
+        "teacher_kl": "How far the student is from its teacher: mean KL(teacher ‖ student) of the next token over the counted ones, in nats, both at "
+        "training.distill.temperature.",
         "kl": "How far the model is from the reference in nats: of kto per answer to other prompts, at least 0; of grpo and rloo per token.",
     }
 )

@@ -24,7 +24,7 @@ _TEXTS: Final = ", ".join(f"'{objective}'" for objective in Objective if objecti
 _PREFERENCES: Final = ", ".join(f"'{objective}'" for objective in PREFERENCES)
 _ONLINE: Final = ", ".join(f"'{objective}'" for objective in ONLINE)
 _LABELLING: Final = ", ".join(f"'{objective}'" for objective in LABELLING)
-ANSWERING: Final = (Objective.SFT, Objective.PRETRAIN, Objective.DPO, Objective.ORPO)
+ANSWERING: Final = (Objective.SFT, Objective.PRETRAIN, Objective.DPO, Objective.ORPO, Objective.DISTILL)
 """Objectives whose models are measured after the training, by the answers that their rows have."""
 _ANSWERING: Final = ", ".join(f"'{objective}'" for objective in ANSWERING)
 _PAIRING: Final = ", ".join(f"'{objective}'" for objective in PAIRING)
@@ -98,13 +98,13 @@ OBJECTIVE_RULES: Final = (
     ),
     Rule(
         cel=f"self.objective in [{_TEXTS}] || self.training.packing != 'best-fit'",
-        message="training.packing: best-fit joins texts that are learned token by token (objective: sft, pretrain), not rows that are compared or "
-        "have classes; set packing: none",
+        message="training.packing: best-fit joins texts that are learned token by token (objective: sft, pretrain, distill), not rows that are "
+        "compared or have classes; set packing: none",
         holds=lambda s: s.objective in LEARN_TEXTS or s.training.packing != "best-fit",
     ),
     Rule(
         cel=f"self.objective in [{_TEXTS}, 'orpo'] || self.training.lossOn != 'all'",
-        message="training.lossOn: all counts prompts, which only the likelihoods of objective: sft and orpo can; set lossOn: completions",
+        message="training.lossOn: all counts prompts, which only the likelihoods of objective: sft, orpo and distill can; set lossOn: completions",
         holds=lambda s: s.objective in (*LEARN_TEXTS, Objective.ORPO) or s.training.loss_on != "all",
     ),
     Rule(
@@ -197,6 +197,22 @@ OBJECTIVE_RULES: Final = (
         cel="self.objective != 'embedding' || self.training.globalBatchSize > 1",
         message="training.globalBatchSize: objective: embedding compares each row with the others of its batch; set it to 2 or more, 64 is usual",
         holds=lambda s: s.objective is not Objective.EMBEDDING or s.training.global_batch_size > 1,
+    ),
+    Rule(
+        cel="self.objective != 'distill' || has(self.training.distill)",
+        message="training.distill: objective distill needs a teacher; write for example teacher: {uri: hf://org/name} there",
+        holds=lambda s: s.objective is not Objective.DISTILL or s.training.distill is not None,
+    ),
+    Rule(
+        cel="self.objective != 'distill' || self.tuning.method in ['full', 'lora']",
+        message="tuning.method: objective distill was tried with full and lora alone; set one of them",
+        holds=lambda s: s.objective is not Objective.DISTILL or s.tuning.method in (Method.FULL, Method.LORA),
+    ),
+    Rule(
+        cel="self.objective != 'distill' || !(self.resources.strategy in ['fsdp', 'zero1', 'zero2', 'zero3'])",
+        message="resources.strategy: the teacher of objective: distill is whole in every process, which was tried with whole students alone; use "
+        "strategy: single or ddp",
+        holds=lambda s: s.objective is not Objective.DISTILL or s.resources.strategy not in SHARDED_STRATEGIES,
     ),
     Rule(
         cel=f"!(self.objective in ['reward', {_ENCODING}]) || !has(self.output.gguf) || self.output.gguf.size() == 0",

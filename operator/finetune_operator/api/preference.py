@@ -9,6 +9,7 @@ from typing import Final, Literal
 from pydantic import Field
 
 from finetune_operator.api.compatibility import Objective
+from finetune_operator.api.distillation import Distill
 from finetune_operator.api.embedding import Embedding
 from finetune_operator.api.model import SpecModel
 from finetune_operator.api.online import OnlinePolicy
@@ -79,6 +80,7 @@ OBJECTIVE_SETTINGS: Final[Mapping[Objective, type[SpecModel]]] = MappingProxyTyp
         Objective.EMBEDDING: Embedding,
         Objective.GRPO: OnlinePolicy,
         Objective.RLOO: OnlinePolicy,
+        Objective.DISTILL: Distill,
     }
 )
 """Objective → the block of `training` that has its name."""

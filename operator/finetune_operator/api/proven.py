@@ -55,6 +55,8 @@ PROVEN: Final[Mapping[Objective, tuple[Combination, ...]]] = MappingProxyType(
             (Method.LORA, _SINGLE),
             (Method.FULL, _DDP),
         ),
+        # tests/trainer/test_distill.py
+        Objective.DISTILL: ((Method.FULL, _SINGLE), (Method.LORA, _SINGLE), (Method.FULL, _DDP), (Method.LORA, _DDP)),
     }
 )
 """The losses of several ranks are those of one process on the same batches."""

@@ -38,13 +38,18 @@ class Recipe(ReadModel):
     )
 
 
+def digest_of(files: Iterable[InputFile]) -> str:
+    """Return the digest (16 hex digits) of names, sizes and ETags of a model's files, wherever they lie."""
+    named = sorted((file.uri.rsplit("/", 1)[-1], file.size, file.etag) for file in files)
+    return hashlib.sha256(json.dumps(named).encode()).hexdigest()[:16]
+
+
 def recipe_of(spec: FineTuneJobSpec, model: ModelFacts, reward_files: Iterable[InputFile] = ()) -> Recipe:
     """Return what a job trains by."""
-    files = sorted((file.uri.rsplit("/", 1)[-1], file.size, file.etag) for file in model.files)
     return Recipe(
         model=model.uri,
         revision=model.revision,
-        model_files=hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16],
+        model_files=digest_of(model.files),
         objective=spec.objective,
         tuning=spec.tuning.with_defaults().to_json_dict(),
         training=spec.training.model_copy(

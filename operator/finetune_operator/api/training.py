@@ -9,6 +9,7 @@ from typing import ClassVar, Final, Literal
 from pydantic import Field
 
 from finetune_operator.api.compatibility import Objective
+from finetune_operator.api.distillation import Distill
 from finetune_operator.api.embedding import Embedding
 from finetune_operator.api.evaluation import EarlyStopping
 from finetune_operator.api.methods import BASE_METHODS, LORA_METHODS, VIRTUAL_TOKEN_METHODS, Method, Optimizer
@@ -42,6 +43,7 @@ LEARNING_RATE_SHARES: Final = {
     Objective.GRPO: 0.1,
     Objective.RLOO: 0.1,
     Objective.RERANKER: 1.0,
+    Objective.DISTILL: 1.0,
 }
 """Of those, by objective. DPO: TRL 1.16 trains whole models with 1e-6 (DPOConfig), and so KTO. ORPO: 5e-6 to 8e-6
 (arXiv 2403.07691, C)."""
@@ -127,6 +129,7 @@ class Training(SpecModel):
 
     grpo: OnlinePolicy | None = Field(None, description="Settings of objective grpo.")
     rloo: OnlinePolicy | None = Field(None, description="Settings of objective rloo.")
+    distill: Distill | None = Field(None, description="Settings of objective distill.")
 
     stop_on_divergence: bool = Field(
         True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import yaml
@@ -12,6 +13,7 @@ import yaml
 from finetune_operator.api.constants import KIND
 from finetune_operator.api.job import FineTuneJob, InvalidJob
 from finetune_operator.api.spec import FineTuneJobSpec
+from finetune_operator.api.training import Training
 
 
 class ManifestLoader(yaml.SafeLoader):
@@ -84,21 +86,9 @@ def with_absolute_locations(spec: FineTuneJobSpec, base: Path) -> FineTuneJobSpe
     evaluation = spec.evaluation.model_copy(
         update={name: place and place.model_copy(update={"uri": absolute(place.uri)}) for name, place in others.items()}
     )
-    training = spec.training
-    if training.online is not None:
-        rewards = [
-            reward
-            if reward.model is None
-            else reward.model_copy(
-                update={"model": reward.model.model_copy(update={"uri": absolute(reward.model.uri)})}
-            )
-            for reward in training.online.rewards
-        ]
-        online = training.online.model_copy(update={"rewards": rewards})
-        training = training.model_copy(update={"grpo" if training.grpo else "rloo": online})
     return spec.model_copy(
         update={
-            "training": training,
+            "training": _with_absolute_models(spec.training, absolute),
             "evaluation": evaluation,
             "model": spec.model.model_copy(update={"uri": absolute(spec.model.uri)}),
             "dataset": dataset,
@@ -106,3 +96,20 @@ def with_absolute_locations(spec: FineTuneJobSpec, base: Path) -> FineTuneJobSpe
             "checkpoint": checkpoint,
         }
     )
+
+
+def _with_absolute_models(training: Training, absolute: Callable[[str], str]) -> Training:
+    """Return the settings with the places of the models that training has beside its own: a teacher, reward models."""
+    if (distill := training.distill) is not None:
+        teacher = distill.teacher.model_copy(update={"uri": absolute(distill.teacher.uri)})
+        return training.model_copy(update={"distill": distill.model_copy(update={"teacher": teacher})})
+    if (online := training.online) is None:
+        return training
+    rewards = [
+        reward.model_copy(
+            update={"model": reward.model and reward.model.model_copy(update={"uri": absolute(reward.model.uri)})}
+        )
+        for reward in online.rewards
+    ]
+    judged = online.model_copy(update={"rewards": rewards})
+    return training.model_copy(update={"grpo" if training.grpo else "rloo": judged})

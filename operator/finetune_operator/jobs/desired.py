@@ -86,13 +86,14 @@ def _refused(
         message = f"{names} belongs to someone else and bears the name of a child of this job; delete or rename it, or this job"
         said = Finding(ConditionType.ACCEPTED, "False", Reason.CHILD_NOT_OURS, message)
         return Stage(_state_so_far(job), message, (said, stalled(message)), requeue_after=FOREIGN_SECONDS)
-    judged, online = job.spec.evaluation, job.spec.training.online
+    judged, distill, online = job.spec.evaluation, job.spec.training.distill, job.spec.training.online
     local = [
         field
         for field, uri in (
             ("model.uri", job.spec.model.uri),
             ("dataset.uri", job.spec.dataset.uri),
             ("dataset.evaluation.uri", job.spec.dataset.evaluation.uri if job.spec.dataset.evaluation else ""),
+            ("training.distill.teacher.uri", distill.teacher.uri if distill else ""),
             ("evaluation.entailment.uri", judged.entailment.uri if judged.entailment else ""),
             ("evaluation.harness.uri", judged.harness.uri if judged.harness else ""),
             *(("rewards.model.uri", model.uri) for model in (online.reward_models if online else ())),

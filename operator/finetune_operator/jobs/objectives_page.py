@@ -69,6 +69,8 @@ def objectives_page(generated: str) -> str:
             "",
             *SCORES,
             "",
+            *DISTILLATION,
+            "",
         )
     )
 
@@ -151,6 +153,36 @@ SCORES: Final = (
     "- Methods `full` and `lora`; strategies as ticked above.",
     "",
     "Example: [reranker.yaml](../../examples/reranker.yaml).",
+)
+
+
+DISTILLATION: Final = (
+    "## A teacher and a student",
+    "",
+    "`distill` trains a model (the student, `model.uri`) to give the next token the probabilities that a larger one gives it",
+    "(`training.distill.teacher`), on the answers that the rows have. Rows, templates, packing, truncation, `training.lossOn` and measures are",
+    "those of `sft`.",
+    "",
+    "- **The loss** of a counted token is `crossEntropyWeight` × the cross-entropy of the row's own token, plus the rest × `temperature`² ×",
+    "  KL(teacher ‖ student), both distributions at that temperature ([arXiv 1503.02531](https://arxiv.org/abs/1503.02531)). Without settings",
+    "  it is half of each at temperature 1. It is a mean over the counted tokens of a global batch, whatever its split.",
+    "  tests/trainer/test_distill.py compares loss and divergence with TRL 1.16's GKD loss on whole logits (1e-4).",
+    "- **Measured**: `teacher_kl`, the divergence alone, of each step and of held-out rows. The loss of held-out rows, and so",
+    "  `training.earlyStopping`, is of the same two parts.",
+    "- **The teacher** is any whole model that writes: `hf://`, a bucket, the output folder of another job (`ftj://` is for `model.uri`).",
+    "  It is frozen, without dropout, in the precision that is computed in (`training.precision`). A run ends when its files are not those that were",
+    "  inspected. `model.cache` holds it, too.",
+    "- **One vocabulary**: the inspection compares the two tokenizers word by word and refuses others, with the first token that differs. Rows of",
+    "  the output layer beyond the words (Qwen 2.5 pads by size) may differ in number; those that both models have are compared.",
+    "- **Memory**: the teacher is whole in every process (2 bytes per parameter in bf16) and stands in the plan with its pass, which is over before",
+    "  the student's begins. Logits of either model never exist whole: TRL's ChunkedDivergenceFunction takes tiles of 4,096 × 32,768.",
+    "- **Strategies**: one process and DDP. Sharded students are refused; methods `full` and `lora`.",
+    "- Before step 1 each model's logits are compared with what its output layer makes of its hidden states: a family that does more to them than",
+    "  is known (scales and caps are) ends the run, instead of learning from other numbers.",
+    "- **Published** as with `sft`; the card names the teacher, its revision, the digest of its files, its licence, and the job that made it.",
+    "- Answers that the teacher writes first are not offered, nor is learning on the student's own: let it write rows and train on them with `sft`.",
+    "",
+    "Example: [distill-lora.yaml](../../examples/distill-lora.yaml).",
 )
 
 

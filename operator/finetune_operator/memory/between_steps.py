@@ -39,6 +39,7 @@ def _evaluation(architecture: Architecture, workload: Workload, states: States) 
     The model's own loss makes 8 bytes beside each compute-type logit: the copy and its log-softmax. Fused losses make none of them.
     """
     tokens = workload.evaluation_batch * workload.sequences_per_row * workload.sequence_length
+    teacher = workload.teacher
     compute, vocabulary = workload.numerics.compute, architecture.vocabulary
     match workload.loss:
         case LossKind.FULL_LOGITS | LossKind.HELD_CHUNKS:
@@ -55,8 +56,9 @@ def _evaluation(architecture: Architecture, workload: Workload, states: States) 
     return Held(
         weights=states.resident_weights + states.root_weights + 2 * states.layer_weights,
         optimizer=states.optimizer,
-        activations=tokens * max(live_bytes(architecture, block, compute) for block in architecture.blocks),
-        logits=logits,
+        activations=tokens * max(live_bytes(architecture, block, compute) for block in architecture.blocks)
+        + (0 if teacher is None else tokens * compute * (teacher.live_width + 2 * teacher.hidden)),
+        logits=logits if teacher is None else 3 * logits,
         temporaries=max(states.dequantised_weights, states.adapter_temporaries),
         communication=states.buckets,
     )

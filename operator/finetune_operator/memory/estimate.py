@@ -20,6 +20,7 @@ from finetune_operator.memory.kinds import LossKind, Tuning
 from finetune_operator.memory.loss import compared_bytes, tile_tokens
 from finetune_operator.memory.states import States, states_of
 from finetune_operator.memory.states.trainable import has_score_head
+from finetune_operator.memory.teacher import divergence_bytes, teacher_pass_bytes
 from finetune_operator.memory.workload import Workload
 
 
@@ -52,7 +53,8 @@ def _phases(architecture: Architecture, workload: Workload) -> Iterator[tuple[Ph
         _in_loss(architecture, workload, states, found),
         _in_last_layer(architecture, workload, states, found),
     )
-    yield Phase.BACKWARD, (_at_embedding(states), *in_loss, *in_last_layer)
+    begins = (_at_embedding(states), *_in_teacher(workload, states))
+    yield Phase.BACKWARD, (*begins, *in_loss, *in_last_layer)
     yield Phase.BACKWARD_END, (_backward_end(architecture, workload, states, found),)
     yield Phase.OPTIMIZER_STEP, (_optimizer_step(states),)
     for phase, held in phases_between_steps(architecture, workload, states):
@@ -84,6 +86,17 @@ def _at_embedding(states: States) -> Held:
     )
 
 
+def _in_teacher(workload: Workload, states: States) -> Iterator[Held]:
+    """The teacher's pass, which is over before the student's begins."""
+    if workload.teacher is not None:
+        yield Held(
+            weights=states.resident_weights,
+            gradients=states.accumulated_gradients,
+            optimizer=states.optimizer,
+            activations=teacher_pass_bytes(workload),
+        )
+
+
 def _most(points: Iterable[Size], tokens: int, pairs: int) -> int:
     return max((point.of(tokens, pairs) for point in points), default=0)
 
@@ -92,6 +105,7 @@ def _in_loss(architecture: Architecture, workload: Workload, states: States, fou
     """All layers' activations beside last norm, head and loss: forwards, and backwards."""
     kept, tokens = found.kept, workload.local_tokens
     tile = tile_tokens(found.words, architecture.hidden, workload) if found.words else 0
+    divergence = divergence_bytes(architecture, workload)
     for points, earlier, casts in (
         (found.head.forward, found.earlier, found.cast_weights),
         (found.head.backward, NOTHING, 0),
@@ -104,7 +118,7 @@ def _in_loss(architecture: Architecture, workload: Workload, states: States, fou
             gradients=states.accumulated_gradients,
             optimizer=states.optimizer,
             activations=kept.of(tokens, workload.pairs) - kept.fixed + earlier.of(tokens, workload.pairs),
-            logits=highest.of(tokens, tile) - steady + compared_bytes(architecture.hidden, workload),
+            logits=highest.of(tokens, tile) - steady + compared_bytes(architecture.hidden, workload) + divergence,
             temporaries=steady,
             communication=states.buckets,
         )

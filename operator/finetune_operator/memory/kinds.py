@@ -108,6 +108,16 @@ class LossKind(Word):
 
 
 @dataclass(frozen=True)
+class Teacher:
+    """A second model that every process asks about each batch (objective distill); it is whole, frozen and in the compute type."""
+
+    parameters: int
+    hidden: int
+    live_width: int
+    """Elements per token of its widest layer without gradients."""
+
+
+@dataclass(frozen=True)
 class Numerics:
     """Bytes per element of what is kept and computed."""
 

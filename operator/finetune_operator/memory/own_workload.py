@@ -14,7 +14,16 @@ from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.tuning import LoraVariant
 from finetune_operator.memory.architecture import Architecture, Head
 from finetune_operator.memory.between_steps import live_bytes
-from finetune_operator.memory.kinds import FLOAT32, FLOAT32_MASTER, Goal, Numerics, Optimizer, Quantization, Tuning
+from finetune_operator.memory.kinds import (
+    FLOAT32,
+    FLOAT32_MASTER,
+    Goal,
+    Numerics,
+    Optimizer,
+    Quantization,
+    Teacher,
+    Tuning,
+)
 from finetune_operator.memory.workload import Workload
 
 
@@ -41,6 +50,7 @@ GOALS: Final[Mapping[Objective, Goal]] = MappingProxyType(
         Objective.GRPO: Goal.GRPO,
         Objective.RLOO: Goal.RLOO,
         Objective.RERANKER: Goal.CLASSIFICATION,
+        Objective.DISTILL: Goal.SFT,
     }
 )
 """Which sequences, models and heads of each objective are in memory."""
@@ -114,11 +124,12 @@ def workload_of(
     packed: bool = False,
     model_type: str = "",
     precomputed_reference: bool = False,
+    teacher: Teacher | None = None,
     reward_models: Sequence[Architecture] = (),
 ) -> Workload:
     """Return the workload of one process for `spec` and one way to split its global batch. A search makes a hundred of them.
 
-    `model_type` decides what ia3 scales; `reward_models` are those of the job's rewards.
+    `model_type` decides what ia3 scales; `teacher` is that of objective distill, `reward_models` are those of the job's rewards.
     """
     numerics = numerics_of(spec)
     adapter, is_virtual = spec.tuning.adapter, spec.tuning.method in VIRTUAL_TOKEN_METHODS
@@ -149,6 +160,7 @@ def workload_of(
         answer_tokens=spec.training.online.max_completion_length if spec.training.online else 0,
         evaluation_batch=micro_batch if spec.dataset.evaluates else 0,
         precomputed_reference=precomputed_reference,
+        teacher=teacher,
         reward_parameters=sum(each.parameters for each in reward_models),
         scoring_width=max(
             (live_bytes(each, block, numerics.compute) for each in reward_models for block in each.blocks), default=0

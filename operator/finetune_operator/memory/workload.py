@@ -8,7 +8,16 @@ from typing import Final, Literal
 
 from finetune_operator.api.compatibility import Checkpointing, Offload, Strategy
 from finetune_operator.memory.architecture import ALL_LINEAR
-from finetune_operator.memory.kinds import AttentionKernel, Goal, LossKind, Numerics, Optimizer, Quantization, Tuning
+from finetune_operator.memory.kinds import (
+    AttentionKernel,
+    Goal,
+    LossKind,
+    Numerics,
+    Optimizer,
+    Quantization,
+    Teacher,
+    Tuning,
+)
 from finetune_operator.memory.software import OWN_SOFTWARE, Software
 
 TILE_TOKENS: Final = 4096
@@ -91,6 +100,8 @@ class Workload:
     """Generated answers are compared with what the model that training started from makes of them."""
     answer_tokens: int = 0
     """Of the longest answer that is generated."""
+    teacher: Teacher | None = None
+    """Whose distribution is learned (objective distill); None: of the rows alone."""
     reward_parameters: int = 0
     """Elements of the reward models, which stand frozen and whole in every process, in the compute type."""
     scoring_width: int = 0

@@ -66,6 +66,7 @@ class Estimates:
                 model_type=self._task.architecture.model_type,
                 reward_models=self._task.reward_models,
                 precomputed_reference=precomputes_reference(self._task.spec, split.strategy, self._task.passes),
+                teacher=self._task.teacher,
             )
         return found
 

@@ -39,7 +39,7 @@ from finetune_operator.planner.judging import check_judging, judging_of
 from finetune_operator.planner.limits import NO_LIMITS, Limits
 from finetune_operator.planner.objectives import check_objective, length_limit, outputs_of
 from finetune_operator.planner.own_script import unknown_of_script
-from finetune_operator.planner.pools import Pool, cpu_pools, gpu_pools
+from finetune_operator.planner.pools import Pool, pools_of
 from finetune_operator.planner.price_list import PriceList
 from finetune_operator.planner.publication import check_formats
 from finetune_operator.planner.reference import reference_reason
@@ -49,6 +49,7 @@ from finetune_operator.planner.sequences import SequencesOfEpoch, sequences_of, 
 from finetune_operator.planner.speed import throughput_of
 from finetune_operator.planner.targets import check_targets
 from finetune_operator.planner.task import Task
+from finetune_operator.planner.teacher import ASSUMED, stored_bytes, teacher_in, teacher_reason
 from finetune_operator.planner.unsized import multimodal, untraced
 
 STORED_BYTES_PER_PARAMETER = 2
@@ -121,6 +122,7 @@ class Question:
             *reasons_of(self.task, outcome.chosen, outcome, self.all_pools),
             *self.sequences.reasons,
             *filter(None, (reference_reason(self.task.spec, outcome.chosen.split.strategy, self.task.passes),)),
+            *filter(None, (teacher_reason(self.task.spec, outcome.chosen.sized.workload),)),
             *filter(None, (reward_model_reason(self.task.spec, self.task.reward_models),)),
             *self.unused,
         )
@@ -192,6 +194,11 @@ def question_of(
     refusal = refusal or check_judging(spec, inspection)
     if refusal is not None:
         return refusal
+    teacher = teacher_in(spec, inspection, architecture)
+    if isinstance(teacher, PlanError):
+        return teacher
+    if teacher is not None and inspection is None:
+        assumptions = (*assumptions, ASSUMED)
     weight_bytes = architecture.parameters * STORED_BYTES_PER_PARAMETER
     cut = length_limit(spec, architecture)
     made = sequences_of(spec, architecture.model_type, inspection, rows, cut=cut)
@@ -211,7 +218,7 @@ def question_of(
         spec=spec,
         architecture=architecture,
         sequence_length=made.longest,
-        weight_bytes=downloaded + rewards.stored_bytes,
+        weight_bytes=downloaded + stored_bytes(inspection, teacher) + rewards.stored_bytes,
         reward_models=rewards.architectures,
         corrections=corrections_of(history),
         limits=limits,
@@ -219,9 +226,10 @@ def question_of(
         lengths=None if inspection is None or made.packed else inspection.dataset.tokens,
         packed=made.packed,
         passes=_passes(spec, made),
+        teacher=teacher,
         resume=resume,
     )
-    pools, all_pools = _pools(spec, inventory, kept_free_bytes)
+    pools, all_pools = pools_of(spec, inventory, kept_free_bytes)
     unused = not_used(spec, inventory)
     if not pools:
         return with_unused(no_capacity(spec, all_pools, counts), unused)
@@ -235,18 +243,6 @@ def _passes(spec: FineTuneJobSpec, made: SequencesOfEpoch) -> float | None:
     if spec.training.max_steps is None:
         return spec.training.epochs_or_default
     return spec.training.max_steps * spec.training.global_batch_size / made.count if made.count else None
-
-
-def _pools(
-    spec: FineTuneJobSpec, inventory: Inventory, kept_free_bytes: int
-) -> tuple[tuple[Pool, ...], tuple[Pool, ...]]:
-    """The pools that the spec allows, and all of that kind, in a fixed order."""
-    if spec.resources.accelerator == "cpu":
-        found = cpu_pools(inventory.cpu_nodes)
-        return found, found
-    everything = gpu_pools(inventory.gpu_nodes, kept_free_bytes)
-    wanted = spec.resources.gpu_product
-    return tuple(pool for pool in everything if not wanted or pool.product in wanted), everything
 
 
 def _plan(

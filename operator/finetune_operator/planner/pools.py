@@ -9,9 +9,10 @@ from functools import cached_property
 from typing import Final
 
 from finetune_operator.api.plan import GIB, PodResources
+from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.planner.catalogue import gpu_of, processor
 from finetune_operator.planner.gpu_table import Gpu
-from finetune_operator.planner.inventory import GPU_RESOURCE, CpuNodes, GpuNodes
+from finetune_operator.planner.inventory import GPU_RESOURCE, CpuNodes, GpuNodes, Inventory
 from finetune_operator.planner.throughput import CPU_TFLOPS
 
 GPU_RESERVE: Final = 0.02
@@ -75,6 +76,18 @@ class Placement:
 
     resources: PodResources
     obstacle: str = ""
+
+
+def pools_of(
+    spec: FineTuneJobSpec, inventory: Inventory, kept_free_bytes: int
+) -> tuple[tuple[Pool, ...], tuple[Pool, ...]]:
+    """Return the pools that the spec allows, and all of that kind, in a fixed order; arguments as `plan.question_of`'s."""
+    if spec.resources.accelerator == "cpu":
+        found = cpu_pools(inventory.cpu_nodes)
+        return found, found
+    everything = gpu_pools(inventory.gpu_nodes, kept_free_bytes)
+    wanted = spec.resources.gpu_product
+    return tuple(pool for pool in everything if not wanted or pool.product in wanted), everything
 
 
 def gpu_pools(groups: Iterable[GpuNodes], kept_free_bytes: int = 0) -> tuple[Pool, ...]:

@@ -8,6 +8,7 @@ from finetune_operator.api.history import EMPTY_HISTORY, RunKind
 from finetune_operator.api.inspection import ResumePoint, TokenHistogram
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.memory.architecture import Architecture
+from finetune_operator.memory.kinds import Teacher
 from finetune_operator.planner.candidates import Split
 from finetune_operator.planner.history import Corrections, corrections_of, kind_of
 from finetune_operator.planner.limits import NO_LIMITS, Limits
@@ -35,6 +36,8 @@ class Task:
     """Rows are joined to sequences of `sequence_length` tokens."""
     passes: float | None = None
     """How often training sees each row; None where the rows are not known."""
+    teacher: Teacher | None = None
+    """Of objective distill."""
     reward_models: tuple[Architecture, ...] = ()
     """Of the job's rewards."""
     resume: ResumePoint | None = None

@@ -44,6 +44,7 @@ from finetune_trainer.inspect.histogram import histogram
 from finetune_trainer.inspect.labels import in_order
 from finetune_trainer.inspect.output_target import check_output
 from finetune_trainer.inspect.survey import Limits, Survey, survey_rows
+from finetune_trainer.inspect.teacher import teacher_facts
 from finetune_trainer.inspect.verdict import check_rows
 from finetune_trainer.lineage import starting_point
 from finetune_trainer.model_files import ModelFolder, describe_model, open_model
@@ -109,6 +110,7 @@ def inspect(request: InspectionRequest, output: Path | None = None, *, trace: bo
     model = describe_model(folder, source, tokenizer, lineage)
     logger.info("model %s: %s, %d parameters", source.uri, model.architecture, model.parameters)
     check_pooling(spec, model)
+    teacher = teacher_facts(spec, tokenizer)
     if trace:
         model = _traced(model, folder, source)
     resume = resume_point(spec, model, functions)
@@ -137,7 +139,12 @@ def inspect(request: InspectionRequest, output: Path | None = None, *, trace: bo
     if spec.dataset.evaluates:
         facts = facts.model_copy(update={"evaluation": evaluation_facts(spec, survey, tokenizer)})
     report = _report(request, model, facts, report_uri, started).model_copy(
-        update={"resume": resume, "reward_models": tuple(judge.facts for judge in judges), "reward_files": functions}
+        update={
+            "resume": resume,
+            "teacher": teacher,
+            "reward_models": tuple(judge.facts for judge in judges),
+            "reward_files": functions,
+        }
     )
     body = to_json(report)
     if request.progress is not None:

@@ -24,6 +24,7 @@ _MODULES: Final[Mapping[Objective, str]] = MappingProxyType(
         Objective.GRPO: "online",
         Objective.RLOO: "online",
         Objective.RERANKER: "reranker",
+        Objective.DISTILL: "distillation",
     }
 )
 """Objective → module of this package that has its `RECIPE`."""

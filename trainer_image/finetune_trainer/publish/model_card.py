@@ -21,8 +21,8 @@ from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_trainer.objectives import recipe_of
 from finetune_trainer.objectives.embedding import pooling_of
 from finetune_trainer.objectives.recipe import CAUSAL, ModelHead
+from finetune_trainer.publish.card_lineage import Trial, lineage_rows
 from finetune_trainer.publish.hub import CARD_KEY
-from finetune_trainer.publish.origins import origins
 
 VLLM_RANKS: Final = (8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM's --max-lora-rank takes; an adapter of a smaller rank fits."""
@@ -40,20 +40,10 @@ PIPELINES: Final[Mapping[Objective, str]] = MappingProxyType(
         Objective.TOKEN_CLASSIFICATION: "token-classification",
         Objective.EMBEDDING: "sentence-similarity",
         Objective.RERANKER: "text-ranking",
+        Objective.DISTILL: "text-generation",
     }
 )
 """The hub's word for what a model of the objective does, which transformers' pipeline() takes as well."""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """What the finished model did when it was tried."""
-
-    generated_tokens: int
-    merge_difference: float | None = None
-    """Largest difference of a logit between the merged model and base with adapter, as a share of the largest logit."""
-    equal_tokens: int = 0
-    """How many of the generated tokens the merged model and base with adapter have in common."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +102,7 @@ def model_card(
         named = ", ".join(f"`{name}` ({count})" for name, count in facts.dataset.labels.items())
         lines += ["", f"Classes, with how often each stands in the rows: {named}."]
     lines += ["", "## Lineage", "", "| | |", "|---|---|"]
-    lines += [f"| {name} | {value} |" for name, value in _lineage(attempt, checkpoint, trial)]
+    lines += [f"| {name} | {value} |" for name, value in lineage_rows(attempt, checkpoint, trial)]
     lines += [f"| {name} | {version} |" for name, version in sorted(checkpoint.versions.items())]
     lines += ["", f"Planned and trained by finetune-operator: {plan.strategy.value}, {plan.processes} processes.", ""]
     return "\n".join(lines)
@@ -245,6 +235,9 @@ def _settings(attempt: AttemptFile, checkpoint: Manifest) -> list[tuple[str, obj
     ]
     if spec.objective is Objective.EMBEDDING:
         settings.append(("vector of a text", f"pooling {pooling_of(attempt)} of its tokens' vectors"))
+    if (distill := training.distill) is not None:
+        share = f"cross-entropy of the rows' answers {distill.cross_entropy_weight:g}, teacher {1 - distill.cross_entropy_weight:g}"
+        settings.append(("loss", f"{share}, temperature {distill.temperature:g}"))
     if spec.tuning.method is Method.FREEZE:
         freeze = spec.tuning.unfrozen
         settings.append(("trained", ", ".join((freeze.trainable, *freeze.modules))))
@@ -259,32 +252,3 @@ def _settings(attempt: AttemptFile, checkpoint: Manifest) -> list[tuple[str, obj
             ("adapter", f"{lora.variant}, rank {lora.rank}, alpha {lora.alpha}, dropout {lora.dropout:g}, {targets}")
         )
     return settings
-
-
-def _lineage(attempt: AttemptFile, checkpoint: Manifest, trial: Trial) -> list[tuple[str, object]]:
-    lineage: list[tuple[str, object]] = [
-        ("job", f"{attempt.namespace}/{attempt.name}"),
-        ("uid", attempt.uid),
-        *origins(attempt.inspection),
-        ("attempt", checkpoint.attempt),
-        ("checkpoint", f"step {checkpoint.step}, written by {checkpoint.world_size} processes ({checkpoint.strategy})"),
-        ("tried", f"{_generated(trial)}all logits finite"),
-    ]
-    if trial.merge_difference is not None:
-        lineage.append(
-            (
-                "merged against adapter",
-                f"largest difference {trial.merge_difference:.2g} of the largest logit{_equal(trial)}",
-            )
-        )
-    return lineage
-
-
-def _generated(trial: Trial) -> str:
-    return f"{trial.generated_tokens} tokens generated, " if trial.generated_tokens else ""
-
-
-def _equal(trial: Trial) -> str:
-    if not trial.generated_tokens:
-        return ""
-    return f"; {trial.equal_tokens} of {trial.generated_tokens} greedily generated tokens equal"

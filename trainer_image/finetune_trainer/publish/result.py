@@ -24,7 +24,8 @@ from finetune_trainer.inputs import model_source
 from finetune_trainer.lineage import ADAPTER_FILES, ADAPTER_FOLDER
 from finetune_trainer.modeling import load_adapted_base, load_base_model
 from finetune_trainer.objectives import recipe_of
-from finetune_trainer.publish.model_card import Trial, model_card, publishes_model, read_history
+from finetune_trainer.publish.card_lineage import Trial
+from finetune_trainer.publish.model_card import model_card, publishes_model, read_history
 from finetune_trainer.publish.trial import answer, logits_of, probe_tokens
 from finetune_trainer.turn_end import end_generation_with_turns
 

@@ -113,6 +113,8 @@ def _whole(
     mixes = workload.flat_parameters and workload.software.frozen_gradients and not workload.trains_base
     beside = architecture.parameters - architecture.outer_parameters if mixes else 0
     reference = workload.numerics.trained * architecture.parameters if workload.keeps_reference else 0
+    if workload.teacher is not None:
+        reference += workload.numerics.compute * workload.teacher.parameters
     parts = workload.tensor_parallel
     whole = Whole(
         parameters=parameters,

@@ -33,7 +33,7 @@ class Whole(NamedTuple):
     root_frozen: int
     layer_frozen: int
     reference: int
-    """A second model that only computes log-probabilities."""
+    """A second model that only computes probabilities: of preferences, or a teacher."""
     moments: int
     step: int
     """Temporaries of the optimizer's step that are shared out as its states are."""

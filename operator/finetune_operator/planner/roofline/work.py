@@ -105,6 +105,8 @@ def work_of(architecture: Architecture, workload: Workload, style: KernelStyle =
     adapters = adapter_cost(architecture, workload)
     tokens, compute, parallel = workload.tokens, workload.numerics.compute, workload.tensor_parallel * stages
     reference = float(workload.passes_beside)
+    if workload.teacher is not None:
+        reference += workload.teacher.parameters / architecture.parameters
     forward, reached = 1.0 + _recomputed(workload, style) + reference, _reached(architecture, workload)
     products = forward + reached * (1.0 + _trained_share(workload))
     head, head_products = float(architecture.hidden * architecture.vocabulary), _head_products(workload) + reference
