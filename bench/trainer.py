@@ -166,7 +166,7 @@ def plain_settings(attempt: AttemptFile, folder: Path) -> dict[str, Any]:
     arguments = {name: value for name, value in known.items() if name not in OWN_WAYS}
     return {
         "model": attempt.spec.model.uri.removeprefix("file://"),
-        "data": attempt.spec.dataset.uri.removeprefix("file://"),
+        "data": attempt.spec.data_uri.removeprefix("file://"),
         "dtype": weights_dtype(attempt),
         "lora": (adapter_settings(attempt, CAUSAL.task_type) or (None, None))[1],
         "arguments": {**arguments, "output_dir": str(folder / "output"), "assistant_only_loss": True, "use_cpu": True},

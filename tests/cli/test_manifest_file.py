@@ -75,6 +75,18 @@ def test_relative_files_are_found_from_where_the_user_stands(tmp_path: Path, goo
     assert spec.output.uri == "s3://models/support-bot"
 
 
+def test_every_data_set_is_found_from_where_the_manifest_is(good_manifest: dict[str, Any], tmp_path: Path) -> None:
+    del good_manifest["spec"]["dataset"]
+    good_manifest["spec"]["datasets"] = [
+        {"uri": "file://a.jsonl", "evaluation": {"uri": "file://kept.jsonl"}},
+        {"uri": "s3://data/b.jsonl", "weight": 0.5},
+    ]
+    first, second = with_absolute_locations(FineTuneJob.from_manifest(good_manifest).spec, tmp_path).all_datasets
+    assert (first.uri, second.uri, second.weight) == (f"file://{tmp_path}/a.jsonl", "s3://data/b.jsonl", 0.5)
+    assert first.evaluation is not None
+    assert first.evaluation.uri == f"file://{tmp_path}/kept.jsonl"
+
+
 @pytest.mark.parametrize(
     "path", sorted((Path(__file__).parents[2] / "examples").glob("*.yaml")), ids=lambda path: path.name
 )

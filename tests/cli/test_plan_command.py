@@ -11,10 +11,18 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from rich.console import Console, RenderableType
 from tests.cli.job_files import write_job, write_model
 
-from finetune_operator.api.inspection import DatasetFacts, InspectionReport, ModelFacts, RowProblem, TokenHistogram
+from finetune_operator.api.inspection import (
+    DatasetFacts,
+    InspectionReport,
+    ModelFacts,
+    RowProblem,
+    SourceFacts,
+    TokenHistogram,
+)
 from finetune_operator.api.plan import Plan, PlanError
 from finetune_operator.cli.main import main
 from finetune_operator.cli.tables import inspection_table, memory_comparison_table
@@ -214,11 +222,32 @@ def test_an_inspection_is_shown_by_numbers_and_line_numbers_only() -> None:
         dropped=1,
         problems=(problem,),
         tokens=tokens,
+        sources=(SourceFacts(uri="s3://b.jsonl", format="text", weight=0.5, files=(), usable=12, rows=6, dropped=3),),
     )
     report = InspectionReport(key="k", job="team/tune", finished_at="", seconds=1.0, model=model, dataset=data)
     text = printed(inspection_table(report))
     for words in ("s3://data/[bold]rows.jsonl", "1,234,567", "7 usable, 1 dropped", "rows.jsonl:17", "no completion"):
         assert words in text
+    assert "s3://b.jsonl (text): 12 usable rows make 6; 0 to evaluate on, 3 dropped" in text
+
+
+def test_lines_of_several_data_sets_are_counted_by_their_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, count in (("a", 100), ("b", 40)):
+        (tmp_path / f"{name}.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * count)
+    path = Path(write_job(tmp_path))
+    job = yaml.safe_load(path.read_text())
+    del job["spec"]["dataset"]
+    job["spec"]["datasets"] = [
+        {"uri": f"file://{tmp_path}/a.jsonl", "weight": 0.5},
+        {"uri": f"file://{tmp_path}/b.jsonl", "weight": 2},
+    ]
+    path.write_text(yaml.safe_dump(job))
+    assert main(["plan", "-f", str(path), "-o", "json"]) == 0
+    plan = Plan.model_validate(json.loads(capsys.readouterr().out))
+    assert plan.rows == 130
+    assert any("as often as its weight says" in assumption for assumption in plan.assumptions)
 
 
 def test_the_readme_shows_what_the_command_prints(

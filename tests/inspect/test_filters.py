@@ -15,7 +15,6 @@ from finetune_operator.api.inspection import InspectionRequest
 from finetune_operator.api.plan import AttemptFile
 from finetune_trainer.dataset import encoded_rows
 from finetune_trainer.failures import TrainerFailure
-from finetune_trainer.inputs import dataset_files
 from finetune_trainer.inspect.command import inspect
 from finetune_trainer.row_filters import RowFilter
 from finetune_trainer.rows import Conversation, Message, PromptCompletion
@@ -138,7 +137,8 @@ def test_training_leaves_out_what_the_inspection_does(
         namespace="team", name="bot", uid="uid-1", attempt=1, spec=request.spec, inspection=report,
         plan=tiny_plan(max_length=64), checkpoint_uri="file:///unused",
     )  # fmt: skip
-    sides = [row.is_evaluated for row in encoded_rows(attempt, dataset_files(attempt).lines())]
+    (dataset,) = attempt.spec.all_datasets
+    sides = [row.is_evaluated for row in encoded_rows(attempt, dataset, dataset.uri)]
     assert (sides.count(False), sides.count(True)) == (facts.rows, facts.evaluation.rows)
 
 

@@ -12,7 +12,7 @@ from finetune_operator.api.compatibility import Objective
 from finetune_operator.api.embedding import Embedding
 from finetune_trainer.failures import TrainerFailure
 from finetune_trainer.inspect.survey import Survey
-from finetune_trainer.inspect.verdict import check_rows
+from finetune_trainer.inspect.verdict import check_values
 from finetune_trainer.rows import ScoredPair
 from finetune_trainer.sentence_pooling import check_pooling, read_pooling
 from finetune_trainer.storage import open_storage
@@ -52,8 +52,8 @@ def test_pairs_that_all_have_one_score_are_refused() -> None:
     survey = Survey()
     for score in (0.5, 0.5):
         survey.note_row(ScoredPair("a", "b", score), {"first": 1, "second": 1}, 8)
-    assert "the same score" in str(check_rows(survey, "s3://data/rows.jsonl", 0.0, Objective.EMBEDDING))
+    assert "the same score" in str(check_values(survey, "s3://data/rows.jsonl", Objective.EMBEDDING))
     survey.note_row(ScoredPair("a", "b", -1.0), {"first": 1, "second": 1}, 8)
     assert survey.scores == (-1.0, 0.5)
-    assert check_rows(survey, "s3://data/rows.jsonl", 0.0, Objective.EMBEDDING) is None
-    assert "shift the scores" in str(check_rows(survey, "s3://data/rows.jsonl", 0.0, Objective.RERANKER))
+    assert check_values(survey, "s3://data/rows.jsonl", Objective.EMBEDDING) is None
+    assert "shift the scores" in str(check_values(survey, "s3://data/rows.jsonl", Objective.RERANKER))

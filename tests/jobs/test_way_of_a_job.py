@@ -120,21 +120,6 @@ def test_someone_elses_object_is_a_condition_and_never_touched() -> None:
     assert reason(world, ConditionType.ACCEPTED) == ("True", Reason.ACCEPTED)
 
 
-def test_a_file_on_this_machine_is_refused_in_a_cluster() -> None:
-    world = World(make_job(dataset={"uri": "file:///rows.jsonl"}))
-    desired = world.reconcile()
-    assert desired.objects == ()
-    assert reason(world, ConditionType.ACCEPTED) == ("False", Reason.INVALID_SPEC)
-    assert "spec.dataset.uri" in (world.status.message or "")
-
-
-def test_a_reward_model_on_this_machine_is_refused_in_a_cluster() -> None:
-    rewards = [{"verifier": "answer-format"}, {"model": {"uri": "file:///judge"}}]
-    world = World(make_job(objective="rloo", training={"rloo": {"rewards": rewards}}))
-    assert world.reconcile().objects == ()
-    assert "rewards.model.uri: file:// is for local runs" in (world.status.message or "")
-
-
 @pytest.mark.parametrize(("waits", "seconds"), [(True, 60.0), (False, 600.0)])
 def test_without_a_plan_the_job_says_why_and_is_planned_again(waits: bool, seconds: float) -> None:
     error = PlanError(reason="NoCapacity", message="needs 2 × H100; add nodes", waits=waits)

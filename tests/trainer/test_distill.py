@@ -34,7 +34,7 @@ def teacher(ranks: RankServer, tiny_data: Path, tmp_path_factory: pytest.TempPat
     sft = {"plan": plan, "metrics_port": 0, "tuning": {"method": "full"}, "training": training}
     result = ranks.run(tiny_attempt(folder / "model", tiny_data, folder / "out", **sft), folder / "run")
     assert result.statuses == (0,), result.log()
-    assert ranks.call("finetune_trainer.testing_ranks:publish_case", folder=str(folder / "run"))["code"] == 0
+    assert ranks.call("finetune_trainer.testing_cases:publish_case", folder=str(folder / "run"))["code"] == 0
     return folder / "out"
 
 
@@ -102,7 +102,7 @@ def test_a_student_comes_closer_to_its_teacher_and_is_published_with_its_name(
     found = [event.measures for event in result.events if isinstance(event, EvaluationEvent)]
     assert found[-1]["teacher_kl"] < found[0]["teacher_kl"] / 2
 
-    answer = ranks.call("finetune_trainer.testing_ranks:publish_case", folder=str(result.folder))
+    answer = ranks.call("finetune_trainer.testing_cases:publish_case", folder=str(result.folder))
 
     assert answer["code"] == 0, answer
     card = (tmp_path / "out" / "README.md").read_text()

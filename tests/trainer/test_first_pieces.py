@@ -55,7 +55,6 @@ CORES = {kind: make_tokenizer(kind, SENTENCES)._tokenizer for kind in ("bert", "
 
 def test_labels_stand_at_first_pieces_and_everything_else_is_ignored(tmp_path: Path) -> None:
     from finetune_trainer.dataset import encoded_rows
-    from finetune_trainer.inputs import dataset_files
 
     model = tmp_path / "model"
     make_tokenizer("bert", SENTENCES).save_pretrained(model)
@@ -65,7 +64,9 @@ def test_labels_stand_at_first_pieces_and_everything_else_is_ignored(tmp_path: P
     plan = tiny_plan(rows=1, max_length=8)
     attempt = encoder_attempt(model, data, ROWS[:1], tmp_path / "out", objective="token-classification", plan=plan)
 
-    ((row, *_),) = encoded_rows(attempt, dataset_files(attempt).lines())
+    (dataset,) = attempt.spec.all_datasets
+    (made,) = encoded_rows(attempt, dataset, dataset.uri)
+    row = made.row
 
     tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(model)
     pieces = tokenizer.convert_ids_to_tokens(row["input_ids"])

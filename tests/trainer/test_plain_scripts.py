@@ -25,7 +25,7 @@ def settings_of(attempt: AttemptFile, folder: Path) -> dict[str, Any]:
     adapter = adapter_settings(attempt, CAUSAL.task_type)
     return {
         "model": attempt.spec.model.uri.removeprefix("file://"),
-        "data": attempt.spec.dataset.uri.removeprefix("file://"),
+        "data": attempt.spec.data_uri.removeprefix("file://"),
         "dtype": weights_dtype(attempt),
         "lora": adapter[1] if adapter else None,
         "quantization": quantization_settings(attempt),

@@ -51,13 +51,14 @@ def test_the_example_learns_packed_pieces_of_whole_documents(
     attempt = tiny_attempt(tiny_model, data, tmp_path / "out", plan=plan, metrics_port=0, dataset=columns, **parts)
     tokenizer = read_tokenizer(open_storage(f"file://{tiny_model}"))
     files = find_files(f"file://{data}")
+    (dataset,) = attempt.spec.all_datasets
     survey = survey_rows(
-        read_rendered_rows(files.lines(), attempt.spec.dataset, attempt.spec.layouts, tokenizer)[1],
+        read_rendered_rows(files.lines(), dataset, attempt.spec.layouts, tokenizer)[1],
         tokenizer,
         Limits(length, "completions"),
     )
 
-    trained = [made.row["input_ids"] for made in encoded_rows(attempt, files.lines())]
+    trained = [made.row["input_ids"] for made in encoded_rows(attempt, dataset, dataset.uri)]
     assert Counter(map(len, trained)) == survey.lengths
     assert survey.used == len(stories()) < survey.rows == len(trained)
     assert survey.truncated == 0

@@ -24,7 +24,7 @@ def test_a_trial_is_a_job_with_rows_held_out_and_looked_at_by_numbers_that_are_m
     (found,) = [each for each in TRIALS if each is trial]
     job = FineTuneJob.model_validate(yaml.safe_load((ROOT / "trials" / f"{found.name}.yaml").read_text()))
     assert job.metadata.name == f"trial-{found.name}"
-    assert (job.spec.dataset.evaluation is not None) is (job.spec.training.online is None)
+    assert job.spec.evaluates is (job.spec.training.online is None)
     assert {name.partition(":")[0] for name in (*found.curves, *found.held_out)} <= {"loss", *MEASURES}
 
 

@@ -11,18 +11,18 @@ from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 
+from finetune_operator.api.datasets import WeightedDataset
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.plan import AttemptFile
 from finetune_trainer.dataset_files import find_files
 from finetune_trainer.failures import TrainerFailure
-from finetune_trainer.file_formats.lines import Line
-from finetune_trainer.inputs import dataset_files, model_source, only_once
+from finetune_trainer.inputs import model_source, only_once
 from finetune_trainer.objectives import recipe_of
 from finetune_trainer.objectives.recipe import EncodedRow
 from finetune_trainer.packing import write_packed
 from finetune_trainer.rendering import read_rendered_rows
 from finetune_trainer.row_filters import RowFilter, longest
-from finetune_trainer.row_selection import is_evaluated
+from finetune_trainer.row_selection import is_evaluated, times_trained
 from finetune_trainer.rows import RowValue
 from finetune_trainer.storage import open_storage
 from finetune_trainer.tokenizer_files import read_tokenizer
@@ -53,22 +53,25 @@ def encode_dataset(attempt: AttemptFile, folder: Path) -> EncodedFiles:
                 count = write_packed(rows, packed, capacity=plan.max_length, seed=attempt.spec.training.seed)
                 print(f"rows are packed into {count} sequences, {plan.sequences} were planned", flush=True)
                 rows.unlink()
-    return EncodedFiles(packed if plan.packed else rows, evaluation if attempt.spec.dataset.evaluates else None)
+    return EncodedFiles(packed if plan.packed else rows, evaluation if attempt.spec.evaluates else None)
 
 
 def rows_digest(attempt: AttemptFile) -> str:
     """Return what the encoded rows depend on: a local run keeps its work directory from one attempt to the next."""
     facts = attempt.inspection
     evaluated = facts.dataset.evaluation.files if facts.dataset.evaluation else ()
+    spec = attempt.spec
+    data = [spec.dataset] if spec.dataset else spec.all_datasets
     parts = (
         attempt.spec.objective,
         *(file.model_dump_json() for file in (*facts.model.files, *facts.dataset.files, *evaluated)),
-        attempt.spec.dataset.model_dump_json(),
+        *(each.model_dump_json() for each in data),
         model_source(attempt).chat_template or "",
         attempt.spec.training.loss_on,
         attempt.spec.training.truncation,
         str(attempt.plan.max_length),
-        f"packed with seed {attempt.spec.training.seed}" if attempt.plan.packed else "",
+        f"packed with seed {spec.training.seed}" if attempt.plan.packed else "",
+        *([f"weighted with seed {spec.training.seed}"] if spec.datasets else []),
         attempt.spec.training.online.model_dump_json() if attempt.spec.training.online else "",
     )
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
@@ -111,21 +114,22 @@ class _ArrowFile:
 
 def _write_rows(attempt: AttemptFile, training: Path, evaluation: Path) -> None:
     """Write the rows that are trained and those that are evaluated."""
-    dataset, schema = attempt.spec.dataset, recipe_of(attempt.spec.objective).schema
+    schema, spec = recipe_of(attempt.spec.objective).schema, attempt.spec
     with contextlib.ExitStack() as stack:
         files = [_ArrowFile(training, schema)]
-        if dataset.evaluates:
+        if spec.evaluates:
             files.append(_ArrowFile(evaluation, schema))
         for file in files:
             stack.callback(file.close)
-        for encoded in encoded_rows(attempt, dataset_files(attempt).lines()):
-            files[encoded.is_evaluated].add(encoded.row)
-        if dataset.evaluation is not None:
-            for encoded in encoded_rows(attempt, find_files(dataset.evaluation.uri).lines()):
-                files[1].add(encoded.row)
-        for file, uri in zip(
-            files, (dataset.uri, dataset.evaluation.uri if dataset.evaluation else dataset.uri), strict=False
-        ):
+        for dataset in spec.all_datasets:
+            for encoded in encoded_rows(attempt, dataset, dataset.uri):
+                for _ in range(1 if encoded.is_evaluated else encoded.times):
+                    files[encoded.is_evaluated].add(encoded.row)
+            if dataset.evaluation is not None:
+                for encoded in encoded_rows(attempt, dataset, dataset.evaluation.uri):
+                    files[1].add(encoded.row)
+        own = ", ".join(each.evaluation.uri for each in spec.all_datasets if each.evaluation)
+        for file, uri in zip(files, (spec.data_uri, own or spec.data_uri), strict=False):
             if file.rows == 0:
                 raise TrainerFailure(
                     ExitCode.BAD_DATA,
@@ -139,17 +143,20 @@ class EncodedOfRow(NamedTuple):
     row: EncodedRow
     is_evaluated: bool
     value: RowValue
+    times: int = 1
+    """How often it is learned in an epoch, by the weight of its data set, if it is not evaluated."""
 
 
-def encoded_rows(attempt: AttemptFile, lines: Iterator[Line]) -> Iterator[EncodedOfRow]:
-    """Yield the rows that have something to learn, in order.
+def encoded_rows(attempt: AttemptFile, dataset: WeightedDataset, uri: str) -> Iterator[EncodedOfRow]:
+    """Yield the rows at `uri`, of the data set or those that it is evaluated on, that have something to learn, in order.
 
     Rows without a counted token after the cut are left out. More unusable rows than `filters.maxDropped` allows are a TrainerFailure.
     """
-    dataset, source = attempt.spec.dataset, model_source(attempt)
+    source = model_source(attempt)
     tokenizer = read_tokenizer(open_storage(source.uri, revision=source.revision), source.chat_template)
     encode = recipe_of(attempt.spec.objective).encoder(attempt, tokenizer)
-    _, rows = read_rendered_rows(lines, dataset, attempt.spec.layouts, tokenizer, together=attempt.spec.reads_together)
+    lines, spec = find_files(uri).lines(), attempt.spec
+    _, rows = read_rendered_rows(lines, dataset, spec.layouts, tokenizer, together=spec.reads_together)
     wanted = RowFilter(dataset.filters)
     read = dropped = 0
     first = ""
@@ -164,11 +171,12 @@ def encoded_rows(attempt: AttemptFile, lines: Iterator[Line]) -> Iterator[Encode
         if not made or wanted.reason(row.value, functools.partial(longest, tokenizer.tokenizer, texts)):
             continue
         evaluated = is_evaluated(row.value, dataset.split)
+        times = times_trained(row.value, dataset.weight, spec.training.seed)
         for encoded in made:
-            yield EncodedOfRow(encoded, evaluated, row.value)
+            yield EncodedOfRow(encoded, evaluated, row.value, times)
     allowed = dataset.filters.max_dropped
     if dropped > allowed * read:
         raise TrainerFailure(
             ExitCode.BAD_DATA,
-            f"{dropped} of {read} rows are unusable, more than dataset.filters.maxDropped {allowed} allows; the first is {first}",
+            f"{dropped} of {read} rows of {uri} are unusable, more than dataset.filters.maxDropped {allowed} allows; the first is {first}",
         )

@@ -18,7 +18,7 @@ from finetune_operator.api.inspection import InitialAdapter, InputFile
 from finetune_operator.api.plan import AttemptFile
 from finetune_operator.api.spec import ModelSource
 from finetune_trainer.attempt import Workplace
-from finetune_trainer.dataset_files import DatasetFiles, find_files
+from finetune_trainer.dataset_files import find_files
 from finetune_trainer.failures import TrainerFailure
 from finetune_trainer.model_cache import CacheOutcome, ModelCache
 from finetune_trainer.model_files import local_model
@@ -88,15 +88,16 @@ def check_inputs(attempt: AttemptFile) -> None:
         found = _look(open_storage(judge.uri, revision=judge.revision or "main"), judge.files)
         check_unchanged("the reward model", judge.files, found)
     facts = attempt.inspection.dataset
-    check_unchanged("the data set", facts.files, dataset_files(attempt).inputs)
-    evaluation = attempt.spec.dataset.evaluation
-    if evaluation is not None and facts.evaluation is not None:
-        check_unchanged("the evaluation rows", facts.evaluation.files, find_files(evaluation.uri).inputs)
+    datasets = attempt.spec.all_datasets
+    check_unchanged("the data set", facts.files, _found(each.uri for each in datasets))
+    if facts.evaluation is not None:
+        own = _found(each.evaluation.uri for each in datasets if each.evaluation is not None)
+        check_unchanged("the evaluation rows", facts.evaluation.files, own)
 
 
-def dataset_files(attempt: AttemptFile) -> DatasetFiles:
-    """Return the data set's files."""
-    return find_files(attempt.spec.dataset.uri)
+def _found(uris: Iterable[str]) -> Iterator[InputFile]:
+    for uri in uris:
+        yield from find_files(uri).inputs
 
 
 def _look(storage: Storage, inspected: Iterable[InputFile]) -> Iterator[InputFile]:

@@ -86,12 +86,6 @@ def _initial_adapter(storage: Storage, base: ModelSource) -> InitialAdapter:
     )
 
 
-def result_lineage(storage: Storage, uri: str) -> Lineage | None:
-    """Return what the result at `uri` tells of the job that made it; None where it is none."""
-    manifest = result_manifest(storage)
-    return None if manifest is None else _lineage_of(uri, manifest)
-
-
 def _lineage_of(uri: str, manifest: Manifest) -> Lineage:
     """Return what the manifest of the result at `uri` tells."""
     recipe = manifest.recipe

@@ -209,9 +209,7 @@ def plain_losses(plan: Path, model: Path) -> list[float]:
 
     attempt = read_attempt(plan)
     numbers = {name: number for number, name in enumerate(attempt.inspection.dataset.labels)}
-    rows = [
-        json.loads(line) for line in Path(attempt.spec.dataset.uri.removeprefix("file://")).read_text().splitlines()
-    ]
+    rows = [json.loads(line) for line in Path(attempt.spec.data_uri.removeprefix("file://")).read_text().splitlines()]
     tokenizer = transformers.AutoTokenizer.from_pretrained(model)
     encoded = [
         {

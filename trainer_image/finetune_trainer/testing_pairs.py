@@ -87,7 +87,7 @@ def plain_losses(plan: Path, model: Path) -> list[float]:
     from finetune_trainer.epoch_order import EpochOrder
 
     attempt = read_attempt(plan)
-    lines = Path(attempt.spec.dataset.uri.removeprefix("file://")).read_text().splitlines()
+    lines = Path(attempt.spec.data_uri.removeprefix("file://")).read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     arguments = training_arguments(attempt, plan.parent / "plain") | {
         "report_to": "none",
@@ -132,7 +132,7 @@ def plain_scores(plan: Path, model: Path) -> list[float]:
     from finetune_trainer.epoch_order import EpochOrder
 
     attempt = read_attempt(plan)
-    lines = Path(attempt.spec.dataset.uri.removeprefix("file://")).read_text().splitlines()
+    lines = Path(attempt.spec.data_uri.removeprefix("file://")).read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     arguments = training_arguments(attempt, plan.parent / "plain") | {"report_to": "none"}
     order = list(EpochOrder(len(rows), attempt.plan.global_batch_size, attempt.spec.training.seed))

@@ -17,6 +17,7 @@ import re
 import sys
 import types
 import typing
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final
 
@@ -95,6 +96,11 @@ def custom_resource_definition() -> dict[str, Any]:
     }
 
 
+def _in_bucket(field: str, rule: str) -> dict[str, str]:
+    said = "file:// is for local runs (finetune run); in a cluster use a bucket: s3://, gs:// or az://"
+    return {"rule": rule, "message": f"spec.{field}: {said}"}
+
+
 def _root_rules() -> list[dict[str, str]]:
     rules = [
         {
@@ -103,39 +109,25 @@ def _root_rules() -> list[dict[str, str]]:
             "since pods' host names are made of it; shorten it",
         },
     ]
-    for location in ("model.uri", "dataset.uri", "output.uri"):
-        rules.append(
-            {
-                "rule": f"!self.spec.{location}.startsWith('file://')",
-                "message": f"spec.{location}: file:// is for local runs (finetune run); "
-                "in a cluster use a bucket: s3://, gs:// or az://",
-            }
-        )
-    optional = ("checkpoint.uri", "checkpoint.resumeFrom", "dataset.evaluation.uri")
-    for field in (*optional, "evaluation.entailment.uri", "evaluation.harness.uri"):
-        above = field.rpartition(".")[0]
-        rules.append(
-            {
-                "rule": f"!has(self.spec.{above}) || !has(self.spec.{field}) || !self.spec.{field}.startsWith('file://')",
-                "message": f"spec.{field}: file:// is for local runs (finetune run); in a cluster use a bucket: s3://, gs:// or az://",
-            }
-        )
+    rules += [_in_bucket(field, f"!self.spec.{field}.startsWith('file://')") for field in ("model.uri", "output.uri")]
+    optional = ("checkpoint.uri", "checkpoint.resumeFrom", "dataset.uri", "dataset.evaluation.uri")
+    for field in (*optional, "evaluation.entailment.uri", "evaluation.harness.uri", "training.distill.teacher.uri"):
+        first, *further = field.split(".")
+        paths = accumulate(further, "{}.{}".format, initial=first)
+        absent = " || ".join(f"!has(self.spec.{path})" for path in paths)
+        rules.append(_in_bucket(field, f"{absent} || !self.spec.{field}.startsWith('file://')"))
     rules.append(
-        {
-            "rule": "!has(self.spec.training) || !has(self.spec.training.distill) || "
-            "!self.spec.training.distill.teacher.uri.startsWith('file://')",
-            "message": "spec.training.distill.teacher.uri: file:// is for local runs (finetune run); in a cluster use a bucket: s3://, gs:// or az://",
-        }
+        _in_bucket(
+            "datasets",
+            "!has(self.spec.datasets) || self.spec.datasets.all(d, !d.uri.startsWith('file://') && "
+            "(!has(d.evaluation) || !d.evaluation.uri.startsWith('file://')))",
+        )
     )
     for objective in KL_WEIGHTS:
         block = f"self.spec.training.{objective}"
-        rules.append(
-            {
-                "rule": f"!has(self.spec.training) || !has({block}) || {block}.rewards.all(r, !has(r.model) || !r.model.uri.startsWith('file://'))",
-                "message": f"spec.training.{objective}.rewards.model.uri: file:// is for local runs (finetune run); in a cluster use a bucket: "
-                "s3://, gs:// or az://",
-            }
-        )
+        named = f"{block}.rewards.all(r, !has(r.model) || !r.model.uri.startsWith('file://'))"
+        absent = f"!has(self.spec.training) || !has({block})"
+        rules.append(_in_bucket(f"training.{objective}.rewards.model.uri", f"{absent} || {named}"))
     for field in IMMUTABLE_AFTER_START:
         same = f"self.spec.{field} == oldSelf.spec.{field}"
         if _is_optional(field):

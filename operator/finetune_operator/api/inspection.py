@@ -152,11 +152,33 @@ class EvaluationFacts(ReadModel):
     files: tuple[InputFile, ...] = Field((), description="Files of their own; none where the rows were split off.")
 
 
-class DatasetFacts(ReadModel):
-    """What was learned about the data set by reading every row."""
+class SourceFacts(ReadModel):
+    """What was learned about one of several data sets."""
 
     uri: str
-    format: str = Field(description="The layout of the rows: one of those of dataset.format.")
+    format: str = Field(description="The layout of its rows.")
+    weight: float
+    files: tuple[InputFile, ...]
+    usable: int = Field(
+        description="Its usable rows that filters leave in and that are not evaluated, each counted once."
+    )
+    rows: int = Field(
+        description="How many of DatasetFacts.rows are its own: what its weight makes of the usable ones."
+    )
+    evaluated: int = Field(0, description="Its rows that are evaluated, split off or of its own evaluation.uri.")
+    dropped: int = 0
+    dropped_by_reason: dict[str, int] = Field(default_factory=dict)
+    filtered: int = 0
+
+
+class DatasetFacts(ReadModel):
+    """What was learned about the data set, or all of them together, by reading every row."""
+
+    uri: str = Field(description="Of several data sets all, with commas between.")
+    format: str = Field(
+        description="The layout of the rows: one of those of dataset.format; of several data sets all that there are, with commas between."
+    )
+    sources: tuple[SourceFacts, ...] = Field((), description="Each of several data sets, in the order of the spec.")
     files: tuple[InputFile, ...]
     rows: int = Field(
         description="Usable rows that are trained on; of objective pretrain the pieces of at most training.maxLength tokens that documents are "
@@ -168,7 +190,9 @@ class DatasetFacts(ReadModel):
     dropped_by_reason: dict[str, int] = Field(default_factory=dict)
     filtered: int = Field(0, description="Rows that dataset.filters leave out; not among dropped.")
     filtered_by_reason: dict[str, int] = Field(default_factory=dict)
-    problems: tuple[RowProblem, ...] = Field((), description="The first 50 unusable rows.")
+    problems: tuple[RowProblem, ...] = Field(
+        (), description="The first 50 unusable rows; of several data sets an equal part of each."
+    )
     truncated: int = Field(0, description="Rows longer than training.maxLength, which training cuts.")
     duplicates: int = Field(0, description="Rows that are equal to an earlier one.")
     tokens: TokenHistogram = Field(
@@ -227,7 +251,7 @@ def inspection_key(namespace: str, spec: FineTuneJobSpec) -> str:
     relevant: dict[str, JsonValue] = {
         "namespace": namespace,
         "model": spec.model.model_copy(update={"cache": None}).to_json_dict(),
-        "dataset": spec.dataset.to_json_dict(),
+        "dataset": None if spec.dataset is None else spec.dataset.to_json_dict(),
         "output": spec.output.to_json_dict(),
         "checkpoints": spec.checkpoint.uri,
         "maxLength": spec.training.max_length,
@@ -236,6 +260,9 @@ def inspection_key(namespace: str, spec: FineTuneJobSpec) -> str:
         "objective": spec.objective,
         "credentials": spec.credentials.to_json_dict(),
     }
+    if spec.datasets is not None:
+        # The seed decides which rows of a weight that is no whole number are learned.
+        relevant["datasets"] = [spec.training.seed, *(dataset.to_json_dict() for dataset in spec.datasets)]
     if spec.checkpoint.resume_from is not None:
         # Whether a checkpoint fits depends on all of tuning and training.
         relevant["resumeFrom"] = [spec.checkpoint.resume_from, spec.tuning.to_json_dict(), spec.training.to_json_dict()]

@@ -15,6 +15,7 @@ from finetune_operator.api.compatibility import (
     Method,
     Objective,
 )
+from finetune_operator.api.datasets import EVALUATES_CEL
 from finetune_operator.api.layouts import listed
 from finetune_operator.api.model import Rule
 from finetune_operator.api.online import KL_WEIGHTS
@@ -108,10 +109,10 @@ OBJECTIVE_RULES: Final = (
         holds=lambda s: s.objective in (*LEARN_TEXTS, Objective.ORPO) or s.training.loss_on != "all",
     ),
     Rule(
-        cel="self.objective != 'kto' || !(has(self.dataset.split) || has(self.dataset.evaluation))",
+        cel=f"self.objective != 'kto' || !{EVALUATES_CEL}",
         message="dataset: split and evaluation are not for objective: kto, whose loss depends on which rows meet in a batch; remove them, or use "
         "objective: dpo with pairs",
-        holds=lambda s: s.objective is not Objective.KTO or not s.dataset.evaluates,
+        holds=lambda s: s.objective is not Objective.KTO or not s.evaluates,
     ),
     Rule(
         cel=f"!has(self.evaluation.metrics) || self.evaluation.metrics.size() == 0 || self.objective in [{_ANSWERING}]",
@@ -130,10 +131,10 @@ OBJECTIVE_RULES: Final = (
         holds=lambda s: s.objective is not Objective.PRETRAIN or not s.evaluation.generates,
     ),
     Rule(
-        cel=f"!(self.objective in [{_ONLINE}]) || !(has(self.dataset.split) || has(self.dataset.evaluation))",
+        cel=f"!(self.objective in [{_ONLINE}]) || !{EVALUATES_CEL}",
         message=f"dataset: split and evaluation are not for objectives {listed(ONLINE, 'and')}, whose loss says nothing about answers (it is near 0 "
         "whatever they are worth); watch reward_mean, and remove them",
-        holds=lambda s: s.objective not in ONLINE or not s.dataset.evaluates,
+        holds=lambda s: s.objective not in ONLINE or not s.evaluates,
     ),
     Rule(
         cel=f"!(self.objective in [{_ONLINE}]) || self.training.truncation == 'right' && !self.training.groupByLength",

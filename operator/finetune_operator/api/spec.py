@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from finetune_operator.api.combinations import forbidden_checkpointing, forbidden_strategies
 from finetune_operator.api.compatibility import OBJECTIVE_MEANINGS, OBJECTIVES_NOT_OFFERED, Objective
+from finetune_operator.api.datasets import DATASET_RULES, EVALUATES_CEL, MOST_DATASETS, WeightedDataset, formats_allowed
 from finetune_operator.api.embedding import Embedding
 from finetune_operator.api.evaluation import Evaluation, EvaluationSource, Split
 from finetune_operator.api.inputs import FORMATS, Cache, Columns, Dataset, Filters, ModelSource
@@ -56,6 +57,7 @@ __all__ = [
     "Trainer",
     "Training",
     "Tuning",
+    "WeightedDataset",
 ]
 
 
@@ -66,9 +68,9 @@ def _learns_from(objective: Objective) -> Rule | None:
         return None
     allowed = ", ".join(f"'{name}'" for name in ("auto", *layouts))
     return Rule(
-        cel=f"self.objective != '{objective}' || self.dataset.format in [{allowed}]",
+        cel=f"self.objective != '{objective}' || {formats_allowed(allowed)}",
         message=f"dataset.format: objective {objective} learns from format {listed(layouts)}; set one of them, or auto",
-        holds=lambda s: s.objective is not objective or s.dataset.format in ("auto", *layouts),
+        holds=lambda s: s.objective is not objective or all(d.format in ("auto", *layouts) for d in s.all_datasets),
     )
 
 
@@ -81,7 +83,13 @@ class FineTuneJobSpec(SpecModel):
         f"{' '.join(f'{name} is not offered: {why}.' for name, why in OBJECTIVES_NOT_OFFERED.items())}",
     )
     model: ModelSource = Field(description="The model to start from.")
-    dataset: Dataset = Field(description="The rows to learn from.")
+    dataset: Dataset | None = Field(None, description="The rows to learn from. Exactly one of dataset and datasets.")
+    datasets: list[WeightedDataset] | None = Field(
+        None,
+        min_length=1,
+        max_length=MOST_DATASETS,
+        description="The rows to learn from, of several data sets: each is read by settings of its own and has a weight.",
+    )
     tuning: Tuning = Field(default_factory=Tuning, description="Which parameters are trained.")
     training: Training = Field(default_factory=Training, description="How the training goes.")
     resources: Resources = Field(
@@ -129,19 +137,19 @@ class FineTuneJobSpec(SpecModel):
             holds=lambda s: s.tuning.method is not Method.QLORA or s.training.precision == "bf16",
         ),
         Rule(
-            cel="!has(self.evaluation.every) || has(self.dataset.split) || has(self.dataset.evaluation)",
+            cel=f"!has(self.evaluation.every) || {EVALUATES_CEL}",
             message="evaluation.every: there are no rows to evaluate on; set dataset.split or dataset.evaluation, or remove it",
-            holds=lambda s: s.evaluation.every is None or s.dataset.evaluates,
+            holds=lambda s: s.evaluation.every is None or s.evaluates,
         ),
         Rule(
-            cel="!has(self.evaluation.metrics) || self.evaluation.metrics.size() == 0 || has(self.dataset.split) || has(self.dataset.evaluation)",
+            cel=f"!has(self.evaluation.metrics) || self.evaluation.metrics.size() == 0 || {EVALUATES_CEL}",
             message="evaluation.metrics: there are no rows to evaluate on; set dataset.split or dataset.evaluation, or remove it",
-            holds=lambda s: not s.evaluation.metrics or s.dataset.evaluates,
+            holds=lambda s: not s.evaluation.metrics or s.evaluates,
         ),
         Rule(
-            cel="!has(self.training.earlyStopping) || has(self.dataset.split) || has(self.dataset.evaluation)",
+            cel=f"!has(self.training.earlyStopping) || {EVALUATES_CEL}",
             message="training.earlyStopping: there are no rows to evaluate on; set dataset.split or dataset.evaluation, or remove it",
-            holds=lambda s: s.training.early_stopping is None or s.dataset.evaluates,
+            holds=lambda s: s.training.early_stopping is None or s.evaluates,
         ),
         Rule(
             cel="!has(self.trainer) || !(has(self.output.gguf) && self.output.gguf.size() > 0 || has(self.output.oci) || has(self.output.hub))",
@@ -163,6 +171,7 @@ class FineTuneJobSpec(SpecModel):
             message="checkpoint.resumeFrom: a script of your own cannot be told to go on from another job's; remove it, or remove trainer",
             holds=lambda s: s.trainer is None or s.checkpoint.resume_from is None,
         ),
+        *DATASET_RULES,
         *filter(None, map(_learns_from, Objective)),
         *OBJECTIVE_RULES,
     )
@@ -174,6 +183,23 @@ class FineTuneJobSpec(SpecModel):
         if isinstance(value, str) and value in OBJECTIVES_NOT_OFFERED:
             raise PydanticCustomError("not_offered", f"{value} is not offered: {OBJECTIVES_NOT_OFFERED[value]}")
         return value
+
+    @property
+    def all_datasets(self) -> tuple[WeightedDataset, ...]:
+        """What is learned from, in order: `datasets`, or `dataset` as the only one."""
+        if self.datasets is not None:
+            return tuple(self.datasets)
+        return () if self.dataset is None else (WeightedDataset.of(self.dataset),)
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether there are rows to evaluate on."""
+        return any(dataset.evaluates for dataset in self.all_datasets)
+
+    @property
+    def data_uri(self) -> str:
+        """Where the data is, in one line."""
+        return ", ".join(dataset.uri for dataset in self.all_datasets)
 
     @property
     def layouts(self) -> tuple[Layout, ...]:
@@ -222,6 +248,7 @@ IMMUTABLE_AFTER_START: Final = (
     "objective",
     "model",
     "dataset",
+    "datasets",
     "tuning",
     "training",
     "resources",

@@ -7,13 +7,16 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import yaml
 
 from finetune_operator.api.constants import KIND
 from finetune_operator.api.job import FineTuneJob, InvalidJob
-from finetune_operator.api.spec import FineTuneJobSpec
+from finetune_operator.api.spec import Dataset, FineTuneJobSpec
 from finetune_operator.api.training import Training
+
+_Rows = TypeVar("_Rows", bound=Dataset)
 
 
 class ManifestLoader(yaml.SafeLoader):
@@ -75,13 +78,14 @@ def with_absolute_locations(spec: FineTuneJobSpec, base: Path) -> FineTuneJobSpe
         path = uri.removeprefix("file://")
         return uri if path == uri or path.startswith("/") else f"file://{base.resolve() / path}"
 
+    def of_dataset(dataset: _Rows) -> _Rows:
+        rows = dataset.evaluation
+        own = rows and rows.model_copy(update={"uri": absolute(rows.uri)})
+        return dataset.model_copy(update={"uri": absolute(dataset.uri), "evaluation": own})
+
     checkpoint = spec.checkpoint
     places = {"uri": checkpoint.uri, "resume_from": checkpoint.resume_from}
     checkpoint = checkpoint.model_copy(update={name: uri and absolute(uri) for name, uri in places.items()})
-    dataset = spec.dataset.model_copy(update={"uri": absolute(spec.dataset.uri)})
-    if dataset.evaluation is not None:
-        rows = dataset.evaluation.model_copy(update={"uri": absolute(dataset.evaluation.uri)})
-        dataset = dataset.model_copy(update={"evaluation": rows})
     others = {"entailment": spec.evaluation.entailment, "harness": spec.evaluation.harness}
     evaluation = spec.evaluation.model_copy(
         update={name: place and place.model_copy(update={"uri": absolute(place.uri)}) for name, place in others.items()}
@@ -91,7 +95,8 @@ def with_absolute_locations(spec: FineTuneJobSpec, base: Path) -> FineTuneJobSpe
             "training": _with_absolute_models(spec.training, absolute),
             "evaluation": evaluation,
             "model": spec.model.model_copy(update={"uri": absolute(spec.model.uri)}),
-            "dataset": dataset,
+            "dataset": spec.dataset and of_dataset(spec.dataset),
+            "datasets": spec.datasets and [of_dataset(each) for each in spec.datasets],
             "output": spec.output.model_copy(update={"uri": absolute(spec.output.uri)}),
             "checkpoint": checkpoint,
         }

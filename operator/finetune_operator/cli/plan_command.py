@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from dataclasses import dataclass
 from functools import partial
@@ -147,12 +148,14 @@ def _model_config(uri: str) -> tuple[dict[str, JsonValue], str]:
 def _row_count(spec: FineTuneJobSpec) -> tuple[int, str]:
     """Count lines of a local file: an upper bound of its usable rows."""
     length = f"rows may be as long as training.maxLength: {spec.training.max_length}"
-    uri = spec.dataset.uri
-    path = Path(uri.removeprefix("file://"))
-    if uri.startswith("file://") and path.is_file():
-        with path.open("rb") as lines:
-            rows = sum(1 for line in lines if line.strip())
-        return rows, f"data: not inspected; every one of {rows:,} lines is a usable row, and {length}"
+    paths = [Path(each.uri.removeprefix("file://")) for each in spec.all_datasets if each.uri.startswith("file://")]
+    if len(paths) == len(spec.all_datasets) and all(path.is_file() for path in paths):
+        rows = 0
+        for path, dataset in zip(paths, spec.all_datasets, strict=True):
+            with path.open("rb") as lines:
+                rows += math.ceil(sum(1 for line in lines if line.strip()) * dataset.weight)
+        weighted = ", as often as its weight says" if spec.datasets is not None else ""
+        return rows, f"data: not inspected; every one of {rows:,} lines is a usable row{weighted}, and {length}"
     return 0, f"data: not inspected; the number of rows is unknown, and {length}"
 
 

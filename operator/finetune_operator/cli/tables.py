@@ -160,6 +160,14 @@ def inspection_table(inspection: InspectionReport) -> RenderableType:
             f"{tokens.percentile_99}; {dataset.truncated:,} rows are cut",
         ),
     ]
+    rows[3:3] = [
+        (
+            f"  weight {each.weight:g}",
+            f"{each.uri} ({each.format}): {each.usable:,} usable rows make {each.rows:,}; {each.evaluated:,} to evaluate on, "
+            f"{each.dropped:,} dropped",
+        )
+        for each in dataset.sources
+    ]
     rows += [(f"  {problem.file}:{problem.line}", problem.reason) for problem in dataset.problems[:5]]
     return _facts("Inspection", rows)
 

@@ -6,12 +6,14 @@ stage of the way is a module of its own; here they only follow one another.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
 from finetune_operator.api.constants import COMPONENT_TRAIN
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.reasons import ConditionType, JobState, Reason
+from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.status import AttemptStatus
 from finetune_operator.jobs.attempts import (
     Attempts,
@@ -91,8 +93,7 @@ def _refused(
         field
         for field, uri in (
             ("model.uri", job.spec.model.uri),
-            ("dataset.uri", job.spec.dataset.uri),
-            ("dataset.evaluation.uri", job.spec.dataset.evaluation.uri if job.spec.dataset.evaluation else ""),
+            *_data_locations(job.spec),
             ("training.distill.teacher.uri", distill.teacher.uri if distill else ""),
             ("evaluation.entailment.uri", judged.entailment.uri if judged.entailment else ""),
             ("evaluation.harness.uri", judged.harness.uri if judged.harness else ""),
@@ -112,6 +113,14 @@ def _refused(
         said = Finding(ConditionType.ACCEPTED, "False", Reason.INVALID_SPEC, message)
         return Stage(_state_so_far(job), message, (said, stalled(message)))
     return None
+
+
+def _data_locations(spec: FineTuneJobSpec) -> Iterator[tuple[str, str]]:
+    for number, each in enumerate(spec.all_datasets):
+        name = "dataset" if spec.datasets is None else f"datasets[{number}]"
+        yield f"{name}.uri", each.uri
+        if each.evaluation is not None:
+            yield f"{name}.evaluation.uri", each.evaluation.uri
 
 
 def _state_so_far(job: FineTuneJob) -> JobState:

@@ -59,16 +59,22 @@ def usable_report(job: FineTuneJob, observed: Observed, attempts: Attempts) -> I
 def unusable(job: FineTuneJob, report: InspectionReport) -> Stage | None:
     """Return the end of a job whose data set has too many unusable rows, also when another job's report says so."""
     facts = report.dataset
-    share = facts.dropped / max(1, facts.rows + facts.dropped)
-    allowed = job.spec.dataset.filters.max_dropped
-    if facts.rows > 0 and share <= allowed:
-        return None
-    lines = "; ".join(problems(report))
-    message = (
-        f"{facts.dropped} of {facts.rows + facts.dropped} rows of {facts.uri} are unusable ({share:.1%}; dataset.filters.maxDropped "
-        f"allows {allowed:.1%}): {lines}. Mend these rows, or raise maxDropped"
-    )
-    return failed(Reason.INVALID_DATA, message, Finding(ConditionType.INSPECTED, "False", Reason.INVALID_DATA, message))
+    counts = [(each.uri, each.usable, each.dropped) for each in facts.sources] or [
+        (facts.uri, facts.rows, facts.dropped)
+    ]
+    for dataset, (uri, rows, dropped) in zip(job.spec.all_datasets, counts, strict=False):
+        share = dropped / max(1, rows + dropped)
+        allowed = dataset.filters.max_dropped
+        if rows > 0 and share <= allowed:
+            continue
+        lines = "; ".join(problems(report))
+        message = (
+            f"{dropped} of {rows + dropped} rows of {uri} are unusable ({share:.1%}; dataset.filters.maxDropped "
+            f"allows {allowed:.1%}): {lines}. Mend these rows, or raise maxDropped"
+        )
+        said = Finding(ConditionType.INSPECTED, "False", Reason.INVALID_DATA, message)
+        return failed(Reason.INVALID_DATA, message, said)
+    return None
 
 
 def problems(report: InspectionReport) -> list[str]:
@@ -85,7 +91,8 @@ def inspected(job: FineTuneJob, report: InspectionReport) -> Finding:
     lineage = report.model.lineage
     chained = f", the result of job {lineage.job}" if lineage else ""
     resume = f"; goes on after step {report.resume.step} of {report.resume.uri}" if report.resume else ""
-    message = f"{facts.rows} rows{dropped}; {report.model.architecture}, {report.model.parameters} parameters{traced}{chained}{resume}"
+    several = f" of {len(facts.sources)} data sets" if facts.sources else ""
+    message = f"{facts.rows} rows{several}{dropped}; {report.model.architecture}, {report.model.parameters} parameters{traced}{chained}{resume}"
     if own:
         return Finding(ConditionType.INSPECTED, "True", Reason.INSPECTED, message)
     return Finding(ConditionType.INSPECTED, "True", Reason.INSPECTION_REUSED, f"{message}; inspected for {report.job}")

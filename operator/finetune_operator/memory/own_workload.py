@@ -158,7 +158,7 @@ def workload_of(
         separates_rows=packed,
         kl_penalty=spec.training.kl_weight > 0,
         answer_tokens=spec.training.online.max_completion_length if spec.training.online else 0,
-        evaluation_batch=micro_batch if spec.dataset.evaluates else 0,
+        evaluation_batch=micro_batch if spec.evaluates else 0,
         precomputed_reference=precomputed_reference,
         teacher=teacher,
         reward_parameters=sum(each.parameters for each in reward_models),

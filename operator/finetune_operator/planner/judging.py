@@ -33,7 +33,7 @@ def check_judging(spec: FineTuneJobSpec, inspection: InspectionReport | None) ->
     return PlanError(
         reason=Reason.INVALID_SPEC,
         message="evaluation.metrics: rows of format text have no answers to compare with; leave perplexity alone, or give "
-        f"{spec.dataset.uri} columns for prompt and answer",
+        f"{spec.data_uri} columns for prompt and answer",
     )
 
 

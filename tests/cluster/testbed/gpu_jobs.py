@@ -63,7 +63,7 @@ def report(job: dict[str, Any]) -> dict[str, Any]:
             "files": [],
         },
         "dataset": {
-            "uri": spec.dataset.uri,
+            "uri": spec.data_uri,
             "format": "messages",
             "files": [],
             "rows": 6400,

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Final, NamedTuple
 
+from finetune_operator.api.datasets import WeightedDataset
 from finetune_operator.api.plan import AttemptFile
 from finetune_trainer.dataset import EncodedOfRow, encoded_rows
-from finetune_trainer.dataset_files import find_files
 from finetune_trainer.encoding import IGNORED
-from finetune_trainer.inputs import dataset_files, model_source
+from finetune_trainer.inputs import model_source
 from finetune_trainer.objectives.recipe import EncodedRow
 from finetune_trainer.rows import Conversation, Preference, PromptCompletion, RowValue, Tools, Turns
 from finetune_trainer.storage import open_storage
@@ -55,10 +56,19 @@ def judged_rows(attempt: AttemptFile) -> JudgedRows:
 
 
 def _evaluation_rows(attempt: AttemptFile) -> Iterator[EncodedOfRow]:
-    own = attempt.spec.dataset.evaluation
-    if own is not None:
-        return encoded_rows(attempt, find_files(own.uri).lines())
-    return (each for each in encoded_rows(attempt, dataset_files(attempt).lines()) if each.is_evaluated)
+    """Yield rows of all data sets by turns: the first so many are some of each."""
+    waiting = deque(_evaluation_rows_of(attempt, dataset) for dataset in attempt.spec.all_datasets if dataset.evaluates)
+    while waiting:
+        rows = waiting.popleft()
+        for row in islice(rows, 1):
+            yield row
+            waiting.append(rows)
+
+
+def _evaluation_rows_of(attempt: AttemptFile, dataset: WeightedDataset) -> Iterator[EncodedOfRow]:
+    if dataset.evaluation is not None:
+        return encoded_rows(attempt, dataset, dataset.evaluation.uri)
+    return (each for each in encoded_rows(attempt, dataset, dataset.uri) if each.is_evaluated)
 
 
 def passage_of(row: EncodedRow) -> Passage:

@@ -18,40 +18,32 @@ from typing import NoReturn
 
 from pydantic import ValidationError
 
-from finetune_operator.api.compatibility import Objective
 from finetune_operator.api.constants import REQUEST_PATH, TERMINATION_LOG, TERMINATION_LOG_VARIABLE
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.inspection import (
-    EXAMPLES_KEPT,
     DatasetFacts,
     InspectionReport,
     InspectionRequest,
     ModelFacts,
-    ScoreRange,
 )
-from finetune_operator.api.packing import packed_rows
 from finetune_operator.api.progress import TerminationMessage
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import ModelSource
-from finetune_trainer.dataset_files import DatasetFiles, find_files
 from finetune_trainer.entailment_model import check_entailment_model
 from finetune_trainer.failures import TrainerFailure, calls_of, failure_of
+from finetune_trainer.inspect.data_sets import dataset_facts, survey_datasets, together
 from finetune_trainer.inspect.delivery import post_report, to_json
 from finetune_trainer.inspect.evaluation_rows import evaluation_facts
 from finetune_trainer.inspect.formats import check_formats
 from finetune_trainer.inspect.full_report import write_full_report
-from finetune_trainer.inspect.histogram import histogram
-from finetune_trainer.inspect.labels import in_order
 from finetune_trainer.inspect.output_target import check_output
-from finetune_trainer.inspect.survey import Limits, Survey, survey_rows
 from finetune_trainer.inspect.teacher import teacher_facts
-from finetune_trainer.inspect.verdict import check_rows
+from finetune_trainer.inspect.verdict import check_data
 from finetune_trainer.lineage import starting_point
 from finetune_trainer.model_files import ModelFolder, describe_model, open_model
-from finetune_trainer.rendering import read_rendered_rows
 from finetune_trainer.resume_source import resume_point
 from finetune_trainer.rewards.config_maps import inspect_functions, mounted_at
-from finetune_trainer.rewards.model_files import inspect_reward_models, rows_it_can_read
+from finetune_trainer.rewards.model_files import inspect_reward_models
 from finetune_trainer.sentence_pooling import check_pooling
 from finetune_trainer.tokenizer_files import read_tokenizer
 
@@ -114,30 +106,24 @@ def inspect(request: InspectionRequest, output: Path | None = None, *, trace: bo
     if trace:
         model = _traced(model, folder, source)
     resume = resume_point(spec, model, functions)
-    files = find_files(spec.dataset.uri)
-    layout, rows = read_rendered_rows(
-        files.lines(), spec.dataset, spec.layouts, tokenizer, together=spec.reads_together
-    )
-    if judges:
-        rows = rows_it_can_read(rows, judges)
-    training = spec.training
-    limits = Limits(
-        training.max_length,
-        training.loss_on,
-        training.truncation,
-        spec.dataset.split,
-        spec.dataset.filters,
-        training.online,
-    )
-    survey = survey_rows(rows, tokenizer, limits)
-    logger.info("data set %s: %s, %d rows, %d dropped", spec.dataset.uri, layout.layout, survey.rows, survey.dropped)
-    report_uri = write_full_report(target, request, survey)
-    refusal = check_rows(survey, spec.dataset.uri, spec.dataset.filters.max_dropped, spec.objective)
+    found = survey_datasets(spec, tokenizer, judges)
+    survey = together([each.survey for each in found])
+    report_uri = write_full_report(target, request, found, survey)
+    refusal = check_data(found, survey, spec.objective)
     if refusal is not None:
         raise TrainerFailure(refusal.exit_code, f"{refusal}. All of them: {report_uri}")
-    facts = _dataset_facts(request, files, layout.layout, survey)
-    if spec.dataset.evaluates:
-        facts = facts.model_copy(update={"evaluation": evaluation_facts(spec, survey, tokenizer)})
+    facts = dataset_facts(spec, found, survey, evaluation_facts(spec, found, survey, tokenizer))
+    report = _report(request, model, facts, report_uri, started).model_copy(
+        update={
+            "resume": resume,
+            "teacher": teacher,
+            "reward_models": tuple(judge.facts for judge in judges),
+            "reward_files": functions,
+        }
+    )
+    if refusal is not None:
+        raise TrainerFailure(refusal.exit_code, f"{refusal}. All of them: {report_uri}")
+    facts = dataset_facts(spec, found, survey, evaluation_facts(spec, found, survey, tokenizer))
     report = _report(request, model, facts, report_uri, started).model_copy(
         update={
             "resume": resume,
@@ -166,28 +152,6 @@ def _traced(model: ModelFacts, folder: ModelFolder, source: ModelSource) -> Mode
             ExitCode.BUG, f"--trace needs the trainer's packages, and {error.name} is missing: use the trainer's image"
         ) from error
     return with_trace(model, folder.config, source)
-
-
-def _dataset_facts(request: InspectionRequest, files: DatasetFiles, layout: str, survey: Survey) -> DatasetFacts:
-    return DatasetFacts(
-        uri=request.spec.dataset.uri,
-        format=layout,
-        files=files.inputs,
-        rows=survey.rows,
-        documents=survey.used if request.spec.objective is Objective.PRETRAIN else None,
-        dropped=survey.dropped,
-        dropped_by_reason=dict(survey.dropped_by_reason.most_common()),
-        filtered=survey.filtered,
-        filtered_by_reason=dict(survey.filtered_by_reason.most_common()),
-        problems=tuple(survey.problems[:EXAMPLES_KEPT]),
-        truncated=survey.truncated,
-        duplicates=survey.duplicates,
-        tokens=histogram(survey.lengths),
-        sides={side: histogram(lengths) for side, lengths in survey.sides.items()},
-        labels=in_order(survey.labels),
-        scores=None if survey.scores is None else ScoreRange(minimum=survey.scores[0], maximum=survey.scores[1]),
-        packed=packed_rows(survey.lengths, request.spec.training.max_length),
-    )
 
 
 def _report(

@@ -27,13 +27,14 @@ def labels_of(value: RowValue) -> Iterable[str]:
             return ()
 
 
-def count_labels(counts: Counter[str], value: RowValue) -> None:
-    """Add the labels of a row.
+def count_labels(counts: Counter[str], value: RowValue, times: int = 1) -> None:
+    """Add the labels of a row that stands there so many times.
 
     Raises:
         TrainerFailure: There are more than LABELS_LIMIT.
     """
-    counts.update(labels_of(value))
+    for label in labels_of(value):
+        counts[label] += times
     if len(counts) > LABELS_LIMIT:
         raise TrainerFailure(
             ExitCode.BAD_DATA,

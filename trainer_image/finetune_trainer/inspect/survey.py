@@ -22,7 +22,7 @@ from finetune_trainer.inspect.labels import count_labels
 from finetune_trainer.rendering import RenderedRow, Text
 from finetune_trainer.rewards.prompts import problem_of as prompt_problem
 from finetune_trainer.row_filters import RowFilter
-from finetune_trainer.row_selection import digest_of, is_evaluated
+from finetune_trainer.row_selection import digest_of, is_evaluated, times_trained
 from finetune_trainer.rows import (
     Conversation,
     JudgedCompletion,
@@ -58,6 +58,7 @@ class Survey:
     labels: Counter[str] = field(default_factory=Counter)
     problems: list[RowProblem] = field(default_factory=list)
     used: int = 0
+    """Usable rows that are not evaluated, each once, whatever their weight."""
     dropped: int = 0
     dropped_by_reason: Counter[str] = field(default_factory=Counter)
     truncated: int = 0
@@ -76,19 +77,20 @@ class Survey:
         """What training takes its batches from: usable rows, of raw text the pieces of them."""
         return self.lengths.total()
 
-    def note_row(self, value: RowValue, sides: Mapping[str, int], max_length: int) -> None:
-        """Count a usable row, given the tokens of each of its texts."""
+    def note_row(self, value: RowValue, sides: Mapping[str, int], max_length: int, times: int = 1) -> None:
+        """Count a usable row that is trained so many times in an epoch, given the tokens of each of its texts."""
         self.used += 1
         longest = max(sides.values())
-        if isinstance(value, RawText):
-            self.lengths.update(last - first for first, last in pieces(longest, max_length))
-            return
-        self.lengths[longest] += 1
-        self.truncated += longest > max_length
-        if len(sides) > 1:
-            for side, length in sides.items():
-                self.sides.setdefault(side, Counter())[length] += 1
-        count_labels(self.labels, value)
+        # A row that its weight leaves out is encoded all the same, so that its labels need numbers: they are counted 0 times.
+        count_labels(self.labels, value, times)
+        if times > 0 and isinstance(value, RawText):
+            for first, last in pieces(longest, max_length):
+                self.lengths[last - first] += times
+        elif times > 0:
+            self.lengths[longest] += times
+            self.truncated += times * (longest > max_length)
+            for side, length in sides.items() if len(sides) > 1 else ():
+                self.sides.setdefault(side, Counter())[length] += times
         if isinstance(value, ScoredPair):
             least, most = self.scores or (value.score, value.score)
             self.scores = min(least, value.score), max(most, value.score)
@@ -121,12 +123,20 @@ class Limits:
     split: Split | None = None
     filters: Filters = field(default_factory=Filters)
     online: OnlinePolicy | None = None
+    weight: float = 1.0
+    seed: int = 0
+    """Of the weight."""
 
 
-def survey_rows(rows: Iterator[RenderedRow], tokenizer: TokenizerFiles, limits: Limits) -> Survey:
-    """Read all rows; while one batch is tokenized (outside the interpreter's lock) the next ones are read and rendered."""
+def survey_rows(
+    rows: Iterator[RenderedRow], tokenizer: TokenizerFiles, limits: Limits, seen: SeenDigests | None = None
+) -> Survey:
+    """Read all rows; while one batch is tokenized (outside the interpreter's lock) the next ones are read and rendered.
+
+    `seen` has the rows of data sets that were read before, which duplicates are counted with.
+    """
     result = Survey()
-    seen = SeenDigests()
+    seen = SeenDigests() if seen is None else seen
     wanted = RowFilter(limits.filters)
     lengths = _Lengths(tokenizer, limits)
     with ThreadPoolExecutor(1, thread_name_prefix="tokenize") as pool:
@@ -176,7 +186,8 @@ def _note(
         if is_evaluated(row.value, lengths.limits.split):
             result.evaluated[max(sides.values())] += 1
             continue
-        result.note_row(row.value, sides, lengths.limits.max_length)
+        times = times_trained(row.value, lengths.limits.weight, lengths.limits.seed)
+        result.note_row(row.value, sides, lengths.limits.max_length, times)
         result.duplicates += not seen.add(digest_of(row.value))
 
 

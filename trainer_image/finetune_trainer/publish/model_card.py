@@ -22,6 +22,7 @@ from finetune_trainer.objectives import recipe_of
 from finetune_trainer.objectives.embedding import pooling_of
 from finetune_trainer.objectives.recipe import CAUSAL, ModelHead
 from finetune_trainer.publish.card_lineage import Trial, lineage_rows
+from finetune_trainer.publish.data_lines import data_lines
 from finetune_trainer.publish.hub import CARD_KEY
 
 VLLM_RANKS: Final = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -89,18 +90,7 @@ def model_card(
         first, last = history.losses[0], history.losses[-1]
         lines += [f"| loss | {first[1]:.4f} (step {first[0]}) → {last[1]:.4f} (step {last[0]}) |"]
     lines += evaluation_lines(attempt, evaluated)
-    lines += [
-        "",
-        "## Data",
-        "",
-        f"{facts.dataset.rows} rows of `{spec.dataset.uri}` (format {facts.dataset.format}):",
-        "",
-    ]
-    lines += ["| file | bytes | ETag |", "|---|---|---|"]
-    lines += [f"| `{file.uri}` | {file.size} | {file.etag or ''} |" for file in facts.dataset.files]
-    if facts.dataset.labels:
-        named = ", ".join(f"`{name}` ({count})" for name, count in facts.dataset.labels.items())
-        lines += ["", f"Classes, with how often each stands in the rows: {named}."]
+    lines += data_lines(facts.dataset)
     lines += ["", "## Lineage", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in lineage_rows(attempt, checkpoint, trial)]
     lines += [f"| {name} | {version} |" for name, version in sorted(checkpoint.versions.items())]
@@ -112,10 +102,10 @@ def evaluation_lines(attempt: AttemptFile, evaluated: Evaluated | None) -> list[
     """Return the section with the base model beside the tuned one; nothing where they were not evaluated."""
     if evaluated is None:
         return []
-    source = attempt.spec.dataset
-    rows = source.evaluation.uri if source.evaluation else source.uri
+    datasets = [each for each in attempt.spec.all_datasets if each.evaluates]
+    rows = ", ".join(f"`{each.evaluation.uri if each.evaluation else each.uri}`" for each in datasets)
     lines = ["", "## Evaluation", ""]
-    lines += [f"On {evaluated.rows} rows of `{rows}` that were not trained; answers were generated greedily.", ""]
+    lines += [f"On {evaluated.rows} rows of {rows} that were not trained; answers were generated greedily.", ""]
     lines += ["| metric | base model | this model |", "|---|---|---|"]
     for figure in evaluated.figures:
         base = "" if figure.base is None else f"{figure.base:.4g}"

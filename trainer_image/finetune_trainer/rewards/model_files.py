@@ -16,7 +16,7 @@ from finetune_operator.api.model_types import ENCODERS
 from finetune_operator.api.rewards import RewardModel
 from finetune_operator.api.spec import ModelSource
 from finetune_trainer.failures import TrainerFailure
-from finetune_trainer.lineage import result_lineage
+from finetune_trainer.lineage import lineage_of_result
 from finetune_trainer.model_files import CONFIG_FILE, describe_model, open_model
 from finetune_trainer.model_types import BUILT_IN_MODEL_TYPES
 from finetune_trainer.rendering import RenderedRow, Unanswerable, answered
@@ -59,7 +59,7 @@ def _inspected(source: ModelSource) -> InspectedRewardModel:
         )
     if storage.exists(CONFIG_FILE):
         _check(source, json.loads(storage.read(CONFIG_FILE)))
-    lineage = result_lineage(storage, source.uri)
+    lineage = lineage_of_result(storage)
     if lineage is not None and lineage.objective not in ("", Objective.REWARD):
         raise _refused(
             source,

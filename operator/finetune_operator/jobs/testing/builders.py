@@ -71,9 +71,9 @@ def make_report(job: FineTuneJob, *, finished: datetime = START, **dataset: Any)
         edges=(1, 64), counts=(100,), minimum=8, maximum=60, mean=30.0, median=30, percentile_99=59, total=3000
     )
     facts: dict[str, Any] = {
-        "uri": job.spec.dataset.uri,
+        "uri": job.spec.data_uri,
         "format": "messages",
-        "files": (InputFile(uri=job.spec.dataset.uri, size=10_000, etag="e1"),),
+        "files": tuple(InputFile(uri=each.uri, size=10_000, etag="e1") for each in job.spec.all_datasets),
         "rows": 100,
         "tokens": tokens,
         **dataset,
