@@ -117,7 +117,7 @@ def test_the_mean_reward_of_the_model_rises_and_the_distance_is_told(
     step = judge.attempt.plan.total_steps
     card = (tmp_path / "out" / "README.md").read_text()
     assert (
-        f"| reward model made by | job team/judge (reward, full) after step {step}, uid {judge.attempt.uid} |" in card
+        f"| reward model made by | job team/judge (reward, lora) after step {step}, uid {judge.attempt.uid} |" in card
     )
 
 
