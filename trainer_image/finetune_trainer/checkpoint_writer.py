@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for_futures
 from dataclasses import dataclass
@@ -117,8 +117,10 @@ class CheckpointWriter:
         """A checkpoint waits for its commit; the same on every rank."""
         return self._pending is not None
 
-    def begin(self, step: int, staged: Path, started: float, held: Mapping[str, StagedFile] = _NONE) -> None:
-        """Start to upload a staged checkpoint. Collective.
+    def begin(
+        self, step: int, staged: Path, started: float, held: Mapping[str, StagedFile] = _NONE
+    ) -> CheckpointFolder:
+        """Start to upload a staged checkpoint, and return where to. Collective.
 
         Args:
             step: After which it was saved.
@@ -135,11 +137,12 @@ class CheckpointWriter:
         )
         upload = self._pool.submit(self._upload, folder, staged, mine, held, self._retries)
         self._pending = _Pending(folder, staged, started, time.monotonic() - started, upload, self._retries)
+        return folder
 
-    def finish(self, on_wait: Callable[[], object] = lambda: None) -> str | None:
+    def finish(self, on_wait: Callable[[], object] = lambda: None, others: Iterable[FileEntry] = ()) -> str | None:
         """Wait for every rank's upload and have rank 0 commit. Collective. Returns the first problem, the same on every rank.
 
-        `on_wait` is called on every rank while any upload is on its way.
+        `on_wait` is called on every rank while any upload is on its way; `others` are files of the checkpoint that no rank has uploaded.
         """
         if self._pending is None:
             return None
@@ -159,7 +162,8 @@ class CheckpointWriter:
             self._on_failure(f"the checkpoint of step {pending.folder.step} was not uploaded: {first}")
             return first
         if self._place.is_first:
-            files = tuple(sorted((entry for _, part in answers for entry in part), key=lambda entry: entry.name))
+            entries = (*others, *(entry for _, part in answers for entry in part))
+            files = tuple(sorted(entries, key=lambda entry: entry.name))
             self._commit = self._pool.submit(self._commit_or_tell, pending, files)
         return None
 

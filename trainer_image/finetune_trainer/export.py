@@ -9,6 +9,7 @@ from typing import Any, Final
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.manifest import FileEntry, Manifest
 from finetune_trainer.failures import TrainerFailure
+from finetune_trainer.script_pods import owner_of
 
 EXPORT_FOLDER: Final = "export"
 HISTORY_FILE: Final = "trainer_state.json"
@@ -62,7 +63,7 @@ def exported(checkpoint: Path) -> Path:
 
 def exported_files(manifest: Manifest) -> tuple[FileEntry, ...]:
     """Return the files of a checkpoint that publication needs: weights, tokenizer and history, no states and no shards."""
-    export = tuple(entry for entry in manifest.files if entry.name.startswith(f"{EXPORT_FOLDER}/"))
+    export = tuple(entry for entry in manifest.files if owner_of(entry.name)[1].startswith(f"{EXPORT_FOLDER}/"))
     at_top = tuple(
         entry for entry in manifest.files if "/" not in entry.name and not entry.name.endswith((".pt", ".pth"))
     )

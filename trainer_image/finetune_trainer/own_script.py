@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from finetune_operator.api.durations import parse_interval
 from finetune_operator.api.exit_codes import EXIT_MEANINGS, ExitCode, meaning_of
 from finetune_operator.api.plan import AttemptFile
 from finetune_operator.api.reasons import Reason
@@ -41,8 +40,11 @@ from finetune_trainer.collective import Collective
 from finetune_trainer.events import EventLog
 from finetune_trainer.rank_files import RankState
 from finetune_trainer.report import https_sender
-from finetune_trainer.script_folder import Snapshot, look, newest_step
+from finetune_trainer.script_folder import Snapshot, look
+from finetune_trainer.script_other_pods import OtherPods, OtherPodSaver, PodLimits
+from finetune_trainer.script_pods import share_out
 from finetune_trainer.script_progress import ProgressRelay, ProgressWatch
+from finetune_trainer.script_saver import FirstPodSaver, Saver
 from finetune_trainer.storage import open_writable
 from finetune_trainer.watchdog import hang_seconds
 
@@ -61,7 +63,7 @@ class OwnScript:
     attempt: AttemptFile
     place: Workplace
     index: int
-    """Of the pod; the first one's folder is saved, and every pod's restored."""
+    """Of the pod; each pod's folder is saved, and the first one commits (script_pods.py)."""
     stopped: Callable[[], bool]
     look_seconds: float = LOOK_SECONDS
     quiet_seconds: float = QUIET_SECONDS
@@ -69,10 +71,12 @@ class OwnScript:
     hang_limit: Callable[[Sequence[float]], float] = hang_seconds
     """Seconds without progress after which a script that has reported some hangs, from those of its last steps."""
     _events: EventLog = field(default_factory=EventLog)
+    pod_limits: PodLimits | None = None
+    """How long a pod waits for the others; None goes by the pod's time between SIGTERM and SIGKILL."""
     saved_step: int | None = None
-    """Of the newest checkpoint that was committed."""
-    _saved: Snapshot = field(default_factory=Snapshot)
-    """What is in the newest checkpoint, committed or on its way."""
+    """Of the newest checkpoint that was committed, as far as this pod knows."""
+    _given: Snapshot = field(default_factory=Snapshot)
+    """The files that other pods have written, as they were at the start."""
     _was_quiet: bool = False
     """Nothing had been written for a while when the script ended."""
     _hang: Cause | None = None
@@ -90,20 +94,21 @@ class OwnScript:
             return Cause(ExitCode.OK, Reason.SUCCEEDED, "the script had ended and all was saved already")
         for name in (CHECKPOINTS, RESULT):
             (folder / name).mkdir(parents=True, exist_ok=True)
-        writer = self._writer(found) if self.index == 0 else None
-        self._saved = look(folder)
+        saver = self._saver(found)
         watch = ProgressWatch(self.hang_limit)
         relay = ProgressRelay(lambda status: watch.report(status, time.monotonic()), https_sender(self.attempt))
         try:
             (control / PROGRESS_FILE).write_text(relay.url)
             (control / KEEPER_FILE).touch()
             (control / BEGIN_FILE).touch()
-            code = self._follow(control, writer, watch)
+            code = self._follow(control, saver, watch)
         finally:
             relay.close()
-        if writer is not None:
-            self._save_last(writer, code)
+        is_saved = saver.end(self._look(), code, is_quiet=self._was_quiet)
         self._note()
+        if code == 0 and not is_saved:
+            said = "stopped from outside after the script had ended well, before every pod's folder was saved"
+            return Cause(ExitCode.TERMINATED, Reason.TERMINATED, said)
         return self._cause(code)
 
     def cancel(self) -> None:
@@ -122,6 +127,10 @@ class OwnScript:
         """The script's folder."""
         return self.place.work / SCRIPT_FOLDER
 
+    def _look(self) -> Snapshot:
+        """Return what this pod has to save."""
+        return look(self.folder).without(self._given)
+
     def _restore(self, folder: Path) -> Found:
         found = find_checkpoint(
             self.attempt,
@@ -132,16 +141,23 @@ class OwnScript:
             on_rejected=self._tell,
         )
         if found.manifest is not None:
-            self.place.resume.rename(folder)
+            self._given = share_out(self.place.resume, folder, self.index, self.attempt.plan.pods)
             self.saved_step = found.manifest.step
             self._events.write(ResumeEvent(attempt=self.attempt.attempt, step=found.manifest.step, uri=found.uri or ""))
         return found
 
-    def _writer(self, found: Found) -> CheckpointWriter:
-        return CheckpointWriter(
-            self.attempt,
+    def _saver(self, found: Found) -> Saver:
+        attempt, pods, staged = self.attempt, self.attempt.plan.pods, self.place.staging / "script"
+        storage = open_writable(attempt.checkpoint_uri)
+        limits = self.pod_limits or PodLimits.within(attempt.spec.pod.termination_grace_period_seconds)
+        if self.index > 0:
+            return OtherPodSaver(
+                storage, attempt.attempt, self.index, self.folder, staged, self.saved_step, limits, self.stopped
+            )
+        writer = CheckpointWriter(
+            attempt,
             Place(0, 1, 0, 1),
-            open_writable(self.attempt.checkpoint_uri),
+            storage,
             Collective(1),
             start=found.start,
             verified=found.folder,
@@ -149,6 +165,11 @@ class OwnScript:
             on_commit=self._committed,
             on_failure=_say,
             on_retry=_say,
+        )
+        others = OtherPods(storage, pods, self.saved_step, limits) if pods > 1 else None
+        every = attempt.spec.checkpoint.every
+        return FirstPodSaver(
+            every, self.folder, staged, writer, self._look(), lambda: self.saved_step, others, self.stopped
         )
 
     def _committed(self, event: CheckpointEvent) -> None:
@@ -159,20 +180,18 @@ class OwnScript:
         self._events.write(event)
         _say(f"checkpoint of step {event.step}: {'saved' if event.verified else event.problem}")
 
-    def _follow(self, control: Path, writer: CheckpointWriter | None, watch: ProgressWatch) -> int:
+    def _follow(self, control: Path, saver: Saver, watch: ProgressWatch) -> int:
         """Save until the script has ended; return its exit code, 137 where it was killed without a word."""
-        interval = parse_interval(self.attempt.spec.checkpoint.every)
-        last_time, last_step = time.monotonic(), self.saved_step or 0
-        seen, since = self._saved, time.monotonic()
+        seen, since = self._look(), time.monotonic()
         while True:
             code = self._ended(control)
             if code is not None:
-                self._was_quiet = look(self.folder) == seen and time.monotonic() - since >= self.quiet_seconds
+                self._was_quiet = self._look() == seen and time.monotonic() - since >= self.quiet_seconds
                 return code if self._hang is None else int(self._hang.exit_code)
             time.sleep(self.look_seconds)
             (control / KEEPER_FILE).touch()
             now = time.monotonic()
-            current = look(self.folder)
+            current = self._look()
             if current != seen:
                 seen, since = current, now
                 watch.wrote(now)
@@ -181,20 +200,7 @@ class OwnScript:
                 self._hang = _hang(silent, watch.step)
                 _say(f"hang: {self._hang.message}; the script is stopped")
                 (control / STOP_FILE).touch()
-            if writer is None:
-                continue
-            if writer.has_pending:
-                self._finish(writer, wait=False)
-                continue
-            step = newest_step(current) or 0
-            due = (
-                step - last_step >= interval.steps
-                if interval.steps is not None
-                else now - last_time >= (interval.seconds or 0)
-            )
-            if due and current != self._saved and current.is_whole and now - since >= self.quiet_seconds:
-                self._begin(writer, current)
-                last_time, last_step = now, step
+            saver.look(current, now, is_quiet=now - since >= self.quiet_seconds)
 
     def _ended(self, control: Path) -> int | None:
         told = control / EXIT_FILE
@@ -205,37 +211,6 @@ class OwnScript:
         if alive.exists() and time.time() - alive.stat().st_mtime > self.lost_seconds:
             return int(ExitCode.KILLED)
         return int(ExitCode.TERMINATED) if self.stopped() and not alive.exists() else None
-
-    def _begin(self, writer: CheckpointWriter, current: Snapshot) -> None:
-        staged = self.place.staging / "script"
-        shutil.rmtree(staged, ignore_errors=True)
-        current.link(self.folder, staged)
-        # Numbers only rise: a script that names none, or the same again, counts by its saves.
-        step = max(newest_step(current) or 0, (self.saved_step or 0) + 1)
-        writer.begin(step, staged, time.monotonic())
-        self._saved = current
-
-    def _finish(self, writer: CheckpointWriter, *, wait: bool) -> None:
-        if writer.is_uploading and not wait:
-            return
-        if self._saved.is_unchanged_in(self.place.staging / "script"):
-            writer.finish()
-            return
-        _say("a file of the script's folder was written in place while it was saved; this checkpoint does not count")
-        writer.abandon()
-        self._saved = Snapshot()
-
-    def _save_last(self, writer: CheckpointWriter, code: int) -> None:
-        """Save what a script has left that has ended well, was told to stop, or had not written for a while: a crash may leave half a checkpoint."""
-        current = look(self.folder)
-        if writer.has_pending:
-            self._finish(writer, wait=True)
-        is_done = code == 0
-        ended_whole = (self.stopped() or self._was_quiet) and current.is_whole
-        if is_done or (ended_whole and current != self._saved):
-            writer.is_final = is_done
-            self._begin(writer, current)
-        writer.close()
 
     def _cause(self, code: int) -> Cause:
         if self._hang is not None:

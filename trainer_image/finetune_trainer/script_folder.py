@@ -24,6 +24,10 @@ class Snapshot:
         """Nothing in it says that it is being written."""
         return not any(name.rsplit("/", 1)[-1] == UNFINISHED for name in self.files)
 
+    def without(self, others: Snapshot) -> Snapshot:
+        """Return the files that are not as they are in `others`."""
+        return Snapshot({name: seen for name, seen in self.files.items() if others.files.get(name) != seen})
+
     def link(self, source: Path, target: Path) -> None:
         """Make `target` a folder of the same files, by hard links; one that is gone meanwhile is left out."""
         target.mkdir(parents=True)

@@ -26,6 +26,9 @@ def scripted(attempt: AttemptFile, script: Path, number: int = 1) -> AttemptFile
     return attempt.model_copy(update={"spec": type(attempt.spec).model_validate(spec), "attempt": number})
 
 
+Meanwhile = Callable[["ScriptPod", "subprocess.Popen[bytes]"], object]
+
+
 class ScriptPod:
     """One pod's work directory, with the script as a process beside what saves it."""
 
@@ -41,7 +44,7 @@ class ScriptPod:
 
     def run(
         self,
-        meanwhile: Callable[[ScriptPod, subprocess.Popen[bytes]], None] | None = None,
+        meanwhile: Meanwhile | None = None,
         *,
         limits: dict[str, Any] | None = None,
         **variables: str,

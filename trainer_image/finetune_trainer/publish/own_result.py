@@ -10,6 +10,7 @@ from finetune_operator.api.manifest import Manifest
 from finetune_operator.api.plan import AttemptFile
 from finetune_operator.api.trainer import RESULT, RESULT_FOLDER_VARIABLE
 from finetune_trainer.failures import TrainerFailure
+from finetune_trainer.script_pods import share_out
 
 
 def build_own_result(attempt: AttemptFile, checkpoint: Path, target: Path, manifest: Manifest) -> None:
@@ -18,7 +19,10 @@ def build_own_result(attempt: AttemptFile, checkpoint: Path, target: Path, manif
     Raises:
         TrainerFailure: the script has left nothing.
     """
-    left = checkpoint / RESULT
+    gathered = checkpoint.with_name("gathered")
+    shutil.rmtree(gathered, ignore_errors=True)
+    share_out(checkpoint, gathered, 0, attempt.plan.pods)
+    left = gathered / RESULT
     if not any(path.is_file() for path in left.rglob("*")):
         raise TrainerFailure(
             ExitCode.BAD_DATA,
