@@ -31,10 +31,9 @@ def models(ranks: RankServer, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture
 def make(models: Any, tmp_path: Path) -> Any:
-    def attempt(kind: str, layout: str, *, output: str = "out", plan: Any = None, **spec: Any) -> Any:
-        rows = ROWS[layout](96)
+    def attempt(kind: str, layout: str, *, plan: Any, output: str = "out", **spec: Any) -> Any:
+        rows = ROWS[layout](plan.rows)
         data = write_rows(tmp_path / f"{layout}.jsonl", rows)
-        plan = plan or tiny_plan(micro_batch_size=8, total_steps=40, rows=len(rows))
         where = tmp_path / output
         return pair_attempt(models(kind), data, rows, where, layout=layout, plan=plan, objective="embedding", **spec)
 
@@ -43,8 +42,8 @@ def make(models: Any, tmp_path: Path) -> Any:
 
 PAIRS = {
     "scored-pair": [
-        ["the film was superb", "our dinner was charming"],
-        ["the film was superb", "our dinner was awful"],
+        ["superb", "charming"],
+        ["superb", "awful"],
     ],
     "triplet": [["who knows bade ?", "we told you of bade before"], ["who knows bade ?", "we told you of yeku before"]],
     "pair": [["who knows bade ?", "we told you of bade before"], ["who knows bade ?", "we told you of yeku before"]],
@@ -56,23 +55,21 @@ PAIRS = {
     [
         ("distilbert", "scored-pair", "spearman", {}),
         ("modernbert", "pair", "retrieval_accuracy", {"learning_rate": 1e-3}),
-        ("llama", "triplet", "retrieval_accuracy", {"tuning": {"method": "lora"}}),
+        ("llama", "triplet", "retrieval_accuracy", {"tuning": {"method": "lora"}, "learning_rate": 1e-2}),
     ],
 )
 def test_held_out_pairs_get_into_order_and_sentence_transformers_loads_what_is_published(
     kind: str, layout: str, measure: str, spec: dict[str, Any], ranks: RankServer, make: Any, tmp_path: Path
 ) -> None:
-    plan = tiny_plan(micro_batch_size=8, gradient_accumulation=2, total_steps=40, rows=96)
+    plan = tiny_plan(micro_batch_size=8, gradient_accumulation=2, total_steps=40, rows=192)
     split = {"dataset": {"split": {"evaluation": 0.2}}, "evaluation": {"every": 1}}
     result = ranks.run(make(kind, layout, plan=plan, **split, **spec), tmp_path / "run")
     assert result.statuses == (0,), result.log()
     evaluations = [event for event in result.events if isinstance(event, EvaluationEvent)]
     found = [event.measures[measure] for event in evaluations]
+    # Of 8 seeds of rows and weights the last is 0.87 to 1 and the first at most 0.62, but 0.92 of modernbert; losses fall to a 17th at most.
     assert found[-1] > 0.7
-    assert (
-        found[-1] > found[0] or measure == "retrieval_accuracy"
-    )  # means of random vectors of the same words are close already
-    assert evaluations[-1].loss < evaluations[0].loss / 2
+    assert evaluations[-1].loss < evaluations[0].loss / 3
 
     answer = ranks.call("finetune_trainer.testing_cases:publish_case", folder=str(result.folder))
 

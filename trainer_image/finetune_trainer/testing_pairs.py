@@ -13,17 +13,21 @@ from finetune_operator.api.plan import AttemptFile, Plan
 from finetune_trainer.testing_encoders import encoder_attempt, text_rows
 
 _WORDS: Final = ("ba", "de", "fi", "go", "ku", "la", "mo", "ne", "pi", "ro", "su", "ta", "ve", "wi", "xo", "ye")
-_TOPICS: Final = tuple(f"{first}{second}" for first, second in product(_WORDS, _WORDS[::2]))
+_TOPICS: Final = tuple(f"{first}{second}" for first, second in product(_WORDS, _WORDS))
 _AGREEMENT: Final = {"praise": 1.0, "doubt": 0.5, "blame": 0.0}
 
 
 def scored_rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
-    """Return pairs of texts with scores from 0 to 5: how far their opinions agree."""
+    """Return pairs of opinions with scores from 0 to 5: how far they agree.
+
+    An opinion is one word: mean vectors of whole sentences are mostly of the words that all have, and whether a few steps
+    lead out of that is a matter of rounding (Spearman 0.33 to 0.90 of held-out rows by the seed; of single words 0.87 to 0.94).
+    """
     texts = text_rows(2 * count, seed)
     return [
         {
-            "sentence1": first["text"],
-            "sentence2": second["text"],
+            "sentence1": first["text"].split()[-1],
+            "sentence2": second["text"].split()[-1],
             "score": 5 * (1 - abs(_AGREEMENT[first["label"]] - _AGREEMENT[second["label"]])),
         }
         for first, second in zip(texts[::2], texts[1::2], strict=True)
@@ -39,9 +43,12 @@ def judged_pair_rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
 
 
 def pair_rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
-    """Return questions with the answers that belong to them: about the same thing, in other words."""
+    """Return questions with the answers that belong to them: about the same thing, in other words. At most 256.
+
+    No two are about the same: equal rows are held out together, and the right answer of one of them would be that of the others too.
+    """
     source = random.Random(seed)  # noqa: S311 - examples, not secrets
-    chosen = [source.choice(_TOPICS) for _ in range(count)]
+    chosen = source.sample(_TOPICS, count)
     return [{"anchor": f"who knows {topic} ?", "positive": f"we told you of {topic} before"} for topic in chosen]
 
 
