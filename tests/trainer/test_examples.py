@@ -35,6 +35,7 @@ ROWS: Final = {
     "embedding.yaml": pair_rows,
     "reranker.yaml": judged_pair_rows,
     "distill-lora.yaml": arithmetic_rows,
+    "several-data-sets.yaml": arithmetic_rows,
 }
 ENDS: Final = {
     "reward-lora.yaml": "LlamaForSequenceClassification",
@@ -43,6 +44,8 @@ ENDS: Final = {
     "embedding.yaml": "LlamaModel",
     "reranker.yaml": "LlamaForSequenceClassification",
 }
+ROWS_OF_A_SET: Final = {"s3://data/instructions.jsonl": answer_rows}
+"""What stands in a data set of an example that learns from several, where it is not what the others have."""
 REWARDED: Final = {"grpo-lora.yaml"}
 """Their loss is near 0 however good the answers are (tests/trainer/test_online.py looks at those)."""
 NODE: Final = Inventory(cpu_nodes=(CpuNodes(nodes=1, cpu_millicores=4000, memory_bytes=24 * GIB),))
@@ -52,8 +55,9 @@ def attempt_of(name: str, model: Path, folder: Path, **training: Any) -> Attempt
     """The example with other places, inspected and planned as `finetune run` does it."""
     manifest = yaml.safe_load((EXAMPLES / name).read_text())
     spec = {**manifest["spec"], "model": {"uri": f"file://{model}"}, "output": {"uri": f"file://{folder / 'out'}"}}
-    rows = write_rows(folder / "rows.jsonl", ROWS[name](48))
-    spec["dataset"] = {**spec["dataset"], "uri": f"file://{rows}"}
+    for number, dataset in enumerate(spec.get("datasets") or [spec["dataset"]]):
+        made = ROWS_OF_A_SET.get(dataset["uri"], ROWS[name])(48, seed=number) if number else ROWS[name](48)
+        dataset["uri"] = f"file://{write_rows(folder / f'rows-{number}.jsonl', made)}"
     spec["training"] = {**spec["training"], **training}
     if (distill := spec["training"].get("distill")) is not None:
         distill["teacher"]["uri"] = f"file://{model}"
