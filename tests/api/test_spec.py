@@ -86,6 +86,11 @@ def test_a_job_created_again_has_another_checkpoint_folder(good_manifest: dict[s
     assert first != checkpoint_uri(spec, "support-bot", "22222222-aaaa")
 
 
+def test_fp16_is_refused_with_its_reason_and_what_to_use_instead(good_manifest: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=r"training.precision\n *fp16 is not offered: accelerate .* use bf16"):
+        FineTuneJobSpec.model_validate({**good_manifest["spec"], "training": {"precision": "fp16"}})
+
+
 def test_ppo_is_refused_with_its_reason_and_what_to_use_instead(good_manifest: dict[str, Any]) -> None:
     with pytest.raises(
         ValidationError, match=r"ppo is not offered: TRL 1.16 has no trainer .* use objective: rloo or grpo"

@@ -39,6 +39,13 @@ OBJECTIVES_NOT_OFFERED: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 """What people look for and does not exist, with the reason and what to do."""
+PRECISIONS_NOT_OFFERED: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "fp16": "accelerate 1.15 scales losses on accelerators alone (accelerator.py), so that neither its losses nor their resume could be tried "
+        "here; use bf16, which is emulated by GPUs that lack it (V100, T4), or fp32 there"
+    }
+)
+"""Likewise for `training.precision`."""
 ONLINE: Final = (Objective.GRPO, Objective.RLOO)
 """Objectives whose answers are generated while training."""
 PREFERENCES: Final = (Objective.DPO, Objective.ORPO, Objective.KTO, Objective.REWARD)

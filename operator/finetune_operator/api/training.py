@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import ClassVar, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 
-from finetune_operator.api.compatibility import Objective
+from finetune_operator.api.compatibility import PRECISIONS_NOT_OFFERED, Objective
 from finetune_operator.api.distillation import Distill
 from finetune_operator.api.embedding import Embedding
 from finetune_operator.api.evaluation import EarlyStopping
@@ -114,7 +115,8 @@ class Training(SpecModel):
     max_gradient_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this norm. Default 1.")
     precision: Literal["bf16", "fp32"] = Field(
         "bf16",
-        description="Compute precision. bf16 keeps trained weights in float32 and computes in bfloat16. Default bf16.",
+        description="Compute precision. bf16 keeps trained weights in float32 and computes in bfloat16. Default bf16. "
+        f"{' '.join(f'{name} is not offered: {why}.' for name, why in PRECISIONS_NOT_OFFERED.items())}",
     )
     loss_on: Literal["completions", "all"] = Field(
         "completions",
@@ -155,6 +157,14 @@ class Training(SpecModel):
             holds=lambda t: t.epochs is None or t.max_steps is None,
         ),
     )
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _is_offered(cls, value: Any) -> Any:
+        """Tell why a precision that people look for does not exist; the API server can only name those that do."""
+        if isinstance(value, str) and value in PRECISIONS_NOT_OFFERED:
+            raise PydanticCustomError("not_offered", f"{value} is not offered: {PRECISIONS_NOT_OFFERED[value]}")
+        return value
 
     @property
     def online(self) -> OnlinePolicy | None:
