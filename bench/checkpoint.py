@@ -6,7 +6,8 @@ Both save the same model and AdamW state to the same S3 server in the same run, 
 The server is versitygw (tests/cluster/testbed/s3.py), whose objects lie in memory so that no disk of a server is measured. The usual way is
 save_pretrained and torch.save to the local disk, then `upload_file` of every file, in the step loop. boto3 is what most training scripts upload
 with; it is a dependency of tests and benchmarks only. Prints JSON: medians over the rounds after the first, which allocates the buffers. GiB are
-of weights and optimizer state. CPU seconds are there because they stay right on a machine that has other work.
+of weights and optimizer state. CPU seconds are there because they stay right on a machine that has other work. `durable_ratio` cannot be below
+`durable_ratio_of_sending_alone`: the same store given the same bytes from memory, neither copied nor hashed; `floor_seconds_per_gib` has the parts.
 """
 
 from __future__ import annotations
@@ -76,6 +77,7 @@ def _compare(folder: Path, bucket: Path, layers: int, rounds: int) -> dict[str, 
         "stall_ratio": _ratio(ours["stall"], usual["durable"]),
         "stall_ratio_to_saving_alone": _ratio(ours["stall"], usual["save"]),
         "durable_ratio": _ratio(ours["durable"], usual["durable"]),
+        "durable_ratio_of_sending_alone": _ratio(floor["put_without_hashing"], _per_gib(usual, "durable")),
         "goals": {"stall_ratio": 0.1, "durable_ratio": 0.5},
         "peak_extra_host_memory_per_byte_of_state": {
             way: round(found[way]["extra_memory"] / ours["bytes"], 2) for way in found

@@ -12,6 +12,7 @@ from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.manifest import Manifest
 from finetune_operator.api.plan import Plan
 from finetune_operator.api.run_events import CheckpointEvent, MemoryEvent
+from finetune_trainer.network import COLLECTIVE_SECONDS
 from finetune_trainer.testing import tiny_plan, write_rows
 from finetune_trainer.testing_ranks import RankServer
 
@@ -61,6 +62,7 @@ def test_two_ranks_have_the_losses_of_one_process_that_accumulates(
     assert result.statuses == (0, 0), result.log()
     assert result.losses == pytest.approx(reference_losses, abs=1e-4)
     one, other = result.probe("shapes", 0), result.probe("shapes", 1)
+    assert one["patience"] == other["patience"] == COLLECTIVE_SECONDS
     if strategy is Strategy.DDP:
         assert one["gradients"] == other["gradients"]
         assert one["local_parameters"] == one["local_gradients"] == one["local_moments"] == one["whole_parameters"]

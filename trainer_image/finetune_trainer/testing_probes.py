@@ -40,6 +40,14 @@ def _offload_policies(model: Any) -> set[str]:
     return {type(unit.offload_policy).__name__ for unit in units if unit is not None}
 
 
+def _collective_seconds(device: torch.device) -> float | None:
+    """After how long a collective call gives up, as the group of all ranks has it; None of one process."""
+    if not torch.distributed.is_initialized():
+        return None
+    timeout = torch.distributed.group.WORLD._get_backend(device).options._timeout
+    return float(timeout.total_seconds())
+
+
 class Shapes(TrainerCallback):
     """Writes what this rank holds at its first optimizer step: elements of parameters, gradients and optimizer state, and a digest of gradients."""
 
@@ -69,6 +77,7 @@ class Shapes(TrainerCallback):
             "accumulated_gradients": self._accumulated,
             "offload": sorted(_offload_policies(model)),
             "dtypes": sorted({str(p.dtype) for p in model.parameters() if p.requires_grad}),
+            "patience": _collective_seconds(args.device),
         }
 
     def on_step_end(self, args: Any, state: Any, control: Any, optimizer: Any = None, **others: Any) -> None:

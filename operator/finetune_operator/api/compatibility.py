@@ -121,7 +121,7 @@ OFFLOADS: Final[Mapping[Strategy, tuple[Offload, ...]]] = MappingProxyType(
     }
 )
 """What each strategy can keep in host memory. torch knows one policy for FSDP2, which offloads all (CPUOffloadPolicy). One process and DDP have no
-such thing. NVMe is not offered (NOT_OFFERED): what it trained cannot be resumed exactly."""
+such thing. NVMe is not offered (NOT_OFFERED)."""
 
 STRATEGY_MEANINGS: Final[Mapping[Strategy, str]] = MappingProxyType(
     {
@@ -146,10 +146,15 @@ NOT_OFFERED: Final[Mapping[str, str]] = MappingProxyType(
         "shift_labels), a group's ranks take their rows by turns (UlyssesSPDataLoaderAdapter), so that a step has as many times more "
         "micro-batches as the group has ranks, TRL 1.16 refuses every loss but the model's own with it, and memory, packing and resume are "
         "unproven",
-        "offload to NVMe": "DeepSpeed 0.19.8 has it with ZeRO-3 alone (ZeRO-1 and ZeRO-2 take nvme for host memory). Two CPU ranks with async_io "
-        "compiled against libaio trained with the losses of host offload to the last bit, for the optimizer and for all states; but a "
-        "resumed run had 4.4071 instead of 4.4058 in its first step: engine.load_checkpoint leaves out ZeRO's own file, and with it norms, "
-        "step counts and all else that is below 1 MiB per rank and stays in memory. Host memory instead (resources.offload)",
+        "offload to NVMe": "DeepSpeed 0.19.8 has it with ZeRO-3 alone (ZeRO-1 and ZeRO-2 take nvme for host memory), and two CPU ranks trained with "
+        "the losses of host offload to the last bit. Its own resume is wrong (4.4071 instead of 4.4058 in the first step): load_checkpoint leaves "
+        "out ZeRO's own file, and with it step counts and what is below 1 MiB per rank; swapped moments are copied back and never read, since "
+        "the swapper knows them by tensors of this process alone. Tried with a cure: ZeRO's file is loaded, each rank's swap files are in the "
+        "checkpoint and its manifest, the moments are announced to the swapper, and after the longest batch was tried it forgets that trial's "
+        "moments. Then a killed run went on bit for bit (2 CPU ranks, 1.4 million parameters, with the trial and without). Not brought in, for the "
+        "rest is missing: async_io is compiled against libaio, 12 sources and more than a minute, and for GPUs with CUDA's headers, which the "
+        "trainer's image lacks; the plan would have to know local disks and their bytes per second; checkpoints of swapped and of other states "
+        "would have to resume each other. Host memory instead (resources.offload)",
     }
 )
 """What other programs do and this one does not, with the reason; measured or read with the versions that are named."""
