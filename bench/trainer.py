@@ -8,9 +8,10 @@ its rows itself.
 - `step_time_ratio`: one step. Then both are alive and take turns step by step, the other one stopped (SIGSTOP), so that a busy moment of the
   machine hits both alike. A run's figure is the median over pairs of steps; the first pair, which meets cold caches, is left out.
 
-Each is the median over runs, ours by the other's; `_cpu_ratio` is the same of the CPU seconds of all threads, which other programs on the machine
-disturb less. `largest_loss_difference` compares the losses step by step: 0 shows that both were given the same work. Each run is told on standard
-error when it is done.
+Both find byte code, as in the image: a first run of each, which is not counted, compiles it into a folder of its own. (With
+PYTHONDONTWRITEBYTECODE, as in many containers, every start compiles all libraries anew.) Each figure is the median over runs, ours by the other's;
+`_cpu_ratio` is the same of the CPU seconds of all threads, which other programs on the machine disturb less. `largest_loss_difference` compares the
+losses step by step: 0 shows that both were given the same work. Each run is told on standard error when it is done.
 """
 
 from __future__ import annotations
@@ -245,6 +246,8 @@ def main() -> None:
     report: dict[str, object] = {"runs": options.runs, "steps": options.steps, "load_before": os.getloadavg()[0]}
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ["PYTHONPYCACHEPREFIX"] = str(root / "bytecode")
         rows = arithmetic_rows(ROWS)
         data = write_rows(root / "rows.jsonl", rows)
         model = write_tiny_model(root / "model", rows, hidden=HIDDEN, layers=LAYERS)
@@ -258,6 +261,7 @@ def main() -> None:
                 tuning={"method": method},
                 resources={"probe": False},
             )
+            run(attempt, root / method / "compiling", 0, plain_first=False)
             runs = []
             for number in range(options.runs):
                 runs.append(run(attempt, root / method / str(number), options.steps, plain_first=bool(number % 2)))

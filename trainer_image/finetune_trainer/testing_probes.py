@@ -42,10 +42,8 @@ def _offload_policies(model: Any) -> set[str]:
 
 def _collective_seconds(device: torch.device) -> float | None:
     """After how long a collective call gives up, as the group of all ranks has it; None of one process."""
-    if not torch.distributed.is_initialized():
-        return None
-    timeout = torch.distributed.group.WORLD._get_backend(device).options._timeout
-    return float(timeout.total_seconds())
+    everyone = torch.distributed.group.WORLD if torch.distributed.is_initialized() else None
+    return None if everyone is None else float(everyone._get_backend(device).options._timeout.total_seconds())
 
 
 class Shapes(TrainerCallback):
