@@ -271,3 +271,19 @@ def test_config_maps_with_functions_are_mounted_where_they_are_read_and_run() ->
             assert mounts[volume]["mountPath"] == f"{CONFIG_MAP_DIRECTORY}/{source['name']}"
             assert mounts[volume]["readOnly"] is True
     assert "one-rewards" not in json.dumps(publish_job(job, file, SETTINGS)["spec"])
+
+
+def test_rows_are_compared_by_meaning_in_the_trainers_image_and_judged_with_the_judges_key() -> None:
+    semantic = {"deduplicate": "semantic", "semantic": {"uri": "hf://org/vectors"}}
+    judge = {"judge": {"url": "http://judge/v1", "model": "big"}}
+    uri, keys = "s3://data/rows.jsonl", {"judge": {"secret": "judge-key"}}
+
+    def pod(**filters: Any) -> dict[str, Any]:
+        job = make_job(dataset={"uri": uri, "filters": filters}, credentials=keys)
+        return trainer(inspect_job(job, SETTINGS))
+
+    assert pod()["image"] == pod(**judge)["image"] == SETTINGS.inspect_image
+    assert pod(**semantic)["image"] == SETTINGS.trainer_image
+    assert pod(**semantic)["resources"]["limits"]["memory"] == "8192Mi"
+    assert pod(**judge)["envFrom"] == [{"secretRef": {"name": "judge-key"}}]
+    assert "envFrom" not in pod(**semantic)

@@ -2,66 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from tests.chat_endpoint import Endpoint, said, serving
 
 from finetune_operator.api.evaluation import Judge
 from finetune_trainer.after_training.judge import FAILURES_IN_A_ROW, TRIES, JudgeClient, Judgement, score_in
 from finetune_trainer.after_training.rows import Question
-
-Reply = tuple[int, bytes, dict[str, str]]
-
-
-class Endpoint:
-    """A server that answers by a list, its last entry for ever; it keeps what it was asked."""
-
-    def __init__(self, *replies: Reply) -> None:
-        self.replies, self.asked = list(replies), list[tuple[str, str | None, dict[str, Any]]]()
-        self.url = ""
-
-    def next(self) -> Reply:
-        return self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
-
-
-def said(text: str) -> Reply:
-    return 200, json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]}).encode(), {}
-
-
-@contextmanager
-def serving(*replies: Reply) -> Iterator[Endpoint]:
-    endpoint = Endpoint(*replies)
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            endpoint.asked.append((self.path, self.headers.get("Authorization"), body))
-            code, content, headers = endpoint.next()
-            self.send_response(code)
-            for name, value in {**headers, "Content-Length": str(len(content))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *arguments: object) -> None:
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = False  # so that its end waits for them
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    endpoint.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
-    try:
-        yield endpoint
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def judged(endpoint: Endpoint, answers: list[str], pauses: list[float] | None = None, **judge: Any) -> Judgement:

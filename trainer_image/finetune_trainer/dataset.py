@@ -21,6 +21,7 @@ from finetune_trainer.objectives import recipe_of
 from finetune_trainer.objectives.recipe import EncodedRow
 from finetune_trainer.packing import write_packed
 from finetune_trainer.rendering import read_rendered_rows
+from finetune_trainer.row_decisions import decisions_of, key_of
 from finetune_trainer.row_filters import RowFilter, longest
 from finetune_trainer.row_selection import is_evaluated, times_trained
 from finetune_trainer.rows import RowValue
@@ -71,6 +72,7 @@ def rows_digest(attempt: AttemptFile) -> str:
         attempt.spec.training.truncation,
         str(attempt.plan.max_length),
         f"packed with seed {spec.training.seed}" if attempt.plan.packed else "",
+        *([str(facts.decisions.etag)] if facts.decisions else []),
         *([f"weighted with seed {spec.training.seed}"] if spec.datasets else []),
         attempt.spec.training.online.model_dump_json() if attempt.spec.training.online else "",
     )
@@ -158,9 +160,12 @@ def encoded_rows(attempt: AttemptFile, dataset: WeightedDataset, uri: str) -> It
     lines, spec = find_files(uri).lines(), attempt.spec
     _, rows = read_rendered_rows(lines, dataset, spec.layouts, tokenizer, together=spec.reads_together)
     wanted = RowFilter(dataset.filters)
+    own = dataset.evaluation is not None and uri == dataset.evaluation.uri
+    decided = decisions_of(attempt.inspection.decisions, key_of(spec.all_datasets.index(dataset), evaluation=own))
+    left_out = frozenset(decided.left_out if decided else ())
     read = dropped = 0
     first = ""
-    for row, texts in rows:
+    for number, (row, texts) in enumerate(rows):
         read += 1
         if row.value is None:
             dropped += 1
@@ -170,10 +175,17 @@ def encoded_rows(attempt: AttemptFile, dataset: WeightedDataset, uri: str) -> It
         # In this order, as the inspection does it: a row of which nothing is learned is no earlier row to be equal to.
         if not made or wanted.reason(row.value, functools.partial(longest, tokenizer.tokenizer, texts)):
             continue
+        if number in left_out:
+            continue
         evaluated = is_evaluated(row.value, dataset.split)
         times = times_trained(row.value, dataset.weight, spec.training.seed)
         for encoded in made:
             yield EncodedOfRow(encoded, evaluated, row.value, times)
+    if decided is not None and decided.rows != read:
+        raise TrainerFailure(
+            ExitCode.INPUTS_CHANGED,
+            f"{uri} has {read} rows, and it was decided of {decided.rows} which ones are learned from",
+        )
     allowed = dataset.filters.max_dropped
     if dropped > allowed * read:
         raise TrainerFailure(

@@ -101,7 +101,7 @@ class RowFilter:
         self._deny = [word.casefold() for word in filters.keywords.deny]
         self._allow = [word.casefold() for word in filters.keywords.allow]
         self._known: _Known | None = None
-        if filters.deduplicate is not None:
+        if filters.deduplicate in ("exact", "minhash"):  # semantic: row_decisions.py
             self._known = _Equal() if filters.deduplicate == "exact" else _Alike()
 
     def reason(self, value: RowValue, tokens: Callable[[], int]) -> str | None:

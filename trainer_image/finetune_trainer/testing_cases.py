@@ -12,6 +12,17 @@ from finetune_operator.api.run_events import RUN_EVENTS_VARIABLE
 from finetune_trainer.rank_files import RunDirectory
 
 
+def inspect_case(folder: Path) -> dict[str, Any]:
+    """Inspect the request in `folder`, and return the exit code and what was said at the end; for `RankServer.call`."""
+    from finetune_trainer.inspect.command import run
+
+    termination = folder / "termination.json"
+    os.environ["FINETUNE_TERMINATION_LOG"] = str(termination)
+    termination.touch()
+    code = run(["--job", str(folder / "request.json"), "--output", str(folder / "report.json")])
+    return {"code": code, "termination": json.loads(termination.read_text())}
+
+
 def publish_case(folder: Path) -> dict[str, Any]:
     """Publish the model of a case that has run in `folder`; for `RankServer.call`."""
     from finetune_trainer.publish.command import publish

@@ -174,3 +174,19 @@ def published_cosines(folder: Path, pairs: list[list[str]]) -> list[float]:
     vectors = [model.encode([pair[side] for pair in pairs], convert_to_tensor=True) for side in (0, 1)]
     found: list[float] = model.similarity_pairwise(*vectors).tolist()
     return found
+
+
+def plain_duplicates(model: Path, texts: list[str], threshold: float) -> dict[str, Any]:
+    """Return which texts are like an earlier one that stayed, by sentence-transformers alone, and how near to the threshold any pair comes."""
+    import numpy as np
+    from sentence_transformers import SentenceTransformer
+
+    vectors = SentenceTransformer(str(model), device="cpu").encode(texts).astype(np.float64)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    cosines = vectors @ vectors.T
+    stays: list[int] = []
+    for index in range(len(texts)):
+        if not (cosines[index, stays] >= threshold).any():
+            stays.append(index)
+    left_out = [index for index in range(len(texts)) if index not in stays]
+    return {"leftOut": left_out, "margin": float(abs(cosines - threshold).min())}

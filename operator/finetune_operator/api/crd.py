@@ -110,7 +110,13 @@ def _root_rules() -> list[dict[str, str]]:
         },
     ]
     rules += [_in_bucket(field, f"!self.spec.{field}.startsWith('file://')") for field in ("model.uri", "output.uri")]
-    optional = ("checkpoint.uri", "checkpoint.resumeFrom", "dataset.uri", "dataset.evaluation.uri")
+    optional = (
+        "checkpoint.uri",
+        "checkpoint.resumeFrom",
+        "dataset.uri",
+        "dataset.evaluation.uri",
+        "dataset.filters.semantic.uri",
+    )
     for field in (*optional, "evaluation.entailment.uri", "evaluation.harness.uri", "training.distill.teacher.uri"):
         first, *further = field.split(".")
         paths = accumulate(further, "{}.{}".format, initial=first)
@@ -120,7 +126,8 @@ def _root_rules() -> list[dict[str, str]]:
         _in_bucket(
             "datasets",
             "!has(self.spec.datasets) || self.spec.datasets.all(d, !d.uri.startsWith('file://') && "
-            "(!has(d.evaluation) || !d.evaluation.uri.startsWith('file://')))",
+            "(!has(d.evaluation) || !d.evaluation.uri.startsWith('file://')) && "
+            "(!has(d.filters) || !has(d.filters.semantic) || !d.filters.semantic.uri.startsWith('file://')))",
         )
     )
     for objective in KL_WEIGHTS:

@@ -13,6 +13,7 @@ from finetune_operator.api.evaluation import EvaluationSource, Split
 from finetune_operator.api.layouts import Layout, layouts_with, listed
 from finetune_operator.api.locations import OBJECT_NAME_PATTERN, Location, ObjectName, readable, startable
 from finetune_operator.api.model import Rule, SpecModel, text_rule
+from finetune_operator.api.row_models import RowJudge, SemanticDuplicates
 
 
 def _quoted(names: Iterable[str]) -> str:
@@ -181,12 +182,15 @@ class Filters(SpecModel):
         None, ge=1, description="Longer rows are left out, instead of cut at training.maxLength. Default: none."
     )
     keywords: Keywords = Field(default_factory=Keywords, description="Rows by words in them.")
-    deduplicate: Literal["exact", "minhash"] | None = Field(
+    deduplicate: Literal["exact", "minhash", "semantic"] | None = Field(
         None,
-        description="Rows that are equal to an earlier one (exact), or nearly the same (minhash), are left out. Default: all stay, and equal ones "
-        "are counted.",
+        description="Rows that are equal to an earlier one (exact), nearly the same (minhash), or mean the same (semantic, by the model of that "
+        "name below) are left out. Default: all stay, and equal ones are counted.",
     )
-
+    semantic: SemanticDuplicates | None = Field(None, description="The model of deduplicate: semantic.")
+    judge: RowJudge | None = Field(
+        None, description="A language model that scores the rows which all other filters leave in. Default: none."
+    )
     max_dropped: float = Field(
         0.05,
         ge=0,
@@ -196,6 +200,12 @@ class Filters(SpecModel):
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="(has(self.deduplicate) && self.deduplicate == 'semantic') == has(self.semantic)",
+            message="dataset.filters.semantic: deduplicate: semantic needs a model there, such as semantic: {uri: "
+            "hf://sentence-transformers/all-MiniLM-L6-v2}, and nothing else has one; add it, or remove it",
+            holds=lambda f: (f.deduplicate == "semantic") == (f.semantic is not None),
+        ),
         Rule(
             cel="!has(self.minTokens) || !has(self.maxTokens) || self.minTokens <= self.maxTokens",
             message="dataset.filters: minTokens is more than maxTokens, which leaves no row; lower minTokens or raise maxTokens",

@@ -230,6 +230,10 @@ class InspectionReport(ReadModel):
     seconds: float = Field(description="How long it took.")
     model: ModelFacts
     dataset: DatasetFacts
+    decisions: InputFile | None = Field(
+        None,
+        description="Which rows filters.deduplicate: semantic and filters.judge leave out, by number; the etag is the SHA-256. Absent without.",
+    )
     report_uri: str | None = Field(None, description="Where the full report (every unusable row) is.")
     resume: ResumePoint | None = Field(None, description="Only with checkpoint.resumeFrom.")
     teacher: ModelFacts | None = Field(None, description="Of objective distill.")

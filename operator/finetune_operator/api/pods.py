@@ -46,7 +46,8 @@ class Credentials(SpecModel):
         ),
     )
     judge: SecretReference | None = Field(
-        None, description="Secret with OPENAI_API_KEY for evaluation.judge. Default: no key is sent."
+        None,
+        description="Secret with OPENAI_API_KEY for evaluation.judge and dataset.filters.judge. Default: no key is sent.",
     )
     registry: SecretReference | None = Field(
         None,

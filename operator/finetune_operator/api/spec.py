@@ -197,6 +197,16 @@ class FineTuneJobSpec(SpecModel):
         return any(dataset.evaluates for dataset in self.all_datasets)
 
     @property
+    def compares_meanings(self) -> bool:
+        """Whether the inspection needs torch, to compare what rows mean."""
+        return any(dataset.filters.semantic is not None for dataset in self.all_datasets)
+
+    @property
+    def judges_rows(self) -> bool:
+        """Whether the inspection asks a language model about rows."""
+        return any(dataset.filters.judge is not None for dataset in self.all_datasets)
+
+    @property
     def data_uri(self) -> str:
         """Where the data is, in one line."""
         return ", ".join(dataset.uri for dataset in self.all_datasets)

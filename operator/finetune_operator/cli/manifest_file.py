@@ -81,7 +81,10 @@ def with_absolute_locations(spec: FineTuneJobSpec, base: Path) -> FineTuneJobSpe
     def of_dataset(dataset: _Rows) -> _Rows:
         rows = dataset.evaluation
         own = rows and rows.model_copy(update={"uri": absolute(rows.uri)})
-        return dataset.model_copy(update={"uri": absolute(dataset.uri), "evaluation": own})
+        model = dataset.filters.semantic
+        model = model and model.model_copy(update={"uri": absolute(model.uri)})
+        filters = dataset.filters.model_copy(update={"semantic": model})
+        return dataset.model_copy(update={"uri": absolute(dataset.uri), "evaluation": own, "filters": filters})
 
     checkpoint = spec.checkpoint
     places = {"uri": checkpoint.uri, "resume_from": checkpoint.resume_from}

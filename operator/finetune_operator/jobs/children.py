@@ -56,6 +56,8 @@ INSPECT_TTL_SECONDS: Final = 3600
 _INSPECT_MEMORY: Final = 2 * GIB
 _TRACE_MEMORY: Final = 4 * GIB
 """torch, transformers and a model on fake tensors took 0.9 GiB with 61 layers of 256 experts (DeepSeek V3.2), beside what reading rows takes."""
+_EMBEDDING_MEMORY: Final = 8 * GIB
+"""2 GiB of weights as float32 are 4 GiB, beside torch (0.9 GiB) and 200,000 vectors of at most some thousand dimensions as float16."""
 _INSPECT_WORK: Final = 2 * GIB
 
 
@@ -74,15 +76,16 @@ def inspect_job(job: FineTuneJob, settings: RenderSettings, *, trace: bool = Fal
         progress=settings.progress,
     )
     marks = labels(meta.name, COMPONENT_INSPECT)
-    memory = _TRACE_MEMORY if trace else _INSPECT_MEMORY
+    embeds = job.spec.compares_meanings
+    memory = _EMBEDDING_MEMORY if embeds else _TRACE_MEMORY if trace else _INSPECT_MEMORY
     field_path = f"metadata.annotations['{REQUEST_ANNOTATION}']"
     shape = PodShape(
-        image=settings.trainer_image if trace else settings.inspect_image,
+        image=settings.trainer_image if trace or embeds else settings.inspect_image,
         arguments=("inspect", *(("--trace",) if trace else ()), "--job", REQUEST_PATH),
         labels=marks,
         annotations={REQUEST_ANNOTATION: request.model_dump_json(by_alias=True, exclude_none=True)},
         resources={
-            "requests": {"cpu": millicores(1000 if trace else 250), "memory": mebibytes(memory // 4)},
+            "requests": {"cpu": millicores(1000 if trace or embeds else 250), "memory": mebibytes(memory // 4)},
             "limits": {"memory": mebibytes(memory)},
         },
         work_bytes=_INSPECT_WORK,
@@ -97,6 +100,7 @@ def inspect_job(job: FineTuneJob, settings: RenderSettings, *, trace: bool = Fal
         ),
         mounts=({"name": "request", "mountPath": PLAN_DIRECTORY, "readOnly": True}, *config_map_mounts(job.spec)),
         logs_in=True,
+        judges=job.spec.judges_rows,
     )
     content = {
         "completions": 1,

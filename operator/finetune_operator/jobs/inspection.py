@@ -87,6 +87,7 @@ def inspected(job: FineTuneJob, report: InspectionReport) -> Finding:
     own = report.job == f"{job.metadata.namespace}/{job.metadata.name}"
     facts = report.dataset
     dropped = f", {facts.dropped} unusable rows left out" if facts.dropped else ""
+    dropped += f", {facts.filtered} by filters" if facts.filtered else ""
     traced = ", traced" if report.model.trace is not None else ""
     lineage = report.model.lineage
     chained = f", the result of job {lineage.job}" if lineage else ""

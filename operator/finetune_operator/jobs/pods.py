@@ -76,7 +76,7 @@ class PodShape:
     logs_in: bool = False
     """Whether the pod gets the login for the registry of output.oci."""
     judges: bool = False
-    """Whether the pod gets the key of evaluation.judge."""
+    """Whether the pod gets the key of credentials.judge."""
     name: str = CONTAINER_NAME
     command: tuple[str, ...] = ()
     """Instead of the image's own entrypoint."""

@@ -11,12 +11,15 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import httpx
 
 from finetune_operator.api.evaluation import Judge
-from finetune_trainer.after_training.rows import Question
+from finetune_operator.api.row_models import RowJudge
+
+if TYPE_CHECKING:
+    from finetune_trainer.after_training.rows import Question
 
 TRIES: Final = 4
 FIRST_PAUSE_SECONDS: Final = 1.0
@@ -71,7 +74,7 @@ class JudgeClient:
 
     def __init__(
         self,
-        judge: Judge,
+        judge: Judge | RowJudge,
         key: str | None,
         *,
         pause: Callable[[float], object] = time.sleep,
@@ -89,6 +92,11 @@ class JudgeClient:
 
     def __exit__(self, *_: object) -> None:
         self._client.close()
+
+    @property
+    def problem(self) -> str:
+        """The last reason why there was no score, without content."""
+        return self._problem
 
     def judge(
         self, questions: Sequence[Question], answers: Sequence[str], *, count: Callable[[int], None] = lambda rows: None
@@ -114,7 +122,7 @@ class JudgeClient:
         text = FORM.format(
             criteria=self._judge.criteria, question=question.asked, reference=question.reference, answer=answer
         )
-        reply = self._ask(text)
+        reply = self.ask(text)
         with self._lock:
             self._failed_in_a_row = 0 if reply is not None else self._failed_in_a_row + 1
         if reply is None:
@@ -124,7 +132,7 @@ class JudgeClient:
             self._problem = "a reply had no score from 1 to 5"
         return score
 
-    def _ask(self, text: str) -> str | None:
+    def ask(self, text: str) -> str | None:
         """Return the judge's reply; None after the last try."""
         body = {"model": self._judge.model, "temperature": 0, "messages": [{"role": "user", "content": text}]}
         pause = FIRST_PAUSE_SECONDS

@@ -37,6 +37,7 @@ from finetune_trainer.inspect.evaluation_rows import evaluation_facts
 from finetune_trainer.inspect.formats import check_formats
 from finetune_trainer.inspect.full_report import write_full_report
 from finetune_trainer.inspect.output_target import check_output
+from finetune_trainer.inspect.row_models import JobRowModels
 from finetune_trainer.inspect.teacher import teacher_facts
 from finetune_trainer.inspect.verdict import check_data
 from finetune_trainer.lineage import starting_point
@@ -106,27 +107,19 @@ def inspect(request: InspectionRequest, output: Path | None = None, *, trace: bo
     if trace:
         model = _traced(model, folder, source)
     resume = resume_point(spec, model, functions)
-    found = survey_datasets(spec, tokenizer, judges)
-    survey = together([each.survey for each in found])
-    report_uri = write_full_report(target, request, found, survey)
-    refusal = check_data(found, survey, spec.objective)
-    if refusal is not None:
-        raise TrainerFailure(refusal.exit_code, f"{refusal}. All of them: {report_uri}")
-    facts = dataset_facts(spec, found, survey, evaluation_facts(spec, found, survey, tokenizer))
+    with JobRowModels(target) as row_models:
+        found = survey_datasets(spec, tokenizer, row_models, judges)
+        survey = together([each.survey for each in found])
+        report_uri = write_full_report(target, request, found, survey)
+        refusal = check_data(found, survey, spec.objective)
+        if refusal is not None:
+            raise TrainerFailure(refusal.exit_code, f"{refusal}. All of them: {report_uri}")
+        facts = dataset_facts(spec, found, survey, evaluation_facts(spec, found, survey, tokenizer, row_models))
+        decisions = row_models.written(request.key)
     report = _report(request, model, facts, report_uri, started).model_copy(
         update={
             "resume": resume,
-            "teacher": teacher,
-            "reward_models": tuple(judge.facts for judge in judges),
-            "reward_files": functions,
-        }
-    )
-    if refusal is not None:
-        raise TrainerFailure(refusal.exit_code, f"{refusal}. All of them: {report_uri}")
-    facts = dataset_facts(spec, found, survey, evaluation_facts(spec, found, survey, tokenizer))
-    report = _report(request, model, facts, report_uri, started).model_copy(
-        update={
-            "resume": resume,
+            "decisions": decisions,
             "teacher": teacher,
             "reward_models": tuple(judge.facts for judge in judges),
             "reward_files": functions,

@@ -22,9 +22,11 @@ from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_trainer.dataset_files import DatasetFiles, find_files
 from finetune_trainer.inspect.histogram import histogram
 from finetune_trainer.inspect.labels import in_order
+from finetune_trainer.inspect.row_models import JobRowModels
 from finetune_trainer.inspect.survey import PROBLEMS_KEPT, REASONS_KEPT, Limits, Survey, survey_rows
 from finetune_trainer.rendering import read_rendered_rows
 from finetune_trainer.rewards.model_files import InspectedRewardModel, rows_it_can_read
+from finetune_trainer.row_decisions import key_of
 from finetune_trainer.seen import SeenDigests
 from finetune_trainer.tokenizer_files import TokenizerFiles
 
@@ -43,7 +45,10 @@ class SurveyedDataset(NamedTuple):
 
 
 def survey_datasets(
-    spec: FineTuneJobSpec, tokenizer: TokenizerFiles, judges: Sequence[InspectedRewardModel] = ()
+    spec: FineTuneJobSpec,
+    tokenizer: TokenizerFiles,
+    row_models: JobRowModels,
+    judges: Sequence[InspectedRewardModel] = (),
 ) -> tuple[SurveyedDataset, ...]:
     """Read every row of every data set, in their order. Rows that are equal to one of an earlier data set are duplicates too.
 
@@ -52,7 +57,7 @@ def survey_datasets(
     """
     seen, training = SeenDigests(), spec.training
     found = []
-    for dataset in spec.all_datasets:
+    for number, dataset in enumerate(spec.all_datasets):
         files = find_files(dataset.uri)
         layout, rows = read_rendered_rows(files.lines(), dataset, spec.layouts, tokenizer, together=spec.reads_together)
         if judges:
@@ -67,7 +72,8 @@ def survey_datasets(
             dataset.weight,
             training.seed,
         )
-        survey = survey_rows(rows, tokenizer, limits, seen)
+        survey = survey_rows(rows, tokenizer, limits, seen, row_models.of(dataset.filters))
+        row_models.note(key_of(number, evaluation=False), dataset.filters, survey.decisions)
         if spec.datasets is not None:
             # Files of two data sets may have one name.
             uris = {file.name: file.uri for file in files.found}

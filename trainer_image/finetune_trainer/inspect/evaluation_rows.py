@@ -11,14 +11,20 @@ from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_trainer.dataset_files import find_files
 from finetune_trainer.failures import TrainerFailure
 from finetune_trainer.inspect.data_sets import SurveyedDataset
+from finetune_trainer.inspect.row_models import JobRowModels
 from finetune_trainer.inspect.survey import Limits, Survey, survey_rows
 from finetune_trainer.inspect.verdict import check_rows, check_values
 from finetune_trainer.rendering import read_rendered_rows
+from finetune_trainer.row_decisions import key_of
 from finetune_trainer.tokenizer_files import TokenizerFiles
 
 
 def evaluation_facts(
-    spec: FineTuneJobSpec, found: Sequence[SurveyedDataset], survey: Survey, tokenizer: TokenizerFiles
+    spec: FineTuneJobSpec,
+    found: Sequence[SurveyedDataset],
+    survey: Survey,
+    tokenizer: TokenizerFiles,
+    row_models: JobRowModels,
 ) -> tuple[EvaluationFacts | None, ...]:
     """Return the facts of each data set, None where none of its rows are evaluated; `survey` is that of all of them together.
 
@@ -31,11 +37,15 @@ def evaluation_facts(
             f"dataset.split.evaluation takes none of the {survey.used} usable rows of {spec.data_uri}; raise it, or name rows of "
             "their own in dataset.evaluation",
         )
-    return tuple(_facts(spec, each, survey, tokenizer) for each in found)
+    return tuple(_facts(spec, each, survey, tokenizer, row_models) for each in found)
 
 
 def _facts(
-    spec: FineTuneJobSpec, found: SurveyedDataset, survey: Survey, tokenizer: TokenizerFiles
+    spec: FineTuneJobSpec,
+    found: SurveyedDataset,
+    survey: Survey,
+    tokenizer: TokenizerFiles,
+    row_models: JobRowModels,
 ) -> EvaluationFacts | None:
     dataset = found.dataset
     source, evaluated = dataset.evaluation, found.survey.evaluated
@@ -45,7 +55,9 @@ def _facts(
     _, rendered = read_rendered_rows(files.lines(), dataset, spec.layouts, tokenizer, together=spec.reads_together)
     training = spec.training
     limits = Limits(training.max_length, training.loss_on, training.truncation, None, dataset.filters)
-    own = survey_rows(rendered, tokenizer, limits)
+    own = survey_rows(rendered, tokenizer, limits, models=row_models.of(dataset.filters))
+    number = spec.all_datasets.index(dataset)
+    row_models.note(key_of(number, evaluation=True), dataset.filters, own.decisions)
     refusal = check_rows(own, source.uri, dataset.filters.max_dropped)
     refusal = refusal or check_values(own, source.uri, spec.objective)
     refusal = refusal or _unknown_classes(own, survey, source.uri, spec.objective)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from tokenizers import Tokenizer
 
@@ -21,6 +21,7 @@ from finetune_trainer.encoding import Encoder, answer_tokens, pieces
 from finetune_trainer.inspect.labels import count_labels
 from finetune_trainer.rendering import RenderedRow, Text
 from finetune_trainer.rewards.prompts import problem_of as prompt_problem
+from finetune_trainer.row_decisions import Decisions, RowModels
 from finetune_trainer.row_filters import RowFilter
 from finetune_trainer.row_selection import digest_of, is_evaluated, times_trained
 from finetune_trainer.rows import (
@@ -30,6 +31,7 @@ from finetune_trainer.rows import (
     Prompt,
     PromptCompletion,
     RawText,
+    Row,
     RowValue,
     ScoredPair,
 )
@@ -69,6 +71,8 @@ class Survey:
     evaluated: Counter[int] = field(default_factory=Counter)
     """Lengths of the rows that are kept from training."""
 
+    decisions: Decisions = field(default_factory=Decisions)
+    """Of models that are asked about rows, of this file of rows."""
     scores: tuple[float, float] | None = None
     """Least and largest score of the rows that have one."""
 
@@ -129,11 +133,15 @@ class Limits:
 
 
 def survey_rows(
-    rows: Iterator[RenderedRow], tokenizer: TokenizerFiles, limits: Limits, seen: SeenDigests | None = None
+    rows: Iterator[RenderedRow],
+    tokenizer: TokenizerFiles,
+    limits: Limits,
+    seen: SeenDigests | None = None,
+    models: RowModels | None = None,
 ) -> Survey:
     """Read all rows; while one batch is tokenized (outside the interpreter's lock) the next ones are read and rendered.
 
-    `seen` has the rows of data sets that were read before, which duplicates are counted with.
+    `seen` has the rows of data sets that were read before, which duplicates are counted with; `models` are asked about rows that filters leave in.
     """
     result = Survey()
     seen = SeenDigests() if seen is None else seen
@@ -144,9 +152,9 @@ def survey_rows(
         for batch in _batches(rows):
             pending.append((batch, pool.submit(lengths.of_batch, batch)))
             if len(pending) > BATCHES_AHEAD:
-                _note(*pending.popleft(), result, seen, wanted, lengths)
+                _note(*pending.popleft(), result, seen, wanted, lengths, models)
         while pending:
-            _note(*pending.popleft(), result, seen, wanted, lengths)
+            _note(*pending.popleft(), result, seen, wanted, lengths, models)
     return result
 
 
@@ -161,6 +169,16 @@ def _batches(rows: Iterator[RenderedRow]) -> Iterator[list[RenderedRow]]:
         yield batch
 
 
+class _Staying(NamedTuple):
+    """A usable row that the job's own filters leave in."""
+
+    number: int
+    """In the order of reading, from 0."""
+    row: Row
+    value: RowValue
+    sides: dict[str, int]
+
+
 def _note(
     batch: list[RenderedRow],
     counted: Future[Iterator[int]],
@@ -168,10 +186,13 @@ def _note(
     seen: SeenDigests,
     wanted: RowFilter,
     lengths: _Lengths,
+    models: RowModels | None,
 ) -> None:
     """Add one batch, in the order of its rows."""
     remaining = counted.result()
-    for row, texts in batch:
+    staying: list[_Staying] = []
+    for number, rendered in enumerate(batch, start=result.decisions.rows):
+        row, texts = rendered
         problem = row.problem
         sides = {text.side: next(remaining) for text in texts}
         if row.value is not None:
@@ -183,12 +204,20 @@ def _note(
         if reason is not None:
             result.note_filtered(RowProblem(file=row.file, line=row.line, reason=reason))
             continue
-        if is_evaluated(row.value, lengths.limits.split):
+        staying.append(_Staying(number, row, row.value, sides))
+    result.decisions.rows += len(batch)
+    reasons = models.reasons([each.value for each in staying]) if models and staying else [None] * len(staying)
+    for (number, row, value, sides), reason in zip(staying, reasons, strict=True):
+        if reason is not None:
+            result.decisions.left_out.append(number)
+            result.note_filtered(RowProblem(file=row.file, line=row.line, reason=reason))
+            continue
+        if is_evaluated(value, lengths.limits.split):
             result.evaluated[max(sides.values())] += 1
             continue
-        times = times_trained(row.value, lengths.limits.weight, lengths.limits.seed)
-        result.note_row(row.value, sides, lengths.limits.max_length, times)
-        result.duplicates += not seen.add(digest_of(row.value))
+        times = times_trained(value, lengths.limits.weight, lengths.limits.seed)
+        result.note_row(value, sides, lengths.limits.max_length, times)
+        result.duplicates += not seen.add(digest_of(value))
 
 
 class _Lengths:

@@ -21,6 +21,9 @@ def data_lines(facts: DatasetFacts) -> list[str]:
         lines += [""]
     else:
         lines += [f"{facts.rows} rows of `{facts.uri}` (format {facts.format}):", ""]
+    if facts.filtered_by_reason:
+        named = "; ".join(f"{count} ({reason})" for reason, count in facts.filtered_by_reason.items())
+        lines += [f"Left out: {named}.", ""]
     lines += ["| file | bytes | ETag |", "|---|---|---|"]
     lines += [f"| `{file.uri}` | {file.size} | {file.etag or ''} |" for file in facts.files]
     if facts.labels:
