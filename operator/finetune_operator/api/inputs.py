@@ -184,13 +184,11 @@ class Filters(SpecModel):
     keywords: Keywords = Field(default_factory=Keywords, description="Rows by words in them.")
     deduplicate: Literal["exact", "minhash", "semantic"] | None = Field(
         None,
-        description="Rows that are equal to an earlier one (exact), nearly the same (minhash), or mean the same (semantic, by the model of that "
-        "name below) are left out. Default: all stay, and equal ones are counted.",
+        description="Rows that are equal to an earlier one (exact), nearly the same (minhash), or mean the same (semantic) "
+        "are left out. Default: all stay, and equal ones are counted.",
     )
     semantic: SemanticDuplicates | None = Field(None, description="The model of deduplicate: semantic.")
-    judge: RowJudge | None = Field(
-        None, description="A language model that scores the rows which all other filters leave in. Default: none."
-    )
+    judge: RowJudge | None = Field(None, description="A language model that scores the rows that stay. Default: none.")
     max_dropped: float = Field(
         0.05,
         ge=0,
@@ -202,8 +200,7 @@ class Filters(SpecModel):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel="(has(self.deduplicate) && self.deduplicate == 'semantic') == has(self.semantic)",
-            message="dataset.filters.semantic: deduplicate: semantic needs a model there, such as semantic: {uri: "
-            "hf://sentence-transformers/all-MiniLM-L6-v2}, and nothing else has one; add it, or remove it",
+            message="dataset.filters.semantic: deduplicate: semantic needs a model there, and nothing else has one; add uri, or remove it",
             holds=lambda f: (f.deduplicate == "semantic") == (f.semantic is not None),
         ),
         Rule(

@@ -90,9 +90,8 @@ class Reward(SpecModel):
     )
     config_map: ObjectName | None = Field(
         None,
-        description="A ConfigMap in the job's namespace with the function's module: my_rewards:score is looked for under the key my_rewards.py. Its "
-        "other keys are modules that it may import. `finetune run --config-map NAME=FOLDER` takes a folder instead. Default: the module is in "
-        "the trainer's image.",
+        description="A ConfigMap in the job's namespace with the function's module: for my_rewards:score the key my_rewards.py, and what it imports. "
+        "Default: the trainer's image has it.",
     )
     model: RewardModel | None = Field(
         None,

@@ -14,24 +14,22 @@ MOST_COMPARED: Final = 200_000
 LARGEST_EMBEDDER: Final = 2 * 2**30
 """Bytes of its weights, which are in the inspect pod's memory too."""
 ROW_CRITERIA: Final = (
-    "The example is worth learning from: what is asked is clear, the answer is right, complete and well written, and there is nothing in it that "
-    "is broken, cut off or beside the point."
+    "The example is worth learning from: what is asked is clear, and the answer right, complete and well written."
 )
 
 
 class SemanticDuplicates(SpecModel):
-    """Which rows mean the same (deduplicate: semantic)."""
+    """The model of deduplicate: semantic, and how near is the same."""
 
     uri: Location = Field(
-        description="A model that sentence-transformers makes vectors of texts with: hf://, s3://, gs://, az://, at most 2 GiB. It runs on CPUs, in "
-        "the inspect pod.",
+        description="A model of sentence-transformers, at most 2 GiB; it runs on CPUs, in the inspect pod.",
     )
     revision: str = Field("main", max_length=100, description="Branch, tag or commit of an hf:// model. Default main.")
     threshold: float = Field(
         0.95,
         ge=0.5,
         lt=1,
-        description="The cosine similarity with an earlier row from which a row is left out. Default 0.95.",
+        description="From which cosine with an earlier row one is left out. Default 0.95.",
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
@@ -48,10 +46,10 @@ class RowJudge(SpecModel):
         ROW_CRITERIA,
         min_length=1,
         max_length=4000,
-        description="What a good row is, in words for the judge. Default: clear, right, complete and well written.",
+        description="What a good row is, in words for the judge.",
     )
-    least_score: int = Field(3, ge=2, le=5, description="Rows with a lower score, of 1 to 5, are left out. Default 3.")
-    timeout_seconds: int = Field(60, ge=1, le=600, description="How long one answer of the judge may take. Default 60.")
+    least_score: int = Field(3, ge=2, le=5, description="Of 1 to 5; rows with less are left out. Default 3.")
+    timeout_seconds: int = Field(60, ge=1, le=600, description="For one reply. Default 60.")
 
     rules: ClassVar[tuple[Rule, ...]] = (
         text_rule(
