@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from tests.cli.job_files import TINY, write_job
 
-from finetune_operator.cli.local_results import remember_result
+from finetune_operator.api.spec import FineTuneJobSpec
+from finetune_operator.cli.local_results import remember_result, with_found_models
 from finetune_operator.cli.main import main
 
 
@@ -43,3 +44,22 @@ def test_without_a_finished_run_of_that_name_the_remedy_is_named(
         said = capsys.readouterr().err
         assert "model.uri: ftj://base: no run of job base has finished" in said
         assert "run it first" in said
+
+
+def test_reward_models_are_found_by_the_name_of_their_run(tmp_path: Path) -> None:
+    finished(tmp_path / "runs", "judge-0123abcd", "liked", 2)
+    rewards = [{"model": {"uri": "ftj://judge"}}, {"verifier": "exact-number"}, {"model": {"uri": "hf://org/other"}}]
+    spec = FineTuneJobSpec.model_validate(
+        {
+            "objective": "rloo",
+            "model": {"uri": "hf://org/name"},
+            "dataset": {"uri": "s3://data/rows.jsonl", "format": "prompt"},
+            "training": {"globalBatchSize": 8, "rloo": {"rewards": rewards}},
+            "output": {"uri": "s3://models/tuned"},
+        }
+    )
+
+    online = with_found_models(spec, tmp_path / "runs").training.online
+
+    assert online is not None
+    assert [model.uri for model in online.reward_models] == [f"file://{tmp_path}/runs/liked", "hf://org/other"]

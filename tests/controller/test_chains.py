@@ -32,6 +32,18 @@ def source(state: JobState = JobState.RUNNING, **spec: Any) -> dict[str, Any]:
     return finetune_job("base", spec={**SPEC, "run": {"suspend": True}, **spec}, status=status)
 
 
+def rewarded(*uris: str) -> dict[str, Any]:
+    """The parts of a spec that learns from these reward models."""
+    rewards = [{"model": {"uri": uri}} for uri in uris]
+    policy = {"rewards": rewards, "maxCompletionLength": 32}
+    return {"objective": "rloo", "training": {**SPEC["training"], "globalBatchSize": 8, "rloo": policy}}
+
+
+def taught(uri: str) -> dict[str, Any]:
+    """The parts of a spec that learns from this teacher."""
+    return {"objective": "distill", "training": {**SPEC["training"], "distill": {"teacher": {"uri": uri}}}}
+
+
 def said(cluster: OperatedCluster, kind: ConditionType = ConditionType.INSPECTED) -> tuple[str, Reason]:
     condition = cluster.job().status.condition(kind)
     assert condition is not None
@@ -40,10 +52,15 @@ def said(cluster: OperatedCluster, kind: ConditionType = ConditionType.INSPECTED
 
 def inspected_model(cluster: OperatedCluster) -> str:
     """The model that the inspect pod is told to look at."""
+    return str(inspected_spec(cluster)["model"]["uri"])
+
+
+def inspected_spec(cluster: OperatedCluster) -> dict[str, Any]:
+    """The spec that the inspect pod is told to look at."""
     job = cluster.api.find(JOBS, "team", "tune-inspect")
     assert job is not None, cluster.job().status.message
     request = json.loads(job["spec"]["template"]["metadata"]["annotations"][REQUEST_ANNOTATION])
-    return str(request["spec"]["model"]["uri"])
+    return dict(request["spec"])
 
 
 def put(cluster: OperatedCluster, body: dict[str, Any]) -> None:
@@ -113,6 +130,54 @@ async def test_a_job_that_has_failed_has_no_result_and_its_successor_of_that_nam
         put(cluster, source(JobState.COMPLETE))
         await cluster.clock.advance(1)
         assert inspected_model(cluster) == RESULT
+
+
+@pytest.mark.parametrize("named", [rewarded("ftj://base"), taught("ftj://base")], ids=["reward", "teacher"])
+async def test_a_job_waits_for_its_reward_model_or_teacher(named: dict[str, Any], tmp_path: Path) -> None:
+    async with operating(operator_settings(tmp_path)) as cluster:
+        put(cluster, source(JobState.RUNNING))
+        cluster.submit(**named)
+        await cluster.clock.advance(1)
+        assert said(cluster) == ("Unknown", Reason.WAITING_FOR_JOB)
+        assert "tune-inspect" not in cluster.api.names(JOBS)
+
+        cluster.api.seed_status(FINETUNE_JOBS, "team", "base", source(JobState.COMPLETE)["status"])
+        await cluster.clock.advance(1)
+        assert RESULT in json.dumps(inspected_spec(cluster)["training"])
+        status = cluster.job().status
+        assert status.source is None
+        assert [(found.job, found.uri) for found in status.sources] == [("base", RESULT)]
+
+        await cluster.api.delete(FINETUNE_JOBS, "team", "base")  # what was found stays
+        await cluster.clock.advance(70)
+        assert [found.uri for found in cluster.job().status.sources] == [RESULT]
+
+
+async def test_of_several_jobs_that_are_waited_for_the_missing_one_is_told_first(tmp_path: Path) -> None:
+    async with operating(operator_settings(tmp_path)) as cluster:
+        put(cluster, source(JobState.RUNNING))
+        cluster.submit(model={"uri": "ftj://base"}, **rewarded("s3://models/judge", "ftj://critic"))
+        await cluster.clock.advance(1)
+        assert said(cluster) == ("False", Reason.SOURCE_NOT_FOUND)
+        message = str(cluster.job().status.message)
+        assert message.startswith("rewards.model.uri: ftj://critic: there is no FineTuneJob critic")
+
+        critic = source(JobState.COMPLETE)
+        critic["metadata"]["name"] = "critic"
+        put(cluster, critic)
+        await cluster.clock.advance(1)
+        assert said(cluster) == ("Unknown", Reason.WAITING_FOR_JOB)
+        assert "waiting for the result of job base" in str(cluster.job().status.message)
+
+
+async def test_a_circle_through_a_reward_model_is_told(tmp_path: Path) -> None:
+    async with operating(operator_settings(tmp_path)) as cluster:
+        cluster.api.seed(finetune_job("critic", spec={**SPEC, "model": {"uri": "ftj://tune"}}))
+        cluster.api.seed(finetune_job("base", spec={**SPEC, **rewarded("ftj://elsewhere", "ftj://critic")}))
+        cluster.submit(model={"uri": "ftj://base"})
+        await cluster.clock.advance(1)
+        assert said(cluster, ConditionType.ACCEPTED) == ("False", Reason.INVALID_SPEC)
+        assert "tune → base → critic → tune" in str(cluster.job().status.message)
 
 
 @pytest.mark.parametrize(("other", "way"), [("tune", "tune → tune"), ("base", "tune → base → tune")])

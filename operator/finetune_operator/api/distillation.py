@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from finetune_operator.api.locations import Location, readable
+from finetune_operator.api.locations import Location, startable
 from finetune_operator.api.model import Rule, SpecModel
 
 TEACHER_FIELD = "training.distill.teacher"
@@ -16,8 +16,8 @@ class Teacher(SpecModel):
     """The model that is learned from; it is not trained."""
 
     uri: Location = Field(
-        description="Where it is: hf://org/name, or a folder at s3://, gs://, az:// (file:// in local runs), such as another job's output. Its "
-        "tokenizer must have the student's vocabulary."
+        description="Where it is: hf://org/name, or a folder at s3://, gs://, az:// (file:// in local runs); or ftj://NAME, the result of the job "
+        "NAME of this namespace, which this one waits for. Its tokenizer must have the student's vocabulary."
     )
     revision: str = Field(
         "main",
@@ -29,7 +29,7 @@ class Teacher(SpecModel):
         description="Run Python code that the teacher's repository brings. Default false: such a model is refused.",
     )
 
-    rules: ClassVar[tuple[Rule, ...]] = (readable(f"{TEACHER_FIELD}.uri", "hf://org/name"),)
+    rules: ClassVar[tuple[Rule, ...]] = (startable(f"{TEACHER_FIELD}.uri"),)
 
 
 class Distill(SpecModel):

@@ -131,14 +131,14 @@ REASON_MEANINGS: Final = MappingProxyType(
             "delete or rename that object, or this job",
         ),
         Reason.WAITING_FOR_JOB: ReasonMeaning(
-            "model.uri: ftj://NAME names a job that has not ended; this one starts from its result", "wait"
+            "ftj://NAME names a job that has not ended; this one starts from its result, or learns from it", "wait"
         ),
         Reason.SOURCE_NOT_FOUND: ReasonMeaning(
-            "model.uri: ftj://NAME names a job that is not in this namespace",
+            "ftj://NAME names a job that is not in this namespace",
             "create it, or name another; it is looked for again",
         ),
         Reason.SOURCE_FAILED: ReasonMeaning(
-            "model.uri: ftj://NAME names a job that has failed, so that there is no result",
+            "ftj://NAME names a job that has failed, so that there is no result",
             "mend that job, delete it and create it anew, which is noticed; or name another",
         ),
         Reason.INSPECTING: ReasonMeaning("a CPU pod reads the model's config and every data row", "wait"),

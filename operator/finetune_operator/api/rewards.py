@@ -11,7 +11,7 @@ from typing import ClassVar, Final
 
 from pydantic import Field
 
-from finetune_operator.api.locations import LOCATION_PATTERN, OBJECT_NAME_PATTERN, Location, ObjectName
+from finetune_operator.api.locations import OBJECT_NAME_PATTERN, Location, ObjectName, startable
 from finetune_operator.api.model import Rule, SpecModel, text_rule
 
 FUNCTION_PATTERN: Final = "^[A-Za-z_][A-Za-z0-9_]*([.][A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$"
@@ -60,19 +60,12 @@ class RewardModel(SpecModel):
     """A model that gives prompt and answer one number: what `objective: reward` publishes."""
 
     uri: Location = Field(
-        description="A whole sequence classification model with one output and its own tokenizer: hf://, s3://, gs://, az://."
+        description="A whole sequence classification model with one output and its own tokenizer: hf://, s3://, gs://, az://, or ftj://NAME for the "
+        "result of the job NAME of this namespace, which this one waits for."
     )
     revision: str = Field("main", max_length=100, description="Branch, tag or commit of an hf:// model. Default main.")
 
-    rules: ClassVar[tuple[Rule, ...]] = (
-        text_rule(
-            "uri",
-            "uri",
-            LOCATION_PATTERN,
-            "rewards.model.uri: needs a URI with one of the schemes hf, s3, gs, az, such as s3://bucket/folder (file:// in local runs). "
-            "A job waits for model.uri alone: instead of ftj:// write the output.uri of the job that trained the reward model",
-        ),
-    )
+    rules: ClassVar[tuple[Rule, ...]] = (startable("rewards.model.uri"),)
 
 
 class Reward(SpecModel):

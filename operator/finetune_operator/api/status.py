@@ -34,11 +34,11 @@ class ResumeStatus(ReadModel):
 
 
 class SourceStatus(ReadModel):
-    """The job that `model.uri` names by ftj://."""
+    """A job that this one names by ftj://."""
 
     job: str = Field(description="Its name.")
     uid: str = Field(description="Its uid; a job that was created anew has another.")
-    uri: str = Field(description="Where its result is: what this job starts from.")
+    uri: str = Field(description="Where its result is.")
 
 
 class LineageStatus(ReadModel):
@@ -203,6 +203,11 @@ class FineTuneJobStatus(ReadModel):
     )
     source: SourceStatus | None = Field(
         None, description="The job that model.uri names by ftj://, once it is complete."
+    )
+    sources: list[SourceStatus] = Field(
+        default_factory=list,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["job"]},
+        description="The jobs that reward models and the teacher name by ftj://, once all are complete.",
     )
     inspection: InspectionStatus | None = Field(None, description="The inspection in short.")
     plan: PlanStatus | None = Field(None, description="The plan in short.")

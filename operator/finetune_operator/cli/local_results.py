@@ -1,4 +1,4 @@
-"""What local runs have published, by the job's name: `model.uri: ftj://NAME` finds a result on this machine as it does in a namespace."""
+"""What local runs have published, by the job's name: `ftj://NAME` finds a result on this machine as it does in a namespace."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-from finetune_operator.api.chains import source_of, starting_at
+from finetune_operator.api.chains import model_fields, named_job, starting_at
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.cli.manifest_file import UnreadableManifest, reason_of
 
@@ -19,27 +19,28 @@ def remember_result(run: Path, uri: str) -> None:
     (run / RESULT_FILE).write_text(json.dumps({"uri": uri}) + "\n")
 
 
-def with_found_model(spec: FineTuneJobSpec, folder: Path) -> FineTuneJobSpec:
-    """Return the spec with the place of the result that `model.uri: ftj://NAME` names; any other is returned as it is.
+def with_found_models(spec: FineTuneJobSpec, folder: Path) -> FineTuneJobSpec:
+    """Return the spec with the place of each result that `ftj://NAME` names; one that names none is returned as it is.
 
     Of several finished runs of that name the one that ended last is meant.
 
     Raises:
         UnreadableManifest: none of them has finished.
     """
-    name = source_of(spec)
-    if name is None:
-        return spec
+    named = {name: field for field, uri in reversed(model_fields(spec)) if (name := named_job(uri)) is not None}
+    return starting_at(spec, {name: _newest_result(name, field, folder) for name, field in named.items()})
+
+
+def _newest_result(name: str, field: str, folder: Path) -> str:
     named = re.compile(rf"{re.escape(name)}-[0-9a-f]{{8}}")
     results = [path for path in folder.glob(f"*/{RESULT_FILE}") if named.fullmatch(path.parent.name)]
     if not results:
         raise UnreadableManifest(
-            f"model.uri: ftj://{name}: no run of job {name} has finished in {folder}; run it first (finetune run -f its manifest), or name the "
+            f"{field}: ftj://{name}: no run of job {name} has finished in {folder}; run it first (finetune run -f its manifest), or name the "
             "place of its result"
         )
     newest = max(results, key=lambda path: path.stat().st_mtime_ns)
     try:
-        uri = json.loads(newest.read_text())["uri"]
+        return str(json.loads(newest.read_text())["uri"])
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UnreadableManifest(f"{newest}: cannot be read: {reason_of(error)}; run job {name} again") from error
-    return starting_at(spec, str(uri))

@@ -17,7 +17,7 @@ from finetune_operator.api.plan import GIB, PlanError
 from finetune_operator.api.prices import NO_PRICES, Prices
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.cli.exit_codes import BAD_INPUT, NO_PLAN
-from finetune_operator.cli.local_results import with_found_model
+from finetune_operator.cli.local_results import with_found_models
 from finetune_operator.cli.manifest_file import UnreadableManifest, add_filename, read_job, with_absolute_locations
 from finetune_operator.cli.model_config import config_in_folder, known_config, similar_names
 from finetune_operator.cli.model_trace import trace_of_folder
@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
         job = read_job(options.filename)
         spec = with_absolute_locations(job.spec, Path.cwd())
         inspection = read_inspection(options.inspection) if options.inspection else None
-        spec = spec if inspection is not None else with_found_model(spec, options.folder)
+        spec = spec if inspection is not None else with_found_models(spec, options.folder)
         given = read_inventory(options.inventory, spec.pod) if options.inventory else None
         history = read_history(options.history) if options.history else EMPTY_HISTORY
         prices = read_file(options.prices, Prices) if options.prices else NO_PRICES

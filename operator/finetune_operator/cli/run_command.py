@@ -35,7 +35,7 @@ from finetune_operator.api.run_events import (
 from finetune_operator.cli.exit_codes import BAD_INPUT, NO_PLAN
 from finetune_operator.cli.local_config_maps import add_config_map, changed, folders_of, known_files, linked
 from finetune_operator.cli.local_machine import inventory_of_this_machine
-from finetune_operator.cli.local_results import remember_result, with_found_model
+from finetune_operator.cli.local_results import remember_result, with_found_models
 from finetune_operator.cli.manifest_file import (
     UnreadableManifest,
     add_filename,
@@ -95,7 +95,7 @@ def run(options: argparse.Namespace) -> int:
         job = read_job(options.filename)
         history_path = options.history or options.folder / "history.json"
         history = history_in(history_path)
-        spec = with_found_model(with_absolute_locations(job.spec, Path.cwd()), options.folder)
+        spec = with_found_models(with_absolute_locations(job.spec, Path.cwd()), options.folder)
         config_maps = folders_of(options.config_map, spec)
     except UnreadableManifest as error:
         print(f"finetune run: {error}", file=sys.stderr)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
+from finetune_operator.api.chains import named_jobs
 from finetune_operator.api.constants import ATTEMPT_LABEL, COMPONENT_LABEL, JOB_LABEL, SPEC_HASH_ANNOTATION
-from finetune_operator.api.locations import CHAIN_SCHEME
 from finetune_operator.api.reasons import ConditionType, JobState
 from finetune_operator.controller.kube import FINETUNE_JOBS, JOBS, Body
 from finetune_operator.jobs.observed import ChildCondition, ChildJob, ComponentName, SourceJob
@@ -50,8 +50,8 @@ class _CachedJob:
     uid: str
     resource_version: str
     state: str
-    source: JobKey | None
-    """The job that model.uri names by ftj://."""
+    sources: tuple[JobKey, ...]
+    """The jobs that it names by ftj://, each once."""
     json: bytes
 
 
@@ -91,12 +91,15 @@ class Cache:
         named = sorted(self._dependents.get(key, ()))
         return tuple(each for each in named if self._jobs[each].state == JobState.PENDING)
 
-    def source(self, key: JobKey) -> SourceJob | None:
-        """Return the job that `key` names by ftj://, with the names that it waits for in turn; None where there is no such job."""
-        source = self._jobs[key].source if key in self._jobs else None
-        body = self.job(source) if source is not None else None
-        if source is None or body is None:
-            return None
+    def sources(self, key: JobKey) -> dict[str, SourceJob]:
+        """Return the jobs that `key` names by ftj:// and that exist, by their names."""
+        found = {}
+        for source in self._jobs[key].sources if key in self._jobs else ():
+            if (body := self.job(source)) is not None:
+                found[source.name] = self._source_of(body, self._way(source, key))
+        return found
+
+    def _source_of(self, body: Body, waits_for: tuple[str, ...]) -> SourceJob:
         status = body.get("status") or {}
         holding = {found["type"] for found in status.get("conditions", ()) if found["status"] == "True"}
         return SourceJob(
@@ -105,18 +108,25 @@ class Cache:
             message=status.get("message", ""),
             result_uri=status.get("result", {}).get("uri") if ConditionType.COMPLETE in holding else None,
             has_failed=ConditionType.FAILED in holding,
-            waits_for=self._waits_for(source),
+            waits_for=waits_for,
         )
 
-    def _waits_for(self, key: JobKey) -> tuple[str, ...]:
-        names: list[str] = []
-        cached = self._jobs.get(key)
-        while cached is not None and cached.source is not None and cached.state == JobState.PENDING:
-            if cached.source.name in names:
-                break
-            names.append(cached.source.name)
-            cached = self._jobs.get(cached.source)
-        return tuple(names)
+    def _way(self, start: JobKey, end: JobKey) -> tuple[str, ...]:
+        """Return the names from job to job by which `start` waits for `end`; empty where it does not."""
+        ways: deque[tuple[JobKey, tuple[str, ...]]] = deque([(start, ())])
+        seen = {start}
+        while ways:
+            key, way = ways.popleft()
+            cached = self._jobs.get(key)
+            if cached is None or cached.state != JobState.PENDING:
+                continue
+            for source in cached.sources:
+                if source == end:
+                    return (*way, source.name)
+                if source not in seen:
+                    seen.add(source)
+                    ways.append((source, (*way, source.name)))
+        return ()
 
     def children(self, key: JobKey) -> tuple[CachedChild, ...]:
         """Return the batch Jobs that bear the job's label, by name; whose they are is for the reader to check."""
@@ -172,17 +182,16 @@ class Cache:
         elif cached is None or not is_older(metadata["resourceVersion"], cached.resource_version):
             if cached is not None:
                 self._forget_job(key)
-            source = _source(key, body)
+            sources = tuple(dict.fromkeys(JobKey(key.namespace, name) for name in named_jobs(body)))
             self._jobs[key] = _CachedJob(
-                metadata["uid"], metadata["resourceVersion"], _state(body), source, _trimmed(body)
+                metadata["uid"], metadata["resourceVersion"], _state(body), sources, _trimmed(body)
             )
-            if source is not None:
+            for source in sources:
                 self._dependents.setdefault(source, set()).add(key)
         return key
 
     def _forget_job(self, key: JobKey) -> None:
-        source = self._jobs.pop(key).source
-        if source is not None:
+        for source in self._jobs.pop(key).sources:
             dependents = self._dependents[source]
             dependents.discard(key)
             if not dependents:
@@ -235,14 +244,6 @@ def is_older(version: str, cached: str) -> bool:
 
 def _state(body: Body) -> str:
     return sys.intern(str((body.get("status") or {}).get("state") or "Pending"))
-
-
-def _source(key: JobKey, body: Body) -> JobKey | None:
-    """Return the job that `model.uri` names; the body may be of any shape that the CRD of another version allows."""
-    uri = ((body.get("spec") or {}).get("model") or {}).get("uri")
-    if not isinstance(uri, str) or not uri.startswith(CHAIN_SCHEME):
-        return None
-    return JobKey(key.namespace, uri.removeprefix(CHAIN_SCHEME))
 
 
 def _trimmed(body: Body) -> bytes:

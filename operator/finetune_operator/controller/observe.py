@@ -68,12 +68,12 @@ class Observer:
     async def observe(self, key: JobKey, job: FineTuneJob) -> Observed:
         """Return what is known of `job` now."""
         uid = job.metadata.uid
-        source = self._cache.source(key)
+        sources = self._cache.sources(key)
         labelled = self._cache.children(key)
         ours = tuple(child for child in labelled if child.owner_uid == uid)
         documents = await self._documents.of_job(key, uid, _inspect_version(ours))
         inspection, owned = documents.inspection, True
-        resolved_job = resolved(job, source, documents.attempts)
+        resolved_job = resolved(job, sources, documents.attempts)
         is_new = inspection is None and not any(child.job.component == "inspect" for child in ours)
         if is_new and not isinstance(resolved_job, Stage):
             found, _ = resolved_job
@@ -92,7 +92,7 @@ class Observer:
                 else NO_LIMITS
             ),
             history=self._history(),
-            source=source,
+            sources=MappingProxyType(sources),
             children=tuple(child.job for child in ours),
             pods=pods,
             inspection=inspection,

@@ -52,11 +52,11 @@ def desired_state(job: FineTuneJob, observed: Observed, settings: RenderSettings
     """Return what should be of `job`, given what is known of it."""
     if is_finished(job.status):
         return _finished(job, observed, settings)
-    found = resolved(job, observed.source, observed.attempts)
+    found = resolved(job, observed.sources, observed.attempts)
     if isinstance(found, Stage):
         accepted = Finding(ConditionType.ACCEPTED, "True", Reason.ACCEPTED, "the spec is valid")
         return _desired(job, observed, attempts_of(job, observed), found.after((accepted,)))
-    job, source = found
+    job, known = found
     attempts = attempts_of(job, observed)
     latest = attempts.latest
     file = observed.attempts.get(latest.number) if latest else None
@@ -76,7 +76,7 @@ def desired_state(job: FineTuneJob, observed: Observed, settings: RenderSettings
     attempts = _with_outcome(attempts, stage, observed)
     old = () if observed.foreign else outdated_children(job, attempts, observed)
     unique = dict.fromkeys((*stage.deletions, *deletions, *old))
-    stage = replace(stage, deletions=tuple(unique), source=source)
+    stage = replace(stage, deletions=tuple(unique), source=known.model, sources=known.others)
     return _desired(job, observed, attempts, stage)
 
 

@@ -169,7 +169,7 @@ DISTILLATION: Final = (
     "  tests/trainer/test_distill.py compares loss and divergence with TRL 1.16's GKD loss on whole logits (1e-4).",
     "- **Measured**: `teacher_kl`, the divergence alone, of each step and of held-out rows. The loss of held-out rows, and so",
     "  `training.earlyStopping`, is of the same two parts.",
-    "- **The teacher** is any whole model that writes: `hf://`, a bucket, the output folder of another job (`ftj://` is for `model.uri`).",
+    "- **The teacher** is any whole model that writes: `hf://`, a bucket, the result of another job (`ftj://NAME`, which is waited for).",
     "  It is frozen, without dropout, in the precision that is computed in (`training.precision`). A run ends when its files are not those that were",
     "  inspected. `model.cache` holds it, too.",
     "- **One vocabulary**: the inspection compares the two tokenizers word by word and refuses others, with the first token that differs. Rows of",

@@ -91,7 +91,7 @@ class PodReport:
 
 @dataclass(frozen=True)
 class SourceJob:
-    """The job that `model.uri` names by ftj://, as far as it matters to the one that starts from it."""
+    """A job that another one names by ftj://, as far as it matters to that one."""
 
     uid: str
     state: str
@@ -101,7 +101,7 @@ class SourceJob:
     """Of a job that is complete."""
     has_failed: bool = False
     waits_for: tuple[str, ...] = ()
-    """The names of the jobs that it waits for in turn, the nearest first; it may be this job's own."""
+    """Where it waits for this job in turn: the names on the way, the nearest first and this job's own last."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,8 @@ class Observed:
     limits: Limits = NO_LIMITS
     """What the namespace may take; read only while a plan may have to be made."""
     history: History = EMPTY_HISTORY
-    source: SourceJob | None = None
-    """None also where model.uri names no job."""
+    sources: Mapping[str, SourceJob] = field(default_factory=dict)
+    """The jobs that it names by ftj:// and that exist, by name."""
     children: tuple[ChildJob, ...] = ()
     pods: tuple[PodReport, ...] = ()
     """Pods of children that have not ended, or ended since the last status; listed on demand, so possibly empty."""

@@ -24,6 +24,7 @@ class Stage:
     deletions: tuple[ChildReference, ...] = ()
     requeue_after: float | None = None
     source: SourceStatus | None = None
+    sources: tuple[SourceStatus, ...] = ()
     inspection: InspectionStatus | None = None
     plan: PlanStatus | None = None
     started: bool = False

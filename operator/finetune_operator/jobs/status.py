@@ -62,6 +62,7 @@ def status_after(job: FineTuneJob, observed: Observed, attempts: Attempts, stage
         completion_time=before.completion_time or (text_of(now) if stage.ended else None),
         conditions=merge(before.conditions, (suspended, worked_around, *stage.findings), generation, now),
         source=stage.source or (before.source if is_finished(before) else None),
+        sources=list(stage.sources) or (before.sources if is_finished(before) else []),
         inspection=stage.inspection or before.inspection,
         plan=_measured(plan, before.plan, observed) if plan else None,
         attempts=account.attempts.shown,

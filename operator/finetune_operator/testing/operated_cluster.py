@@ -109,9 +109,9 @@ class OperatedCluster:
         return str(self.job().status.state)
 
     async def inspected(self, at: str | None = None, **facts: Any) -> None:
-        """Let the inspect pod report and end; `facts` are laid over what it tells of a tiny Llama, `at` is where the named job's result is."""
+        """Let the inspect pod report and end; `facts` are laid over what it tells of a tiny Llama, `at` is where the result of job base is."""
         job = self.job()
-        job = job.model_copy(update={"spec": starting_at(job.spec, at)}) if at else job
+        job = job.model_copy(update={"spec": starting_at(job.spec, {"base": at})}) if at else job
         report = make_report(job, finished=self.clock.now())
         model = report.model.model_copy(update={"config": TINY_LLAMA, **facts})
         await store_inspection(self.api, self._found(FINETUNE_JOBS, "tune"), report.model_copy(update={"model": model}))
