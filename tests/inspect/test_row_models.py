@@ -174,3 +174,29 @@ def test_an_inspection_that_is_tried_again_asks_the_judge_about_no_row_twice(
     assert first & set(second) == refused
     assert len(first | set(second)) == 100
     assert endpoint.asked == []
+
+
+def test_each_of_several_data_sets_has_decisions_of_its_own(request_for: Build, rows: Path, tmp_path: Path) -> None:
+    own = tmp_path / "held-out.jsonl"
+    own.write_text("".join(rows.read_text().splitlines(keepends=True)[:40]))
+    plain = tmp_path / "plain.jsonl"
+    plain.write_text(own.read_text())
+    with serving(by=by_number) as endpoint:
+        document = request_for(training={"maxLength": 64}).to_json_dict()
+        del document["spec"]["dataset"]
+        document["spec"]["datasets"] = [
+            {"uri": f"file://{plain}"},
+            judged(endpoint.url, uri=f"file://{rows}", evaluation={"uri": f"file://{own}"}),
+        ]
+        request = InspectionRequest.model_validate(document)
+        report = inspect(request, tmp_path / "report.json")
+
+    assert len(endpoint.asked) == 100  # the rows to evaluate on are equal to some of these
+    assert [source.rows for source in report.dataset.sources] == [40, 49]
+    assert report.dataset.evaluation is not None
+    assert report.dataset.evaluation.rows == 19
+    attempt = attempt_of(request, report)
+    first, second = attempt.spec.all_datasets
+    assert second.evaluation is not None
+    found = [(first, first.uri), (second, second.uri), (second, second.evaluation.uri)]
+    assert [len(list(encoded_rows(attempt, *each))) for each in found] == [40, 49, 19]
