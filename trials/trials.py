@@ -12,18 +12,24 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import os
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from statistics import mean, variance
 from typing import Any, Final
 
 from chart import chart, smoothed
 from gsm8k import JUDGED_FILE, SOLUTIONS_FILE, prepare
 
+SURE: Final = 3.0
+"""Standard errors by which the last third of a curve must differ from its first: chance does that once in 700 runs."""
 ROOT: Final = Path(__file__).resolve().parents[1]
 FOLDER: Final = ROOT / ".trials"
 DATA: Final = ROOT.parent / "shared" / "data" / "gsm8k"
@@ -72,6 +78,20 @@ def ends(values: Sequence[float]) -> tuple[float, float]:
     return parts[0], parts[-1]
 
 
+def errors_apart(values: Sequence[float]) -> float:
+    """Return by how many standard errors the mean of the last third lies above that of the first: steps differ by their rows, one says little.
+
+    0.0 where there are too few steps to say anything.
+    """
+    third = len(values) // 3
+    if third < 2:
+        return 0.0
+    first, last = values[:third], values[-third:]
+    error = math.sqrt((variance(first) + variance(last)) / third)
+    difference = mean(last) - mean(first)
+    return difference / max(error, 1e-9)
+
+
 def run(trial: Trial) -> dict[str, Any]:
     """Run a trial by `finetune run` and return what it was seen to do."""
     started = time.monotonic()
@@ -83,13 +103,14 @@ def run(trial: Trial) -> dict[str, Any]:
     events = [json.loads(line) for line in path.read_text().splitlines()]
     steps = {name: values for name in trial.curves if (values := curve(events, "step", name))}
     held_out = {name: values for name in trial.held_out if (values := curve(events, "evaluation", name))}
-    first, last = ends(steps[trial.curves[0]])
+    apart = errors_apart(steps[trial.curves[0]])
     artifact = json.loads(report.read_text())["artifact"]
     return {
         "trial": trial.name,
         "seconds": round(time.monotonic() - started, 1),
         "steps": max(event["step"] for event in events if event["event"] == "step"),
-        "moved": (last > first) == trial.rises,
+        "standard_errors": round(apart, 1),
+        "moved": (apart if trial.rises else -apart) > SURE,
         "published": len(artifact["files"]),
         "curves": {
             name: {"first_tenth": ends(v)[0], "last_tenth": ends(v)[1], "values": v} for name, v in steps.items()
@@ -101,26 +122,41 @@ def run(trial: Trial) -> dict[str, Any]:
 def table(results: Sequence[Mapping[str, Any]]) -> str:
     """Return the figures of all trials as a Markdown table."""
     lines = [
-        "| trial | steps | number | first tenth | last tenth | held out, first | held out, last |",
-        "|---|---|---|---|---|---|---|",
+        "| trial | steps | seconds | number | first tenth | last tenth | held out, first | held out, last |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for result in results:
         for name, seen in result["curves"].items():
             held = result["held_out"].get(name)
             sides = (f"{held['first']:.4g}", f"{held['last']:.4g}") if held else ("", "")
             figures = (f"{seen['first_tenth']:.4g}", f"{seen['last_tenth']:.4g}", *sides)
-            lines.append(f"| {result['trial']} | {result['steps']} | {name} | {' | '.join(figures)} |")
+            lines.append(
+                f"| {result['trial']} | {result['steps']} | {result['seconds']:.0f} | {name} | {' | '.join(figures)} |"
+            )
     return "\n".join(lines)
 
 
-def report_of(results: Sequence[Mapping[str, Any]], counts: Mapping[str, int]) -> str:
-    """Return the report: the table, then every curve."""
+def verdicts(results: Sequence[Mapping[str, Any]]) -> str:
+    """Return a line for each trial: whether its number has moved as it should."""
+    return "\n".join(
+        f"- {result['trial']}: {next(iter(result['curves']))} {'moved as it should' if result['moved'] else 'DID NOT MOVE as it should'} "
+        f"(last third against first: {result['standard_errors']:+.1f} standard errors)"
+        for result in results
+    )
+
+
+def report_of(results: Sequence[Mapping[str, Any]], counts: Mapping[str, int], machine: str) -> str:
+    """Return the report: the table, what moved, then every curve."""
     parts = [
         "# Trials on GSM8K",
+        "",
+        machine,
         "",
         ", ".join(f"{name}: {count} rows" for name, count in counts.items()),
         "",
         table(results),
+        "",
+        verdicts(results),
     ]
     for result in results:
         for name, seen in result["curves"].items():
@@ -156,8 +192,12 @@ def main() -> int:
         make = [sys.executable, "examples/demo/make_model.py", "--data", FOLDER / "data" / "solutions.jsonl"]
         subprocess.run([*make, "--output", FOLDER / "model", "--vocabulary", "2048"], cwd=ROOT, check=True)
     results = [run(trial) for trial in wanted]
-    (FOLDER / "report.md").write_text(report_of(results, counts))
-    print(report_of(results, counts))
+    machine = (
+        f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, load {os.getloadavg()[2]:.1f} in the last 15 minutes"
+    )
+    report = report_of(results, counts, machine)
+    (FOLDER / "report.md").write_text(report)
+    print(report)
     print(json.dumps({"trials": results, "rows": counts}))
     return 0 if all(result["moved"] for result in results) else 1
 

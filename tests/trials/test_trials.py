@@ -11,7 +11,7 @@ import pytest
 import yaml
 from chart import chart, smoothed
 from gsm8k import pairs, prepare
-from trials import TRIALS, curve, table
+from trials import TRIALS, curve, errors_apart, table
 
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.measures import MEASURES
@@ -33,9 +33,11 @@ def test_pairs_are_of_one_question_and_whole_questions_are_held_out(tmp_path: Pa
         said = {f"model-{i}": {"is_correct": ok, "solution": f"{number}: {i} {ok}"} for i, ok in enumerate(correct)}
         return {"question": f"question {number}", "ground_truth": "1", **said}
 
-    assert [row["chosen"][0]["content"] for row in pairs(judged(7, True, False, True, False))] == [
-        "7: 0 True",
-        "7: 2 True",
+    assert [(row["chosen"], row["rejected"]) for row in pairs(judged(7, True, False, True, False))] == [
+        ("7: 0 True", "7: 1 False"),
+        ("7: 0 True", "7: 3 False"),
+        ("7: 2 True", "7: 1 False"),
+        ("7: 2 True", "7: 3 False"),
     ]
     assert list(pairs(judged(7, True, True))) == list(pairs(judged(7, False))) == []
 
@@ -50,11 +52,11 @@ def test_pairs_are_of_one_question_and_whole_questions_are_held_out(tmp_path: Pa
         "solutions-held-out": 2,
         "questions": 18,
         "questions-held-out": 2,
-        "pairs": 36,
-        "pairs-held-out": 4,
+        "pairs": 72,
+        "pairs-held-out": 8,
     }
     held_out = [json.loads(line) for line in (tmp_path / "data" / "pairs-held-out.jsonl").read_text().splitlines()]
-    assert {row["prompt"][0]["content"] for row in held_out} == {"question 9", "question 19"}
+    assert {row["prompt"] for row in held_out} == {"question 9", "question 19"}
 
 
 def test_curves_have_their_highest_and_lowest_value_beside_them_and_tables_the_tenths() -> None:
@@ -67,8 +69,19 @@ def test_curves_have_their_highest_and_lowest_value_beside_them_and_tables_the_t
     events = [{"event": "step", "loss": 2.0, "measures": {"kl": 1.0}}, {"event": "evaluation", "loss": 9.0}]
     assert (curve(events, "step", "loss"), curve(events, "step", "kl")) == ([2.0], [1.0])
     seen = {"first_tenth": 4.5, "last_tenth": 94.5, "values": values}
-    made = table([{"trial": "sft", "steps": 100, "curves": {"loss": seen}, "held_out": {}}])
-    assert made.splitlines()[-1] == "| sft | 100 | loss | 4.5 | 94.5 |  |  |"
+    made = table([{"trial": "sft", "steps": 100, "seconds": 61.2, "curves": {"loss": seen}, "held_out": {}}])
+    assert made.splitlines()[-1] == "| sft | 100 | 61 | loss | 4.5 | 94.5 |  |  |"
+
+
+def test_a_curve_moves_by_the_standard_errors_between_its_first_and_last_third() -> None:
+    noise = [0.5, -0.5] * 15
+    risen = [value + step / 10 for step, value in enumerate(noise)]
+    assert abs(errors_apart(noise)) < 1
+    assert errors_apart(risen) == pytest.approx(-errors_apart([-value for value in risen]))
+    # Thirds of ten steps, 2.0 apart; each with a variance of 0.315.
+    assert errors_apart(risen) == pytest.approx(2.0 / (2 * 0.3146 / 10) ** 0.5, rel=0.01)
+    assert errors_apart([1.0, 2.0, 3.0]) == 0.0
+    assert errors_apart([1.0] * 9) == 0.0
 
 
 def test_where_the_data_is_not_the_trials_say_so_and_fail_nothing(tmp_path: Path) -> None:
