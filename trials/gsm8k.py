@@ -17,6 +17,9 @@ HELD_OUT: Final = 10
 LONGEST_PAIR: Final = 500
 """Characters of a question and the longer of its two solutions, at most about 255 tokens: a cut one has lost the number it was judged by."""
 
+LONGEST_QUESTION: Final = 180
+"""Characters of a question to answer, at most about 80 tokens: such have short solutions, and long ones cost the most time."""
+
 Row = dict[str, Any]
 
 
@@ -33,8 +36,9 @@ def solutions(row: Row) -> Iterator[Row]:
 
 
 def questions(row: Row) -> Iterator[Row]:
-    """Yield the question as a prompt, with the worked solution whose last number rewards compare with."""
-    yield {"prompt": row["question"], "answer": row["answer"]}
+    """Yield a short question as a prompt, with the worked solution whose last number rewards compare with."""
+    if len(row["question"]) <= LONGEST_QUESTION:
+        yield {"prompt": row["question"], "answer": row["answer"]}
 
 
 def pairs(row: Row) -> Iterator[Row]:

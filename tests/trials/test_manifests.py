@@ -26,8 +26,10 @@ NODE = Inventory(cpu_nodes=(CpuNodes(nodes=1, cpu_millicores=2000, memory_bytes=
 
 
 def solved(number: int) -> dict[str, str]:
+    """A question and its solution; the last questions are too long to be answered by a trial."""
+    told = "It is a fine day. " * (10 if number >= 100 else 0)
     return {
-        "question": f"Ada has {number} apples and gets 3 more. How many apples does she have?",
+        "question": f"{told}Ada has {number} apples and gets 3 more. How many apples does she have?",
         "answer": f"She has {number} + 3 = <<{number}+3={number + 3}>>{number + 3} apples.\n#### {number + 3}",
     }
 
@@ -62,7 +64,7 @@ def test_a_trial_is_inspected_and_planned_and_no_row_of_it_is_dropped_or_cut(tri
     report = inspect(request, folder / f"{trial.name}.json")
     plan = make_plan(spec, report, NODE)
 
-    expected = {"sft": (108, 12), "dpo": (360, 40), "reward": (360, 40), "grpo": (108, 0)}[trial.name]
+    expected = {"sft": (108, 12), "dpo": (360, 40), "reward": (360, 40), "grpo": (90, 0)}[trial.name]
     held_out = report.dataset.evaluation
     assert (report.dataset.rows, held_out.rows if held_out else 0) == expected
     assert (report.dataset.dropped, report.dataset.truncated) == (0, 0)
