@@ -73,15 +73,15 @@ def test_curves_have_their_highest_and_lowest_value_beside_them_and_tables_the_t
     assert made.splitlines()[-1] == "| sft | 100 | 61 | loss | 4.5 | 94.5 |  |  |"
 
 
-def test_a_curve_moves_by_the_standard_errors_between_its_first_and_last_third() -> None:
-    noise = [0.5, -0.5] * 15
-    risen = [value + step / 10 for step, value in enumerate(noise)]
+def test_a_curve_moves_by_the_standard_errors_between_its_first_tenth_and_its_last_third() -> None:
+    noise = [0.5, -0.5] * 30
     assert abs(errors_apart(noise)) < 1
-    assert errors_apart(risen) == pytest.approx(-errors_apart([-value for value in risen]))
-    # Thirds of ten steps, 2.0 apart; each with a variance of 0.315.
-    assert errors_apart(risen) == pytest.approx(2.0 / (2 * 0.3146 / 10) ** 0.5, rel=0.01)
-    assert errors_apart([1.0, 2.0, 3.0]) == 0.0
-    assert errors_apart([1.0] * 9) == 0.0
+    learned_at_once = [value + (step >= 6) * 2.0 for step, value in enumerate(noise)]
+    # 2.0 apart; six steps with a variance of 0.3, twenty with one of 5/19.
+    assert errors_apart(learned_at_once) == pytest.approx(2.0 / (0.3 / 6 + 5 / 19 / 20) ** 0.5)
+    assert errors_apart([-value for value in learned_at_once]) == pytest.approx(-errors_apart(learned_at_once))
+    assert errors_apart([1.0] * 19) == 0.0
+    assert errors_apart([1.0] * 30) == 0.0
 
 
 def test_where_the_data_is_not_the_trials_say_so_and_fail_nothing(tmp_path: Path) -> None:
