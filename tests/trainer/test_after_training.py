@@ -13,7 +13,7 @@ from finetune_operator.api.evaluators import Entailment
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.run_events import EvaluatedEvent, EvaluatingEvent, EvaluationEvent
 from finetune_trainer.after_training.scores import bleu, exact_match, rouge, word_f1
-from finetune_trainer.entailment_model import check_entailment_model, entailment_class
+from finetune_trainer.entailment_model import entailment_class, inspect_entailment_model
 from finetune_trainer.failures import TrainerFailure
 from finetune_trainer.testing import arithmetic_rows, tiny_plan, write_rows
 from finetune_trainer.testing_ranks import CaseResult, RankServer
@@ -109,9 +109,10 @@ def test_answers_that_follow_are_those_that_transformers_pipeline_says_follow(
     )
     assert share == pytest.approx(said.count("entailment") / len(said))
     assert len(set(said)) > 1, "a model that says one thing of all would prove little"
-    check_entailment_model(Entailment(uri=f"file://{tmp_path}"))
+    weights = inspect_entailment_model(Entailment(uri=f"file://{tmp_path}"))
+    assert weights == (tmp_path / "model.safetensors").stat().st_size
     with pytest.raises(TrainerFailure, match="has no class entailment"):
-        check_entailment_model(Entailment(uri=f"file://{tiny_model}"))
+        inspect_entailment_model(Entailment(uri=f"file://{tiny_model}"))
 
 
 @pytest.mark.parametrize(

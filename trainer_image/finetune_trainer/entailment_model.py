@@ -23,11 +23,17 @@ def entailment_class(config: dict[str, Any]) -> int | None:
     return found[0] if len(found) == 1 else None
 
 
-def check_entailment_model(entailment: Entailment) -> None:
-    """Raise where the model has no such class."""
-    if entailment_class(open_model(entailment_source(entailment)).config) is None:
+def inspect_entailment_model(entailment: Entailment) -> int:
+    """Return the bytes of the model's weights as they are stored, which the plan counts.
+
+    Raises:
+        TrainerFailure: It has no such class.
+    """
+    folder = open_model(entailment_source(entailment))
+    if entailment_class(folder.config) is None:
         raise TrainerFailure(
             ExitCode.BAD_SPEC,
             f"evaluation.entailment.uri: {entailment.uri} has no class entailment (id2label in its config.json); name a model that was trained on "
             "natural language inference",
         )
+    return sum(file.size for file in folder.weights)

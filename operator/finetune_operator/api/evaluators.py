@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from pydantic import Field
 
 from finetune_operator.api.locations import Location, ObjectName, readable
 from finetune_operator.api.model import Rule, SpecModel
+
+ENTAILMENT_WORK_BYTES: Final = 512 * 2**20
+"""What sixteen pairs of 512 tokens hold beside the weights in a layer of roberta-large's size (1,024 wide, 4,096 within, float32): stream and
+attention 5 × 32 MiB, the layer's inside 2 × 128 MiB, rounded up. Arithmetic, not measured on a GPU."""
 
 
 class Entailment(SpecModel):

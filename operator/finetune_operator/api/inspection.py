@@ -237,6 +237,9 @@ class InspectionReport(ReadModel):
     report_uri: str | None = Field(None, description="Where the full report (every unusable row) is.")
     resume: ResumePoint | None = Field(None, description="Only with checkpoint.resumeFrom.")
     teacher: ModelFacts | None = Field(None, description="Of objective distill.")
+    entailment_weight_bytes: int = Field(
+        0, description="Bytes of the weights of evaluation.entailment's model as they are stored; 0: there is none."
+    )
     reward_models: tuple[ModelFacts, ...] = Field(
         (), description="The models among training.grpo.rewards or training.rloo.rewards, in order."
     )

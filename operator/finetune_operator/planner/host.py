@@ -74,6 +74,7 @@ def pod_resources(
     asks_for_disk: bool,
     processes_per_node: int,
     stages_in_memory: bool = True,
+    evaluation_bytes: int = 0,
 ) -> PodResources:
     """Return what one pod asks for.
 
@@ -88,6 +89,7 @@ def pod_resources(
         asks_for_disk: False where nodes do not say what they have: no pod that asks would be scheduled there.
         processes_per_node: Ranks that share the node's CPUs.
         stages_in_memory: Whether a checkpoint on its way is kept in memory, else on local disk.
+        evaluation_bytes: Of the process that evaluates after the training, when all this is free again; on GPU nodes without its libraries.
 
     On GPU nodes memory holds the model while it is loaded (once in a pod or once per process, see `host_load_bytes`), later what is offloaded and the
     export that rank 0 gathers of a sharded model. Everywhere it holds what its ranks stage: their shares of a checkpoint, and parts of files on their
@@ -112,9 +114,10 @@ def pod_resources(
         # Half of the node: the operator, object store and monitoring of small clusters live there as well.
         per_core = min(CPU_MILLICORES_MOST, node_millicores // (2 * processes_per_node))
         cpu = processes_per_pod * max(CPU_MILLICORES_LEAST, per_core - per_core % 50)
+    evaluated = evaluation_bytes + (CUDA_PROCESS_BYTES if is_gpu else 0)
     return PodResources(
         cpu_millicores=max(CPU_MILLICORES_LEAST, cpu - cpu % 50),
-        memory_bytes=_round_up(held + staged + shared + LAUNCHER_BYTES),
+        memory_bytes=_round_up(max(held + staged, evaluated) + shared + LAUNCHER_BYTES),
         shared_memory_bytes=shared,
         staging_bytes=staged,
         ephemeral_storage_bytes=_round_up(disk) if asks_for_disk else 0,

@@ -9,13 +9,23 @@ from finetune_operator.api.plan import GIB, PlanError
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.memory.architecture import Architecture
-from finetune_operator.memory.judging import judging_batch_bytes, judging_weights
+from finetune_operator.memory.judging import (
+    entailment_bytes,
+    judging_batch_bytes,
+    judging_host_bytes,
+    judging_weights,
+)
+from finetune_operator.memory.runtime import runtime_bytes
 from finetune_operator.memory.workload import Workload
 
 LARGEST_BATCH: Final = 32
 """Rows together: more would win little on a GPU, and rows of a batch wait for its longest answer."""
 USABLE_SHARE: Final = 0.85
 """Of the memory that is left: the rest is the allocator's, the libraries' and the estimate's."""
+
+
+ASSUMED_ENTAILMENT_BYTES: Final = 355_000_000 * 4
+"""Of a classifier that was not looked at: roberta-large in float32."""
 
 
 class Judging(NamedTuple):
@@ -37,8 +47,36 @@ def check_judging(spec: FineTuneJobSpec, inspection: InspectionReport | None) ->
     )
 
 
+def entailment_weights_of(spec: FineTuneJobSpec, inspection: InspectionReport | None) -> int:
+    """Return the bytes of the model of metric entailment as stored; 0 where the job has none."""
+    if spec.evaluation.entailment is None:
+        return 0
+    return (inspection.entailment_weight_bytes if inspection else 0) or ASSUMED_ENTAILMENT_BYTES
+
+
+def host_bytes_of(
+    spec: FineTuneJobSpec, architecture: Architecture, workload: Workload, entailment_weights: int, gpu_bytes: int
+) -> int:
+    """Return the host memory that the first pod has to have for it (without libraries on GPU nodes); 0 where nothing is evaluated."""
+    if not spec.evaluation.after_training:
+        return 0
+    return judging_host_bytes(
+        architecture,
+        workload,
+        tokens=workload.sequence_length,
+        answer=spec.evaluation.max_new_tokens if spec.evaluation.generates else 0,
+        entailment_weights=entailment_weights,
+        gpu_bytes=round(USABLE_SHARE * gpu_bytes),
+    )
+
+
 def judging_of(
-    spec: FineTuneJobSpec, architecture: Architecture, workload: Workload, capacity_bytes: int, devices: int
+    spec: FineTuneJobSpec,
+    architecture: Architecture,
+    workload: Workload,
+    capacity_bytes: int,
+    devices: int,
+    entailment_weights: int = 0,
 ) -> Judging:
     """Return the largest batch (a power of 2) that fits the first pod, which then has no training in it.
 
@@ -49,7 +87,8 @@ def judging_of(
         return Judging(0)
     weights = judging_weights(architecture, workload)
     answer = spec.evaluation.max_new_tokens if spec.evaluation.generates else 0
-    room = USABLE_SHARE * capacity_bytes * devices - weights
+    is_gpu = spec.resources.accelerator == "gpu"
+    room = USABLE_SHARE * capacity_bytes * devices - weights - (0 if is_gpu else runtime_bytes(workload))
 
     def taken(rows: int) -> int:
         return judging_batch_bytes(architecture, workload, rows, workload.sequence_length, answer)
@@ -61,7 +100,10 @@ def judging_of(
         batch //= 2
     rows = f"up to {spec.evaluation.max_rows} rows after the training, {batch} at a time"
     bytes_ = f"{weights / GIB:.2f} GiB of weights and {taken(batch) / GIB:.2f} GiB beside them"
-    if taken(batch) > room and spec.resources.accelerator == "gpu":
+    if other := entailment_bytes(entailment_weights):
+        there = not is_gpu or other <= USABLE_SHARE * capacity_bytes - weights
+        bytes_ += f", later {other / GIB:.2f} GiB of the entailment model {'beside the weights' if there else 'in host memory'}"
+    if taken(batch) > room and is_gpu:
         return Judging(
             batch, f"evaluation: {rows}: {bytes_} are more than the pod's GPUs have; a part lies in host memory"
         )

@@ -35,7 +35,7 @@ from finetune_operator.planner.explanation import (
 )
 from finetune_operator.planner.history import corrections_of
 from finetune_operator.planner.inventory import Inventory
-from finetune_operator.planner.judging import check_judging, judging_of
+from finetune_operator.planner.judging import check_judging, entailment_weights_of, judging_of
 from finetune_operator.planner.limits import NO_LIMITS, Limits
 from finetune_operator.planner.objectives import check_objective, length_limit, outputs_of
 from finetune_operator.planner.own_script import unknown_of_script
@@ -199,9 +199,7 @@ def question_of(
         return teacher
     if teacher is not None and inspection is None:
         assumptions = (*assumptions, ASSUMED)
-    weight_bytes = architecture.parameters * STORED_BYTES_PER_PARAMETER
-    cut = length_limit(spec, architecture)
-    made = sequences_of(spec, architecture.model_type, inspection, rows, cut=cut)
+    made = sequences_of(spec, architecture.model_type, inspection, rows, cut=length_limit(spec, architecture))
     if isinstance(made, PlanError):
         return made
     if resume is not None and resume.step >= (last := total_steps(spec, made.count)):
@@ -213,12 +211,13 @@ def question_of(
     rewards = reward_models_of(spec, inspection, architecture)
     if isinstance(rewards, PlanError):
         return rewards
-    downloaded = inspection.model.weight_bytes if inspection is not None else weight_bytes
+    entailment = entailment_weights_of(spec, inspection)
+    downloaded = inspection.model.weight_bytes if inspection else architecture.parameters * STORED_BYTES_PER_PARAMETER
     task = Task(
         spec=spec,
         architecture=architecture,
         sequence_length=made.longest,
-        weight_bytes=downloaded + stored_bytes(inspection, teacher) + rewards.stored_bytes,
+        weight_bytes=downloaded + stored_bytes(inspection, teacher) + rewards.stored_bytes + entailment,
         reward_models=rewards.architectures,
         corrections=corrections_of(history),
         limits=limits,
@@ -227,6 +226,7 @@ def question_of(
         packed=made.packed,
         passes=_passes(spec, made),
         teacher=teacher,
+        entailment_weights=entailment,
         resume=resume,
     )
     pools, all_pools = pools_of(spec, inventory, kept_free_bytes)
@@ -258,6 +258,7 @@ def _plan(
         chosen.sized.workload,
         chosen.pool.capacity_bytes if is_gpu else chosen.resources.memory_bytes,
         chosen.per_pod if is_gpu else 1,
+        task.entailment_weights,
     )
     return Plan(
         accelerator=spec.resources.accelerator,

@@ -21,6 +21,7 @@ from finetune_operator.planner.candidates import SHARDING_FIRST, SIMPLICITY, Spl
 from finetune_operator.planner.estimates import Estimates, Known, Sized
 from finetune_operator.planner.history import UNCORRECTED, Correction
 from finetune_operator.planner.host import pod_resources
+from finetune_operator.planner.judging import host_bytes_of
 from finetune_operator.planner.layouts import Layout, layouts_of
 from finetune_operator.planner.limits import NO_LIMITS, needs_of, refusal, within_cpu_bounds
 from finetune_operator.planner.pools import Placement, Pool, gib, place
@@ -249,6 +250,13 @@ class _Search:
                     asks_for_disk=pool.has_disk,
                     processes_per_node=sharing,
                     stages_in_memory=stages_in_memory,
+                    evaluation_bytes=host_bytes_of(
+                        self._task.spec,
+                        self._task.architecture,
+                        sized.workload,
+                        self._task.entailment_weights,
+                        pool.capacity_bytes * per_pod if is_gpu else 0,
+                    ),
                 )
             return self._resources[key]
 

@@ -40,13 +40,15 @@ class Task:
     """Of objective distill."""
     reward_models: tuple[Architecture, ...] = ()
     """Of the job's rewards."""
+    entailment_weights: int = 0
+    """Bytes of the model of metric entailment as stored; 0: the job has none."""
     resume: ResumePoint | None = None
     """Another job's checkpoint, which the plan must be able to go on from."""
 
     @property
     def pod_weight_bytes(self) -> int:
-        """The models on a pod's own disk: none where a cache holds it."""
-        return 0 if self.spec.model.cache is not None else self.weight_bytes
+        """The models on a pod's own disk: where a cache holds them, that of metric entailment alone."""
+        return self.weight_bytes if self.spec.model.cache is None else self.entailment_weights
 
     def kind(self, split: Split, gpu_product: str | None) -> RunKind:
         """Return what kind of run this is, for history."""

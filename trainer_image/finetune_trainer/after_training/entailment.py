@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+from finetune_operator.api.evaluators import ENTAILMENT_WORK_BYTES
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_trainer.entailment_model import entailment_class
 from finetune_trainer.failures import TrainerFailure
@@ -17,7 +19,8 @@ def entailed_share(
 ) -> float:
     """Return the share of answers (hypothesis) for which, after the reference (premise), the likeliest class is entailment.
 
-    The model runs in its own precision on the first GPU, else on the CPU; the longer text of a pair is cut. `count` hears of every batch's rows.
+    The model runs in its own precision on the first GPU where it has room beside the one that answered, else on the CPU;
+    the longer text of a pair is cut. `count` hears of every batch's rows.
     """
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -26,7 +29,7 @@ def entailed_share(
     wanted = entailment_class(model.config.to_dict())
     if wanted is None:
         raise TrainerFailure(ExitCode.BAD_SPEC, "evaluation.entailment.uri: the model has no class entailment any more")
-    device = "cuda:0" if torch.cuda.is_available() else "cpu"
+    device = _device(torch, model)
     model.to(device)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     longest = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", 512) - 2)
@@ -38,3 +41,11 @@ def entailed_share(
             follows += int((model(**batch.to(device)).logits.argmax(-1) == wanted).sum())
         count(len(answers[first : first + ROWS_TOGETHER]))
     return follows / len(answers)
+
+
+def _device(torch: Any, model: Any) -> str:
+    if not torch.cuda.is_available():
+        return "cpu"
+    torch.cuda.empty_cache()  # the answers' blocks are free by now
+    held = sum(each.numel() * each.element_size() for each in model.parameters())
+    return "cuda:0" if held + ENTAILMENT_WORK_BYTES < torch.cuda.mem_get_info(0)[0] else "cpu"

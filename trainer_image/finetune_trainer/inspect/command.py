@@ -29,7 +29,7 @@ from finetune_operator.api.inspection import (
 from finetune_operator.api.progress import TerminationMessage
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import ModelSource
-from finetune_trainer.entailment_model import check_entailment_model
+from finetune_trainer.entailment_model import inspect_entailment_model
 from finetune_trainer.failures import TrainerFailure, calls_of, failure_of
 from finetune_trainer.inspect.data_sets import dataset_facts, survey_datasets, together
 from finetune_trainer.inspect.delivery import post_report, to_json
@@ -96,8 +96,8 @@ def inspect(request: InspectionRequest, output: Path | None = None, *, trace: bo
     folder = open_model(source)
     tokenizer = read_tokenizer(folder.storage, source.chat_template)
     check_formats(spec, folder)
-    if spec.evaluation.entailment is not None:
-        check_entailment_model(spec.evaluation.entailment)
+    other = spec.evaluation.entailment
+    entailment_bytes = inspect_entailment_model(other) if other is not None else 0
     functions = inspect_functions(spec.training.online.rewards if spec.training.online else (), mounted_at())
     judges = inspect_reward_models(spec.training.online.reward_models if spec.training.online else ())
     model = describe_model(folder, source, tokenizer, lineage)
@@ -121,6 +121,7 @@ def inspect(request: InspectionRequest, output: Path | None = None, *, trace: bo
             "resume": resume,
             "decisions": decisions,
             "teacher": teacher,
+            "entailment_weight_bytes": entailment_bytes,
             "reward_models": tuple(judge.facts for judge in judges),
             "reward_files": functions,
         }
