@@ -45,7 +45,8 @@ def unmet(required: Mapping[str, str], figures: tuple[Figure, ...]) -> list[str]
     for name, comparison in required.items():
         sign, bound = re.match("([<>]=?)(.*)", comparison).groups()  # type: ignore[union-attr] # as the spec's rule has it
         if name not in found:
-            problems.append(f"{name} was not measured, {comparison} is required")
+            known = ", ".join(sorted(found)) or "nothing"
+            problems.append(f"{name} was not measured, {comparison} is required (measured: {known})")
         elif not _COMPARISONS[sign](found[name], float(bound)):
             problems.append(f"{name} is {found[name]:.4g}, {comparison} is required")
     return problems

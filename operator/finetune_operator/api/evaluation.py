@@ -118,6 +118,25 @@ def _measured(figure: str, metric: Metric) -> Rule:
     )
 
 
+class RequiredMeasure(SpecModel):
+    """What one measure of a task of evaluation.harness has to reach."""
+
+    name: str = Field(
+        max_length=300,
+        description="As status.evaluation.figures has it: <task>.<measure>, and <task>.<measure>.<filter> where the task filters answers.",
+    )
+    required: str = Field(max_length=20, description="What it has to be of the tuned model, such as >=0.4.")
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        text_rule(
+            "required",
+            "required",
+            _COMPARISON,
+            "evaluation.require.tasks: write a comparison and a number as required, such as '>=0.4' or '<12'",
+        ),
+    )
+
+
 class Requirements(SpecModel):
     """What the tuned model has to reach to be published: per number a comparison with a bound."""
 
@@ -130,6 +149,10 @@ class Requirements(SpecModel):
     bleu: str | None = _needed("bleu")
     judge: str | None = _needed("judge")
     entailment: str | None = _needed("entailment")
+
+    tasks: tuple[RequiredMeasure, ...] = Field(
+        (), max_length=20, description="The same for measures of the tasks of evaluation.harness. Default: none."
+    )
 
     rules: ClassVar[tuple[Rule, ...]] = tuple(
         text_rule(
@@ -144,7 +167,8 @@ class Requirements(SpecModel):
     @property
     def given(self) -> dict[str, str]:
         """Number → comparison, of those that are set."""
-        return self.model_dump(by_alias=True, exclude_none=True)
+        own = self.model_dump(by_alias=True, exclude_none=True, exclude={"tasks"})
+        return {**own, **{task.name: task.required for task in self.tasks}}
 
 
 class Judge(SpecModel):
@@ -168,6 +192,12 @@ class Judge(SpecModel):
             "evaluation.judge.url: write the base of an OpenAI-compatible endpoint, such as https://api.openai.com/v1",
         ),
     )
+
+
+def _are_of_tasks(evaluation: Evaluation) -> bool:
+    named = evaluation.require.tasks if evaluation.require else ()
+    tasks = evaluation.harness.tasks if evaluation.harness else ()
+    return all(any(each.name.startswith(f"{task}.") for task in tasks) for each in named)
 
 
 class Evaluation(SpecModel):
@@ -208,6 +238,13 @@ class Evaluation(SpecModel):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         *(_measured(figure, metric) for figure, metric in FIGURES.items()),
+        Rule(
+            cel="!has(self.require) || !has(self.require.tasks) || self.require.tasks.size() == 0 || (has(self.harness) && "
+            "self.require.tasks.all(each, self.harness.tasks.exists(task, each.name.startsWith(task + '.'))))",
+            message="evaluation.require.tasks: a name is <task>.<measure>, such as arithmetic.exact_match, of a task that evaluation.harness.tasks "
+            "lists; add the task there, or remove the requirement",
+            holds=lambda evaluation: _are_of_tasks(evaluation),
+        ),
         Rule(
             cel="has(self.judge) == (has(self.metrics) && 'judge' in self.metrics)",
             message="evaluation.judge: metric judge and the block judge belong together; set both, or remove both",

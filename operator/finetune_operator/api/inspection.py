@@ -280,4 +280,8 @@ def inspection_key(namespace: str, spec: FineTuneJobSpec) -> str:
         relevant["online"] = spec.training.online.to_json_dict()
     if spec.evaluation.entailment is not None:
         relevant["entailment"] = spec.evaluation.entailment.to_json_dict()
+    if spec.evaluation.harness is not None:
+        required = spec.evaluation.require.tasks if spec.evaluation.require else ()
+        named: list[JsonValue] = [each.name for each in required]
+        relevant["harness"] = {**spec.evaluation.harness.to_json_dict(), "required": named}
     return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:16]

@@ -31,6 +31,7 @@ from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import ModelSource
 from finetune_trainer.entailment_model import inspect_entailment_model
 from finetune_trainer.failures import TrainerFailure, calls_of, failure_of
+from finetune_trainer.harness_tasks import check_tasks
 from finetune_trainer.inspect.data_sets import dataset_facts, survey_datasets, together
 from finetune_trainer.inspect.delivery import post_report, to_json
 from finetune_trainer.inspect.evaluation_rows import evaluation_facts
@@ -96,6 +97,7 @@ def inspect(request: InspectionRequest, output: Path | None = None, *, trace: bo
     folder = open_model(source)
     tokenizer = read_tokenizer(folder.storage, source.chat_template)
     check_formats(spec, folder)
+    check_tasks(spec.evaluation)
     other = spec.evaluation.entailment
     entailment_bytes = inspect_entailment_model(other) if other is not None else 0
     functions = inspect_functions(spec.training.online.rewards if spec.training.online else (), mounted_at())
