@@ -102,9 +102,7 @@ _COMPARISON: Final = "^(>=|<=|>|<)[0-9]+([.][0-9]+)?$"
 
 
 def _needed(figure: str) -> str | None:
-    return Field(
-        None, max_length=20, alias=figure, description=f"What {figure} of the tuned model has to be, such as >=0.4."
-    )
+    return Field(None, max_length=20, alias=figure, description=f"What {figure} has to be, such as >=0.4.")
 
 
 def _measured(figure: str, metric: Metric) -> Rule:
@@ -119,20 +117,20 @@ def _measured(figure: str, metric: Metric) -> Rule:
 
 
 class RequiredMeasure(SpecModel):
-    """What one measure of a task of evaluation.harness has to reach."""
+    """What one measure of a task has to reach."""
 
     name: str = Field(
         max_length=300,
-        description="As status.evaluation.figures has it: <task>.<measure>, and <task>.<measure>.<filter> where the task filters answers.",
+        description="<task>.<measure>, as status.evaluation has it.",
     )
-    required: str = Field(max_length=20, description="What it has to be of the tuned model, such as >=0.4.")
+    required: str = Field(max_length=20, description="Such as >=0.4.")
 
     rules: ClassVar[tuple[Rule, ...]] = (
         text_rule(
             "required",
             "required",
             _COMPARISON,
-            "evaluation.require.tasks: write a comparison and a number as required, such as '>=0.4' or '<12'",
+            "evaluation.require.tasks: write a comparison and a number, such as '>=0.4'",
         ),
     )
 
@@ -151,7 +149,7 @@ class Requirements(SpecModel):
     entailment: str | None = _needed("entailment")
 
     tasks: tuple[RequiredMeasure, ...] = Field(
-        (), max_length=20, description="The same for measures of the tasks of evaluation.harness. Default: none."
+        (), max_length=20, description="The same for tasks of evaluation.harness."
     )
 
     rules: ClassVar[tuple[Rule, ...]] = tuple(
@@ -159,7 +157,7 @@ class Requirements(SpecModel):
             figure,
             "rouge_l" if figure == "rougeL" else figure,
             _COMPARISON,
-            f"evaluation.require.{figure}: write a comparison and a number, such as '>=0.4' or '<12'",
+            f"evaluation.require.{figure}: write a comparison and a number, such as '>=0.4'",
         )
         for figure in FIGURES
     )
@@ -241,8 +239,7 @@ class Evaluation(SpecModel):
         Rule(
             cel="!has(self.require) || !has(self.require.tasks) || self.require.tasks.size() == 0 || (has(self.harness) && "
             "self.require.tasks.all(each, self.harness.tasks.exists(task, each.name.startsWith(task + '.'))))",
-            message="evaluation.require.tasks: a name is <task>.<measure>, such as arithmetic.exact_match, of a task that evaluation.harness.tasks "
-            "lists; add the task there, or remove the requirement",
+            message="evaluation.require.tasks: a name is <task>.<measure> of a task in evaluation.harness.tasks; add the task there, or remove it",
             holds=lambda evaluation: _are_of_tasks(evaluation),
         ),
         Rule(

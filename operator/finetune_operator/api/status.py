@@ -141,7 +141,7 @@ class ProgressStatus(ReadModel):
     percentage: int | None = Field(None, description="0 to 100.")
     evaluation: str | None = Field(
         None,
-        description="While the model is evaluated after the training: rows that were measured / in all, such as 120/400.",
+        description="Rows that the evaluation after the training has measured / in all.",
     )
     loss: str | None = Field(None, description="Training loss, as text.")
     eta: str | None = Field(None, description="Estimated time left, such as 12m.")
