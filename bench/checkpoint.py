@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import socket
 import statistics
 import subprocess
@@ -43,6 +44,8 @@ def main() -> None:
         way = {"usual": _usual, "ours": _ours, "floor": _floor}[options.way]
         print(json.dumps(way(options.folder, options.layers, options.rounds)))
         return
+    # A server that is left behind would keep its objects in memory.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with (
         tempfile.TemporaryDirectory(prefix="checkpoint-bench-") as folder,
