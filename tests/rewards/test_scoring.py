@@ -53,10 +53,13 @@ def user_module(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     return module
 
 
-def test_a_function_of_the_user_gets_prompts_completions_and_columns(user_module: types.ModuleType) -> None:
-    user_module.score = lambda prompts, completions, length, **_: [  # type: ignore[attr-defined]
-        float(len(text) <= limit) for text, limit in zip(completions, length, strict=True)
-    ]
+def test_a_function_of_the_user_gets_prompts_completions_and_columns(
+    user_module: types.ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def score(prompts: list[str], completions: list[str], length: list[int], **_: Any) -> list[float]:
+        return [float(len(text) <= limit) for text, limit in zip(completions, length, strict=True)]
+
+    monkeypatch.setattr(user_module, "score", score, raising=False)
     assert scores({"function": "my_rewards:score"}, ["ab", "abc"], length=[2, 2]) == [1.0, 0.0]
 
 
@@ -64,8 +67,10 @@ def test_a_function_of_the_user_gets_prompts_completions_and_columns(user_module
     ("values", "said"),
     [([1.0], "returned 1 values for 2"), ([1.0, float("nan")], "no finite number"), (["a", "b"], "str")],
 )
-def test_what_a_function_returns_is_checked(user_module: types.ModuleType, values: list[Any], said: str) -> None:
-    user_module.score = lambda **_: values  # type: ignore[attr-defined]
+def test_what_a_function_returns_is_checked(
+    user_module: types.ModuleType, monkeypatch: pytest.MonkeyPatch, values: list[Any], said: str
+) -> None:
+    monkeypatch.setattr(user_module, "score", lambda **_: values, raising=False)
     with pytest.raises(TrainerFailure, match=said):
         scores({"function": "my_rewards:score"}, ["a", "b"])
 

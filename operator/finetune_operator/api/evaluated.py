@@ -18,6 +18,7 @@ EVALUATION_FILE: Final = "evaluation.json"
 _COMPARISONS: Final[Mapping[str, Callable[[float, float], bool]]] = MappingProxyType(
     {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 )
+_COMPARISON: Final = re.compile("([<>]=?)(.*)")
 
 
 class Figure(ReadModel):
@@ -43,7 +44,10 @@ def unmet(required: Mapping[str, str], figures: tuple[Figure, ...]) -> list[str]
     found = {figure.name: figure.tuned for figure in figures}
     problems = []
     for name, comparison in required.items():
-        sign, bound = re.match("([<>]=?)(.*)", comparison).groups()  # type: ignore[union-attr] # as the spec's rule has it
+        parts = _COMPARISON.fullmatch(comparison)
+        if parts is None:
+            raise ValueError(f"evaluation.require.{name}: {comparison} is no comparison; write one such as >=0.5")
+        sign, bound = parts.groups()
         if name not in found:
             known = ", ".join(sorted(found)) or "nothing"
             problems.append(f"{name} was not measured, {comparison} is required (measured: {known})")

@@ -62,16 +62,21 @@ class InitialAdapter(ReadModel):
     )
 
 
-class Lineage(ReadModel):
-    """The finished job whose result a job starts from, as the manifest there tells."""
+class Origin(ReadModel):
+    """The finished job whose result a job starts from, as the manifest of that result tells."""
 
+    job: str = Field(description="<namespace>/<name> of it.")
     uri: str = Field(description="The result's folder.")
-    job: str = Field(description="<namespace>/<name> of the job that made it.")
-    uid: str = Field(description="That job's uid.")
     step: int = Field(description="Its last optimizer step.")
     objective: str = Field("", description="What it was trained for; empty in results of versions that did not tell.")
     method: str = Field("", description="Its tuning.method; empty likewise.")
     base: str = Field("", description="The model that it started from itself; empty likewise.")
+
+
+class Lineage(Origin):
+    """The same with what the trainer needs of it."""
+
+    uid: str = Field(description="That job's uid.")
     adapter: InitialAdapter | None = Field(
         None, description="Absent where the result is started from as a whole model; else the model is that job's base."
     )

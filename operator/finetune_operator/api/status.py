@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from finetune_operator.api.inspection import Origin
 from finetune_operator.api.model import ReadModel
 from finetune_operator.api.progress import MemoryShortage, Metric
 from finetune_operator.api.reasons import ConditionType, JobState, Reason
@@ -41,17 +42,6 @@ class SourceStatus(ReadModel):
     uri: str = Field(description="Where its result is.")
 
 
-class LineageStatus(ReadModel):
-    """The job that made the model which this one starts from, as the manifest of that result tells."""
-
-    job: str = Field(description="<namespace>/<name> of it.")
-    uri: str = Field(description="The result's folder.")
-    step: int = Field(description="Its last optimizer step.")
-    objective: str = Field("", description="What it was trained for.")
-    method: str = Field("", description="Its tuning.method.")
-    base: str = Field("", description="The model that it started from itself.")
-
-
 class InspectionStatus(ReadModel):
     """The inspection in short."""
 
@@ -68,7 +58,7 @@ class InspectionStatus(ReadModel):
     longest: int = Field(description="Tokens of the longest row.")
     report_uri: str | None = Field(None, description="The full report.")
     resume: ResumeStatus | None = Field(None, description="What checkpoint.resumeFrom has found.")
-    lineage: LineageStatus | None = Field(None, description="Where model.uri is the result of another job.")
+    lineage: Origin | None = Field(None, description="Where model.uri is the result of another job.")
 
 
 class PlanStatus(ReadModel):

@@ -80,9 +80,7 @@ Word = Annotated[str, StringConstraints(max_length=1024)]
 class Trainer(SpecModel):
     """A training script of the user's own, in an image of the user's own, instead of the operator's trainer."""
 
-    image: str = Field(
-        min_length=1, max_length=1000, description="The image, which needs /bin/sh. `finetune run` does not use it."
-    )
+    image: str = Field(max_length=1000, description="The image, which needs /bin/sh. `finetune run` does not use it.")
     command: list[Word] = Field(
         min_length=1,
         max_length=50,
@@ -91,6 +89,11 @@ class Trainer(SpecModel):
     args: list[Word] = Field(default_factory=list, max_length=200, description="Appended to command.")
 
     rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="self.image != ''",
+            message="trainer.image: it is empty, and no pod starts without an image; write registry/name:tag",
+            holds=lambda t: bool(t.image),
+        ),
         Rule(
             cel="!self.image.contains(' ')",
             message="trainer.image: a name with a space is no image; write registry/name:tag",

@@ -13,10 +13,10 @@ from dataclasses import replace
 from typing import Any, Final
 
 from finetune_operator.api.constants import COMPONENT_INSPECT
-from finetune_operator.api.inspection import InspectionReport, Lineage, ResumePoint, inspection_key
+from finetune_operator.api.inspection import InspectionReport, Lineage, Origin, ResumePoint, inspection_key
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.reasons import ConditionType, JobState, Reason
-from finetune_operator.api.status import AttemptStatus, InspectionStatus, LineageStatus, ResumeStatus
+from finetune_operator.api.status import AttemptStatus, InspectionStatus, ResumeStatus
 from finetune_operator.jobs.attempts import Attempts
 from finetune_operator.jobs.causes import PATIENCE_SECONDS, cause_of_attempt, failing, latest_cause
 from finetune_operator.jobs.children import FINAL_CODES, inspect_job, inspection_config_map
@@ -117,10 +117,10 @@ def inspection_status(report: InspectionReport) -> InspectionStatus:
     )
 
 
-def _lineage_status(lineage: Lineage | None) -> LineageStatus | None:
+def _lineage_status(lineage: Lineage | None) -> Origin | None:
     if lineage is None:
         return None
-    return LineageStatus(**lineage.model_dump(include=set(LineageStatus.model_fields)))
+    return Origin(**lineage.model_dump(include=set(Origin.model_fields)))
 
 
 def _resume_status(point: ResumePoint | None) -> ResumeStatus | None:

@@ -25,6 +25,7 @@ from finetune_operator.api.constants import (
     TOKEN_DIRECTORY,
     WORK_DIRECTORY,
     WORK_DIRECTORY_VARIABLE,
+    WORK_VOLUME,
 )
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.jobs.decisions import RenderSettings
@@ -107,7 +108,7 @@ def pod_template(spec: FineTuneJobSpec, settings: RenderSettings, shape: PodShap
         },
         "containers": [_container(spec, settings, each) for each in (shape, *shape.beside)],
         "volumes": [
-            {"name": "work", "emptyDir": {"sizeLimit": mebibytes(shape.work_bytes)} if shape.work_bytes else {}},
+            {"name": WORK_VOLUME, "emptyDir": {"sizeLimit": mebibytes(shape.work_bytes)} if shape.work_bytes else {}},
             {"name": "temporary", "emptyDir": {}},
             _token_volume(),
             *shape.volumes,
@@ -144,7 +145,7 @@ def _container(spec: FineTuneJobSpec, settings: RenderSettings, shape: PodShape)
         "terminationMessagePath": TERMINATION_LOG,
         "terminationMessagePolicy": "File",
         "volumeMounts": [
-            {"name": "work", "mountPath": WORK_DIRECTORY},
+            {"name": WORK_VOLUME, "mountPath": WORK_DIRECTORY},
             {"name": "temporary", "mountPath": "/tmp"},  # noqa: S108 - a mount of the pod's own
             {"name": "token", "mountPath": TOKEN_DIRECTORY, "readOnly": True},
             *shape.mounts,

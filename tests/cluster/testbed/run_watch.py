@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-from finetune_operator.api.constants import WORK_DIRECTORY
+from finetune_operator.api.constants import WORK_DIRECTORY, WORK_VOLUME
 from finetune_operator.api.run_events import (
     RUN_EVENT,
     RUN_EVENTS_VARIABLE,
@@ -29,7 +29,7 @@ from testbed.processes import TestbedError, until
 _FILE = "events.jsonl"
 EVENTS_ENVIRONMENT = [{"name": RUN_EVENTS_VARIABLE, "value": f"{WORK_DIRECTORY}/{_FILE}"}]
 """For `spec.pod.env`: makes the trainer write its run events."""
-_PLACES = f"pods/*/volumes/kubernetes.io~empty-dir/work/{_FILE}"
+_PLACES = f"pods/*/volumes/kubernetes.io~empty-dir/{WORK_VOLUME}/{_FILE}"
 _PAUSE = 0.05
 PATIENCE = 420.0
 """Seconds; a start takes 15 s on an idle machine."""

@@ -24,7 +24,7 @@ from transformers import DataCollatorWithPadding, Trainer
 
 from finetune_trainer.collective import Collective
 from finetune_trainer.job_context import JobContext
-from finetune_trainer.job_trainer import JobTraining
+from finetune_trainer.objectives.attended_tokens import AttendedTokens
 from finetune_trainer.objectives.embedding import POOLING_NAMES, TEXT_COLUMNS, compares_rows, pooling_of
 from finetune_trainer.objectives.held_out_scores import rank_correlation
 
@@ -75,11 +75,10 @@ def without_pooler(model: Any) -> Any:
     return model
 
 
-class EmbeddingTrainer(JobTraining, Trainer):
+class EmbeddingTrainer(AttendedTokens, Trainer):
     """One rank's trainer."""
 
     def __init__(self, context: JobContext, **arguments: Any) -> None:
-        self._tokens = 0
         super().__init__(context, **arguments)
         attempt = context.attempt
         self._compares = compares_rows(attempt)
@@ -139,15 +138,6 @@ class EmbeddingTrainer(JobTraining, Trainer):
         """Return what hears of the batches of an evaluation."""
         self._held_out = HeldOutVectors(self.context.collective)
         return self._held_out
-
-    def note_batches(self, batches: list[Any], device: Any) -> None:
-        """Count the tokens of all ranks."""
-        own = sum(int(batch["attention_mask"].sum()) for batch in batches)
-        self._tokens = int(self.accelerator.gather(torch.tensor(own, device=device)).sum())
-
-    def tokens_of_step(self, logs: dict[str, float]) -> int:
-        """Return how many tokens of all ranks the step had."""
-        return self._tokens
 
 
 class HeldOutVectors:

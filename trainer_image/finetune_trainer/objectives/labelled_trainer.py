@@ -9,18 +9,17 @@ from transformers import Trainer
 
 from finetune_trainer.encoding import IGNORED
 from finetune_trainer.job_context import JobContext
-from finetune_trainer.job_trainer import JobTraining
+from finetune_trainer.objectives.attended_tokens import AttendedTokens
 from finetune_trainer.objectives.held_out_classes import HeldOutClasses
 from finetune_trainer.objectives.labelled import class_names
 
 
-class LabelledTrainer(JobTraining, Trainer):
+class LabelledTrainer(AttendedTokens, Trainer):
     """One rank's trainer. The loss of a step is the mean over its classes, of all ranks and micro-batches."""
 
     def __init__(self, context: JobContext, **arguments: Any) -> None:
         self._counts = torch.zeros(2, dtype=torch.long)
         """Right classes and all classes of the step, on this rank."""
-        self._tokens = 0
         self._held_out: HeldOutClasses | None = None
         super().__init__(context, compute_loss_func=self._loss, **arguments)
         # BERT's and RoBERTa's forward takes the number of classes and ignores it (transformers 5.23): with accumulation the loss of the step
@@ -47,15 +46,6 @@ class LabelledTrainer(JobTraining, Trainer):
     def reset_measures(self) -> None:
         """Forget what was measured since the last step."""
         self._counts.zero_()
-
-    def note_batches(self, batches: list[Any], device: Any) -> None:
-        """Count the tokens of all ranks."""
-        own = sum(int(batch["attention_mask"].sum()) for batch in batches)
-        self._tokens = int(self.accelerator.gather(torch.tensor(own, device=device)).sum())
-
-    def tokens_of_step(self, logs: dict[str, float]) -> int:
-        """Return how many tokens of all ranks the step had."""
-        return self._tokens
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the share of right classes in the step's batch. Collective, as every rank logs every step."""

@@ -12,15 +12,14 @@ import torch
 from transformers import Trainer
 
 from finetune_trainer.job_context import JobContext
-from finetune_trainer.job_trainer import JobTraining
+from finetune_trainer.objectives.attended_tokens import AttendedTokens
 from finetune_trainer.objectives.held_out_scores import HeldOutScores
 
 
-class RerankerTrainer(JobTraining, Trainer):
+class RerankerTrainer(AttendedTokens, Trainer):
     """One rank's trainer."""
 
     def __init__(self, context: JobContext, **arguments: Any) -> None:
-        self._tokens = 0
         self._held_out: HeldOutScores | None = None
         super().__init__(context, compute_loss_func=self._loss, **arguments)
         self.model_accepts_loss_kwargs = False  # as in labelled_trainer.py
@@ -36,12 +35,3 @@ class RerankerTrainer(JobTraining, Trainer):
         """Return what keeps the scores of the evaluation rows."""
         self._held_out = HeldOutScores(self.context.collective)
         return self._held_out
-
-    def note_batches(self, batches: list[Any], device: Any) -> None:
-        """Count the tokens of all ranks."""
-        own = sum(int(batch["attention_mask"].sum()) for batch in batches)
-        self._tokens = int(self.accelerator.gather(torch.tensor(own, device=device)).sum())
-
-    def tokens_of_step(self, logs: dict[str, float]) -> int:
-        """Return how many tokens of all ranks the step had."""
-        return self._tokens
