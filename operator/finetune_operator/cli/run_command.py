@@ -17,21 +17,14 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from finetune_operator.api.history import EMPTY_HISTORY, History
 from finetune_operator.api.inspection import InspectionReport, InspectionRequest, inspection_key
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.plan import AttemptFile, Plan, PlanError, checkpoint_uri
 from finetune_operator.api.progress import TerminationMessage
-from finetune_operator.api.run_events import (
-    CheckpointEvent,
-    EvaluatedEvent,
-    EvaluatingEvent,
-    ResumeEvent,
-    RunEvent,
-    StepEvent,
-)
+from finetune_operator.api.run_events import RunEvent
+from finetune_operator.cli.attempt_progress import attempt_progress
 from finetune_operator.cli.exit_codes import BAD_INPUT, NO_PLAN
 from finetune_operator.cli.local_config_maps import add_config_map, changed, folders_of, known_files, linked
 from finetune_operator.cli.local_machine import inventory_of_this_machine
@@ -45,7 +38,7 @@ from finetune_operator.cli.manifest_file import (
 )
 from finetune_operator.cli.run_history import finished_run, history_in, remember
 from finetune_operator.cli.run_report import RunRecord
-from finetune_operator.cli.tables import evaluation_table, inspection_table, memory_comparison_table, plan_table
+from finetune_operator.cli.tables import inspection_table, memory_comparison_table, plan_table
 from finetune_operator.cli.trainer_process import Ending, TrainerProcess
 from finetune_operator.jobs.retry import GiveUp, next_after_failure
 from finetune_operator.memory.architecture import architecture_of
@@ -253,36 +246,13 @@ class LocalRun:
         return path
 
     def _run_attempt(self, number: int, plan: Plan, path: Path) -> Ending:
-        columns = (
-            SpinnerColumn(),
-            TextColumn("attempt {task.fields[attempt]}"),
-            BarColumn(),
-            TextColumn("step {task.completed:.0f}/{task.total:.0f}  {task.fields[detail]}"),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=self._console) as progress, self._timed("train"):
-            task = progress.add_task("train", total=plan.total_steps, attempt=number, detail="starting …")
+        with attempt_progress(self._console, number, plan.total_steps) as show, self._timed("train"):
 
-            def show(event: RunEvent) -> None:
+            def heard(event: RunEvent) -> None:
                 self._record.add(event)
-                match event:
-                    case StepEvent():
-                        rate = event.tokens / event.seconds if event.seconds else 0.0
-                        detail = f"loss {event.loss:.4f}  {rate:,.0f} tokens/s"
-                        progress.update(task, completed=event.step, detail=detail)
-                    case ResumeEvent():
-                        progress.console.print(f"Resumed from the verified checkpoint of step {event.step}")
-                        progress.update(task, completed=event.step)
-                    case EvaluatingEvent():
-                        progress.update(task, detail=f"evaluating {event.rows}/{event.total_rows} rows")
-                    case EvaluatedEvent():
-                        progress.console.print(evaluation_table(event.evaluated))
-                    case CheckpointEvent() if not event.verified:
-                        progress.console.print(
-                            f"[yellow]Checkpoint of step {event.step} rejected: {escape(event.problem)}[/yellow]"
-                        )
+                show(event)
 
-            return self._trainer.run(f"attempt-{number}", "launch", "--plan", str(path), on_event=show)
+            return self._trainer.run(f"attempt-{number}", "launch", "--plan", str(path), on_event=heard)
 
     def _publish(self, plan_path: Path) -> None:
         with self._console.status("Publishing: verify, export, check, upload …"), self._timed("publish"):
