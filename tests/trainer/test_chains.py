@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.trainer.chained_jobs import Finished, attempt_of, example, finish
 
-from finetune_operator.api.chains import source_of, starting_at
+from finetune_operator.api.chains import named_job, starting_at
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_trainer.failures import TrainerFailure
 from finetune_trainer.testing import arithmetic_rows, preference_rows, write_rows
@@ -37,8 +37,9 @@ def preferred(ranks: RankServer, supervised: Finished, tmp_path_factory: pytest.
 def from_result(spec: dict[str, Any], first: Finished) -> dict[str, Any]:
     """The spec of an example with the place of the result that it names."""
     named = FineTuneJobSpec.model_validate({**spec, "output": {"uri": "file:///unused"}})
-    assert source_of(named) == first.attempt.name
-    return {**spec, "model": starting_at(named, f"file://{first.result}").model.to_json_dict()}
+    assert named_job(named.model.uri) == first.attempt.name
+    placed = starting_at(named, {first.attempt.name: f"file://{first.result}"})
+    return {**spec, "model": placed.model.to_json_dict()}
 
 
 def test_preferences_are_learned_on_what_the_first_job_has_learned(supervised: Finished, preferred: Finished) -> None:

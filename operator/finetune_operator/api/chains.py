@@ -7,7 +7,7 @@ URI starts the same training.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from finetune_operator.api.locations import CHAIN_SCHEME
@@ -53,9 +53,11 @@ def named_jobs(body: Mapping[str, Any]) -> Iterator[str]:
 
 def starting_at(spec: FineTuneJobSpec, places: Mapping[str, str]) -> FineTuneJobSpec:
     """Return the spec with the place of each job's result instead of its name."""
+    return with_models_at(spec, lambda uri: places.get(named_job(uri) or "", uri))
 
-    def placed(uri: str) -> str:
-        return places.get(named_job(uri) or "", uri)
+
+def with_models_at(spec: FineTuneJobSpec, placed: Callable[[str], str]) -> FineTuneJobSpec:
+    """Return the spec with what `placed` makes of the URI of each of `model_fields`."""
 
     def policy(settings: OnlinePolicy) -> OnlinePolicy:
         rewards = [

@@ -5,16 +5,15 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 import yaml
 
+from finetune_operator.api.chains import with_models_at
 from finetune_operator.api.constants import KIND
 from finetune_operator.api.job import FineTuneJob, InvalidJob
 from finetune_operator.api.spec import Dataset, FineTuneJobSpec
-from finetune_operator.api.training import Training
 
 _Rows = TypeVar("_Rows", bound=Dataset)
 
@@ -93,31 +92,12 @@ def with_absolute_locations(spec: FineTuneJobSpec, base: Path) -> FineTuneJobSpe
     evaluation = spec.evaluation.model_copy(
         update={name: place and place.model_copy(update={"uri": absolute(place.uri)}) for name, place in others.items()}
     )
-    return spec.model_copy(
+    return with_models_at(spec, absolute).model_copy(
         update={
-            "training": _with_absolute_models(spec.training, absolute),
             "evaluation": evaluation,
-            "model": spec.model.model_copy(update={"uri": absolute(spec.model.uri)}),
             "dataset": spec.dataset and of_dataset(spec.dataset),
             "datasets": spec.datasets and [of_dataset(each) for each in spec.datasets],
             "output": spec.output.model_copy(update={"uri": absolute(spec.output.uri)}),
             "checkpoint": checkpoint,
         }
     )
-
-
-def _with_absolute_models(training: Training, absolute: Callable[[str], str]) -> Training:
-    """Return the settings with the places of the models that training has beside its own: a teacher, reward models."""
-    if (distill := training.distill) is not None:
-        teacher = distill.teacher.model_copy(update={"uri": absolute(distill.teacher.uri)})
-        return training.model_copy(update={"distill": distill.model_copy(update={"teacher": teacher})})
-    if (online := training.online) is None:
-        return training
-    rewards = [
-        reward.model_copy(
-            update={"model": reward.model and reward.model.model_copy(update={"uri": absolute(reward.model.uri)})}
-        )
-        for reward in online.rewards
-    ]
-    judged = online.model_copy(update={"rewards": rewards})
-    return training.model_copy(update={"grpo" if training.grpo else "rloo": judged})
