@@ -155,6 +155,8 @@ NOT_OFFERED: Final[Mapping[str, str]] = MappingProxyType(
         "rest is missing: async_io is compiled against libaio, 12 sources and more than a minute, and for GPUs with CUDA's headers, which the "
         "trainer's image lacks; the plan would have to know local disks and their bytes per second; checkpoints of swapped and of other states "
         "would have to resume each other. Host memory instead (resources.offload)",
+        "Liger kernels, the flash-attn package": "both need a GPU to be tried on. Attention is torch's scaled_dot_product_attention, which has a "
+        "flash kernel of its own, and TRL 1.16's chunked head makes no logits of all tokens at once either",
     }
 )
 """What other programs do and this one does not, with the reason; measured or read with the versions that are named."""
