@@ -212,6 +212,23 @@ def test_only_training_pods_get_the_judges_key() -> None:
     assert [trainer(pod).get("envFrom") for pod in pods] == [None, [{"secretRef": {"name": "judge-key"}}], None]
 
 
+def test_only_the_container_that_trains_gets_devices_as_limits_and_requests() -> None:
+    devices = {"vpc.amazonaws.com/efa": "4", "rdma/hca_shared_devices_a": "1"}
+    asked = [{"name": name, "count": int(count)} for name, count in devices.items()]
+    with_devices, without = make_job(pod={"extendedResources": asked}), make_job()
+    plan = make_plan(pods=2, processes=16, accelerator="gpu")
+
+    given, usual = (trainer(attempt(job, plan)[-1])["resources"] for job in (with_devices, without))
+    assert given == {part: {**usual[part], **devices} for part in ("requests", "limits")}
+
+    keeper, script = attempt(make_job(**OWN, pod={"extendedResources": asked}), plan)[-1]["spec"]["template"]["spec"][
+        "containers"
+    ]
+    assert script["resources"] == given
+    beside = (inspect_job(with_devices, SETTINGS), publish_job(with_devices, make_file(with_devices, plan), SETTINGS))
+    assert not any(name in str(body["resources"]) for name in devices for body in (keeper, *map(trainer, beside)))
+
+
 def test_only_pods_that_train_get_the_keys_of_trackers() -> None:
     mlflow = {"uri": "https://mlflow.example.com", "experiment": "x", "secret": "shared"}
     tracking = {"wandb": {"project": "x", "secret": "wandb"}, "mlflow": mlflow}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+import re
+from collections.abc import Mapping
+from typing import ClassVar, Final, Literal
 
 from pydantic import Field
 
@@ -99,6 +101,42 @@ class Toleration(SpecModel):
     toleration_seconds: int | None = Field(None, description="How long a NoExecute taint is tolerated, in seconds.")
 
 
+_LABEL: Final = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+_DEVICE_PATTERN: Final = f"^{_LABEL}([.]{_LABEL})*/[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?$"
+"""A DNS name, a slash and a name, as Kubernetes wants extended resources to be called."""
+_GPU_PATTERN: Final = "^(nvidia[.]com/(gpu|mig-)|amd[.]com/gpu)"
+_NATIVE_PATTERN: Final = "^requests[.]|kubernetes[.]io/"
+"""What Kubernetes 1.36 takes for resources of its own (pkg/apis/core/v1/helper, IsNativeResource and IsExtendedResourceName)."""
+
+
+class ExtendedResource(SpecModel):
+    """Devices of one kind that a device plugin hands out, beside GPUs: network adapters, for instance."""
+
+    name: str = Field(max_length=200, description="The resource's name, such as vpc.amazonaws.com/efa or rdma/hca.")
+    count: int = Field(ge=1, le=1000, description="How many of them each training pod gets.")
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        text_rule(
+            "name",
+            "name",
+            _DEVICE_PATTERN,
+            "pod.extendedResources: name is that of a device plugin's resource, domain/name, such as vpc.amazonaws.com/efa or rdma/hca; "
+            "cpu, memory and disk are planned: remove them",
+        ),
+        Rule(
+            cel=f"!self.name.matches('{_GPU_PATTERN}')",
+            message="pod.extendedResources: name is a GPU's, and GPUs are planned; remove it and set resources.gpus",
+            holds=lambda resource: re.search(_GPU_PATTERN, resource.name) is None,
+        ),
+        Rule(
+            cel=f"!self.name.matches('{_NATIVE_PATTERN}')",
+            message="pod.extendedResources: name is in Kubernetes' own domain (kubernetes.io, or requests.), where no device plugin has its "
+            "devices; write the name that kubectl describe node shows under Allocatable",
+            holds=lambda resource: re.search(_NATIVE_PATTERN, resource.name) is None,
+        ),
+    )
+
+
 class Pod(SpecModel):
     """What is added to every pod of the job."""
 
@@ -111,6 +149,14 @@ class Pod(SpecModel):
     env: list[EnvironmentVariable] = Field(
         default_factory=list, max_length=100, description="Environment variables of the containers."
     )
+    extended_resources: list[ExtendedResource] | None = Field(
+        None,
+        max_length=8,
+        description=(
+            "Devices that each training pod gets beside its GPUs, as limits of the container that trains; of the job's other pods none. Which nodes "
+            "have them is not planned: choose those with nodeSelector. Default: none."
+        ),
+    )
     termination_grace_period_seconds: int = Field(
         120,
         ge=1,
@@ -120,3 +166,16 @@ class Pod(SpecModel):
             "stops it may give it less. Default 120."
         ),
     )
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.extendedResources) || self.extendedResources.all(r, self.extendedResources.exists_one(s, s.name == r.name))",
+            message="pod.extendedResources: a name stands twice; write it once, with the sum of both counts",
+            holds=lambda pod: len(pod.devices) == len(pod.extended_resources or ()),
+        ),
+    )
+
+    @property
+    def devices(self) -> Mapping[str, int]:
+        """How many devices of each name a training pod gets beside GPUs."""
+        return {resource.name: resource.count for resource in self.extended_resources or ()}

@@ -154,6 +154,8 @@ def attempt_job(job: FineTuneJob, file: AttemptFile, settings: RenderSettings) -
     marks = labels(file.name, COMPONENT_TRAIN, file.attempt)
     gpu = plan.accelerator == "gpu"
     amounts = {"memory": mebibytes(plan.resources.memory_bytes)}
+    # Limits as well as requests: Kubernetes takes no other for devices.
+    amounts |= {device: str(count) for device, count in spec.pod.devices.items()}
     if gpu:
         amounts[plan.gpu_resource] = str(plan.resources.gpus)
     disk = plan.resources.ephemeral_storage_bytes
