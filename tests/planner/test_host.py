@@ -8,6 +8,9 @@ from finetune_operator.api.compatibility import Strategy
 from finetune_operator.api.plan import GIB
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import Cache
+from finetune_operator.api.trainer import Trainer
+from finetune_operator.memory.runtime import MIB
+from finetune_operator.planner.encoded_rows import BYTES_PER_ROW, REFERENCE_BYTES, encoded_bytes
 from finetune_operator.planner.host import DISK_BASE_BYTES, UPLOAD_BYTES
 from finetune_operator.planner.inventory import Inventory
 from finetune_operator.planner.testing import (
@@ -17,6 +20,7 @@ from finetune_operator.planner.testing import (
     cpu_inventory,
     good,
     gpu_nodes,
+    inspected,
     plan_of,
     spec_of,
 )
@@ -73,6 +77,44 @@ def test_a_cache_holds_the_model_instead_of_the_pods_disk() -> None:
     saved = without.resources.ephemeral_storage_bytes - with_cache.resources.ephemeral_storage_bytes
     assert abs(saved - 2 * without.total_parameters) < 0.01 * saved + 2**20
     assert with_cache.resources.memory_bytes == without.resources.memory_bytes
+
+
+def test_every_pod_has_disk_for_all_encoded_rows() -> None:
+    rows, longest = 1_000_000, 2000
+    two_pods = {
+        "resources": {"gpus": 16, "gpuProduct": [H100], "pods": 2},
+        "training": {"maxLength": longest, "packing": "none"},
+    }
+    report = inspected(rows=rows, longest=longest)
+    tokens = report.dataset.tokens.model_copy(update={"total": rows * 1500})
+    full = report.model_copy(update={"dataset": report.dataset.model_copy(update={"tokens": tokens})})
+    empty = report.model_copy(
+        update={
+            "dataset": report.dataset.model_copy(update={"rows": 0, "tokens": tokens.model_copy(update={"total": 0})})
+        }
+    )
+    spec = spec_of(method="lora", **two_pods)
+
+    many, none = (good(plan_of(spec, inspection=each)).resources for each in (full, empty))
+    encoded = many.ephemeral_storage_bytes - none.ephemeral_storage_bytes
+    assert 8 * 1500 * rows <= encoded <= 8 * 1500 * rows + BYTES_PER_ROW * rows + MIB
+    assert many.memory_bytes == none.memory_bytes
+
+
+def test_encoded_rows_count_as_much_as_is_known_of_them() -> None:
+    report = inspected(rows=1000, longest=500)
+    tokens = report.dataset.tokens.model_copy(update={"total": 400_000})
+    sides = {"chosen": tokens, "rejected": tokens}
+    of_pairs = report.model_copy(
+        update={"dataset": report.dataset.model_copy(update={"tokens": tokens, "sides": sides})}
+    )
+    pairs = encoded_bytes(spec_of(objective="dpo"), of_pairs, max_length=2048)
+    assert pairs == 2 * 4 * 400_000 + (BYTES_PER_ROW + REFERENCE_BYTES) * 1000
+    cut = encoded_bytes(spec_of(objective="orpo"), of_pairs, max_length=100)
+    assert cut == 2 * 4 * 100 * 1000 + BYTES_PER_ROW * 1000
+    assert encoded_bytes(spec_of(), None, max_length=2048) == 0
+    own = spec_of().model_copy(update={"trainer": Trainer(image="registry/train:1", command=["train"])})
+    assert encoded_bytes(own, report, max_length=2048) == 0
 
 
 def test_pods_on_several_nodes_that_mount_one_claim_are_warned_of_its_access_mode() -> None:

@@ -92,7 +92,9 @@ class PodResources(ReadModel):
     cpu_millicores: int
     memory_bytes: int = Field(description="Host memory, including shared memory.")
     shared_memory_bytes: int = Field(description="Size of /dev/shm.")
-    ephemeral_storage_bytes: int = Field(description="Local disk for model and staged checkpoints; 0 asks for none.")
+    ephemeral_storage_bytes: int = Field(
+        description="Local disk for model, encoded rows and staged checkpoints; 0 asks for none."
+    )
     staging_bytes: int = Field(
         0, description="Host memory, of memory_bytes, for a checkpoint on its way; 0: it is staged on local disk."
     )

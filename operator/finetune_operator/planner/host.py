@@ -70,6 +70,7 @@ def pod_resources(
     *,
     processes_per_pod: int,
     weight_bytes: int,
+    encoded_bytes: int = 0,
     node_millicores: int,
     asks_for_disk: bool,
     processes_per_node: int,
@@ -85,6 +86,7 @@ def pod_resources(
         upper_bytes: Of one process; on CPU nodes it is what the pod's processes take.
         processes_per_pod: Ranks in the pod.
         weight_bytes: The model as it is downloaded; 0 where a cache (model.cache) holds it.
+        encoded_bytes: The rows as numbers, which every pod has on its disk.
         node_millicores: CPU of one node.
         asks_for_disk: False where nodes do not say what they have: no pod that asks would be scheduled there.
         processes_per_node: Ranks that share the node's CPUs.
@@ -93,13 +95,19 @@ def pod_resources(
 
     On GPU nodes memory holds the model while it is loaded (once in a pod or once per process, see `host_load_bytes`), later what is offloaded and the
     export that rank 0 gathers of a sharded model. Everywhere it holds what its ranks stage: their shares of a checkpoint, and parts of files on their
-    way. Disk holds the model (unless a cache does), the checkpoint that was resumed from and one more, whether it is staged there or not.
+    way. Disk holds the model (unless a cache does), the encoded rows, the checkpoint that was resumed from and one more, whether it is staged there
+    or not.
     """
     is_gpu = workload.accelerator == "gpu"
     shared = processes_per_pod * (SHARED_MEMORY_PER_GPU if is_gpu else SHARED_MEMORY_PER_CPU_PROCESS)
     checkpoint = checkpoint_bytes(architecture, workload, states)
     staged = staging_bytes(architecture, workload, states, processes_per_pod) if stages_in_memory else 0
-    disk = weight_bytes + 2 * (checkpoint + exported_bytes(architecture, workload, states)) + DISK_BASE_BYTES
+    disk = (
+        weight_bytes
+        + encoded_bytes
+        + 2 * (checkpoint + exported_bytes(architecture, workload, states))
+        + DISK_BASE_BYTES
+    )
     if is_gpu:
         loads, offloaded = host_load_bytes(architecture, workload, processes_per_pod), states.host * processes_per_pod
         # Shards are offloaded while the model is loaded, at most one model of them; gradients and moments come later. What loading took is free

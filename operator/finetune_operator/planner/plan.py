@@ -24,6 +24,7 @@ from finetune_operator.memory.states import trainable_parameters
 from finetune_operator.planner.candidate import Candidate
 from finetune_operator.planner.candidates import check_micro_batch, check_resume, forbidden_strategy, process_counts
 from finetune_operator.planner.catalogue import UNKNOWN
+from finetune_operator.planner.encoded_rows import encoded_bytes
 from finetune_operator.planner.estimates import Known
 from finetune_operator.planner.explanation import (
     does_not_fit,
@@ -227,6 +228,7 @@ def question_of(
         passes=_passes(spec, made),
         teacher=teacher,
         entailment_weights=entailment,
+        encoded_bytes=encoded_bytes(spec, inspection, max_length=length_limit(spec, architecture), packed=made.packed),
         resume=resume,
     )
     pools, all_pools = pools_of(spec, inventory, kept_free_bytes)

@@ -246,6 +246,7 @@ class _Search:
                     sized.peak.upper_bytes,
                     processes_per_pod=per_pod,
                     weight_bytes=self._task.pod_weight_bytes,
+                    encoded_bytes=self._task.encoded_bytes,
                     node_millicores=pool.millicores,
                     asks_for_disk=pool.has_disk,
                     processes_per_node=sharing,

@@ -42,6 +42,8 @@ class Task:
     """Of the job's rewards."""
     entailment_weights: int = 0
     """Bytes of the model of metric entailment as stored; 0: the job has none."""
+    encoded_bytes: int = 0
+    """Of the rows on each pod's own disk; 0 where they are not known."""
     resume: ResumePoint | None = None
     """Another job's checkpoint, which the plan must be able to go on from."""
 
