@@ -1,4 +1,4 @@
-"""What tests call in forks of `RankServer` beside trainings: publication and evaluation of a case, a foreign script, the parent of a pod's ranks."""
+"""What tests call in forks of `RankServer` beside trainings: a case published or evaluated, little memory, a foreign script, the parent of a pod's ranks."""
 
 from __future__ import annotations
 
@@ -55,6 +55,39 @@ def evaluate_case(folder: Path) -> int:
     os.dup2(log, 1)
     os.close(log)
     return evaluate(folder / "plan.json")
+
+
+def answers_case(lengths: list[int], room: int) -> dict[str, Any]:
+    """Ask a model that repeats a prompt's last token, on a GPU with room for so many tokens of prompts at once; for `RankServer.call`."""
+    import torch
+
+    from finetune_trainer.after_training.asking import answers_of
+    from finetune_trainer.after_training.rows import Question
+    from finetune_trainer.failures import TrainerFailure
+
+    class Small(torch.nn.Linear):
+        def generate(self, input_ids: torch.Tensor, **_: Any) -> torch.Tensor:
+            if input_ids.numel() > room:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            asked.append(len(input_ids))
+            return torch.cat((input_ids, input_ids[:, -1:]), dim=1)
+
+    asked: list[int] = []
+    questions = [Question((0,) * (length - 1) + (length,), "", "") for length in lengths]
+    try:
+        answers = answers_of(
+            Small(1, 1),
+            questions,
+            batch=len(questions),
+            new_tokens=256,
+            ends=(),
+            padding=0,
+            decode=str,
+            count=lambda rows: None,
+        )
+    except TrainerFailure as failure:
+        return {"code": failure.exit_code, "said": str(failure)}
+    return {"answers": answers, "batches": asked}
 
 
 def script_case(script: Path, environment: dict[str, str]) -> dict[str, Any]:

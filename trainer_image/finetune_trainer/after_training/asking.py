@@ -11,10 +11,9 @@ from typing import Any, TypeVar
 
 import torch
 
-from finetune_operator.api.exit_codes import ExitCode
+from finetune_trainer.after_training.gpu_memory import does_not_fit, is_out_of_gpu_memory
 from finetune_trainer.after_training.rows import Passage, Question
 from finetune_trainer.encoding import IGNORED
-from finetune_trainer.failures import TrainerFailure
 
 _T = TypeVar("_T")
 
@@ -59,7 +58,15 @@ def answers_of(
         return [decode(_until(row[-(made.shape[1] - width) :].tolist(), ends)) for row in made]
 
     lengths = [len(question.prompt) for question in questions]
-    return list(_in_batches(lengths, batch, ask, count))
+
+    def refuse(length: int, error: Exception) -> Exception:
+        return does_not_fit(
+            f"evaluation.maxNewTokens: {new_tokens} tokens of an answer after a prompt of {length}",
+            "lower evaluation.maxNewTokens, or keep only perplexity in evaluation.metrics",
+            error,
+        )
+
+    return list(_in_batches(lengths, batch, ask, count, refuse))
 
 
 def _until(tokens: list[int], ends: Sequence[int]) -> list[int]:
@@ -93,12 +100,20 @@ def perplexity_of(
         counted = (labels != IGNORED).sum(dim=1).tolist()
         return list(zip(losses.sum(dim=1).tolist(), counted, strict=True))
 
-    found = list(_in_batches([len(passage.tokens) for passage in passages], batch, measure, count))
+    def refuse(length: int, error: Exception) -> Exception:
+        what = f"evaluation.metrics: perplexity of a row of {length} tokens"
+        return does_not_fit(what, "remove perplexity, or name shorter rows to evaluate on", error)
+
+    found = list(_in_batches([len(passage.tokens) for passage in passages], batch, measure, count, refuse))
     return math.exp(sum(loss for loss, _ in found) / sum(tokens for _, tokens in found))
 
 
 def _in_batches(
-    lengths: Sequence[int], size: int, work: Callable[[Sequence[int]], list[_T]], count: Callable[[int], None]
+    lengths: Sequence[int],
+    size: int,
+    work: Callable[[Sequence[int]], list[_T]],
+    count: Callable[[int], None],
+    refuse: Callable[[int, Exception], Exception],
 ) -> Iterator[_T]:
     """Yield what `work` makes of each row, in the order of rows; the longest rows pass first, so that memory is seen to be enough."""
     order = sorted(range(len(lengths)), key=lambda number: -lengths[number])
@@ -109,13 +124,11 @@ def _in_batches(
         try:
             found.update(zip(numbers, work(numbers), strict=True))
             count(len(numbers))
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:  # torch.OutOfMemoryError is one, and so is what cuBLAS says
+            if not is_out_of_gpu_memory(error):
+                raise
             if len(numbers) == 1:
-                raise TrainerFailure(
-                    ExitCode.BAD_SPEC,
-                    "one row of the evaluation after the training does not fit the GPU beside the model; lower evaluation.maxNewTokens, or "
-                    "remove evaluation.metrics; the trained model is in the bucket",
-                ) from error
+                raise refuse(lengths[numbers[0]], error) from error
             torch.cuda.empty_cache()
             half = len(numbers) // 2
             waiting[:0] = [numbers[:half], numbers[half:]]

@@ -15,10 +15,12 @@ from finetune_operator.api.chat_templates import END_OF_TURN
 from finetune_operator.api.constants import JUDGE_KEY_VARIABLE
 from finetune_operator.api.evaluated import EVALUATION_FILE, Evaluated, Figure
 from finetune_operator.api.evaluation import FIGURES, JUDGE_FAILURES, Evaluation, Metric
+from finetune_operator.api.evaluators import Harness
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.plan import AttemptFile
 from finetune_operator.api.run_events import EvaluatedEvent
 from finetune_trainer.after_training.entailment import entailed_share
+from finetune_trainer.after_training.gpu_memory import fitting
 from finetune_trainer.after_training.harness import fetch_tasks, harness_figures
 from finetune_trainer.after_training.progress import EvaluationProgress
 from finetune_trainer.after_training.results import read_evaluated
@@ -88,7 +90,8 @@ def evaluate_attempt(attempt: AttemptFile, workplace: Workplace) -> Evaluated:
     go_offline()
     with EvaluationProgress(attempt, workplace.run, step=manifest.step, started=started) as progress:
         progress.serve(attempt.metrics_port)
-        found = _measured(attempt, base, exported(workplace.resume), rows, beside, progress)
+        with fitting("evaluation", "remove evaluation.metrics and evaluation.harness"):
+            found = _measured(attempt, base, exported(workplace.resume), rows, beside, progress)
     figures = tuple(
         Figure(name=name, base=found["base"].get(name), tuned=found["tuned"][name])
         for name in sorted(found["tuned"], key=_place)
@@ -141,17 +144,18 @@ def _measured(
     for which, model in compared_models(attempt, base, export, beside.initial_adapter):
         scores = found[which] = {}
         if spec.harness is not None and beside.tasks is not None:
-            scores |= harness_figures(
-                spec.harness,
-                beside.tasks,
-                model,
-                tokenizer,
-                batch=batch,
-                rows=spec.max_rows,
-                # The base model, which comes last, is asked the same.
-                expect=progress.expect_of_both if which == "tuned" else lambda requests: None,
-                count=progress.count,
-            )
+            with fitting(*_harness_memory(spec.harness, batch)):
+                scores |= harness_figures(
+                    spec.harness,
+                    beside.tasks,
+                    model,
+                    tokenizer,
+                    batch=batch,
+                    rows=spec.max_rows,
+                    # The base model, which comes last, is asked the same.
+                    expect=progress.expect_of_both if which == "tuned" else lambda requests: None,
+                    count=progress.count,
+                )
         if Metric.PERPLEXITY in spec.metrics:
             scores["perplexity"] = perplexity_of(
                 model, rows.passages, batch=batch, padding=padding, count=progress.count
@@ -171,9 +175,22 @@ def _measured(
                 if metric in OF_ANSWERS:
                     scores |= OF_ANSWERS[metric](answers, references)
             scores |= _judged(attempt, rows.questions, answers, which, progress)
-            if beside.entailment is not None:
-                scores["entailment"] = entailed_share(beside.entailment, references, answers, count=progress.count)
+            if spec.entailment is not None and beside.entailment is not None:
+                with fitting(
+                    f"evaluation.entailment.uri: {spec.entailment.uri}",
+                    "name a smaller classifier, or remove entailment from evaluation.metrics",
+                ):
+                    scores["entailment"] = entailed_share(beside.entailment, references, answers, count=progress.count)
     return found
+
+
+def _harness_memory(harness: Harness, batch: int) -> tuple[str, str]:
+    """Return what is told of tasks that the GPU has no room for: field and value, and what to change."""
+    remedy = "lower evaluation.harness.fewShot, or remove" if harness.few_shot else "shorten their rows, or remove"
+    return (
+        f"evaluation.harness.tasks: {', '.join(harness.tasks)} (fewShot {harness.few_shot}) in batches of {batch}",
+        f"{remedy} tasks or evaluation.harness",
+    )
 
 
 def _looks(spec: Evaluation, rows: JudgedRows) -> int:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from finetune_operator.api.plan import AttemptFile
+from finetune_trainer.after_training.gpu_memory import fitting
+from finetune_trainer.inputs import model_source
 from finetune_trainer.modeling import load_adapter, load_base_model
 
 Which = Literal["tuned", "base"]
@@ -26,22 +29,32 @@ def compared_models(
     dtype = "float32" if attempt.spec.training.precision == "fp32" else "bfloat16"
     if attempt.spec.tuning.trains_base:
         for which, folder in (("tuned", export), ("base", base)):
-            model = _placed(load_base_model(attempt, folder, dtype=dtype))
+            with _loading(attempt, which):
+                model = _placed(load_base_model(attempt, folder, dtype=dtype))
             yield which, model.eval()  # type: ignore[misc] # mypy forgets the literals
             del model
             gc.collect()
         return
     from peft import PeftModel
 
-    model = _placed(load_base_model(attempt, base, dtype=dtype))
-    adapted = PeftModel.from_pretrained(model, export).eval()
+    with _loading(attempt, "tuned"):
+        model = _placed(load_base_model(attempt, base, dtype=dtype))
+        adapted = PeftModel.from_pretrained(model, export).eval()
     yield "tuned", adapted
     if initial_adapter is not None:
-        load_adapter(adapted, initial_adapter)
+        with _loading(attempt, "base"):
+            load_adapter(adapted, initial_adapter)
         yield "base", adapted
         return
     with adapted.disable_adapter():
         yield "base", adapted
+
+
+def _loading(attempt: AttemptFile, which: str) -> AbstractContextManager[None]:
+    return fitting(
+        f"model.uri: the {which} model of {model_source(attempt).uri}",
+        "remove evaluation.metrics and evaluation.harness, or name larger GPUs at resources.gpuProduct",
+    )
 
 
 def _placed(model: Any) -> Any:
