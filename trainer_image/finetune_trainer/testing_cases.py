@@ -1,4 +1,4 @@
-"""What tests call in forks of `RankServer` beside trainings: a case published or evaluated, little memory, a foreign script, the parent of a pod's ranks."""
+"""What tests call in forks of `RankServer` beside trainings: a case's publication or evaluation, little memory, a script, the parent of ranks."""
 
 from __future__ import annotations
 

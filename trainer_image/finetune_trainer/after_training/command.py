@@ -215,6 +215,10 @@ def _judged(
             f"judge: no score for {said.unusable} of {len(answers)} answers of the {which} model: {said.problem}",
             flush=True,
         )
+    print(
+        f"judge: {said.weighted} of {len(answers) - said.unusable} scores of the {which} model are weighted by their probabilities",
+        flush=True,
+    )
     scores = {} if said.score is None else {"judge": said.score}
     return {**scores, JUDGE_FAILURES: float(said.unusable)}
 
