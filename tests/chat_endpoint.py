@@ -38,9 +38,7 @@ def said(text: str, logprobs: Any = None) -> Reply:
 
 
 class _Server(ThreadingHTTPServer):
-    request_queue_size = (
-        64  # by default 5 wait: of eight at once some would be dropped, and tried again a second later
-    )
+    request_queue_size = 64  # by default 5 wait: of eight at once some would be dropped, and tried again a second later
 
 
 @contextmanager
