@@ -18,11 +18,17 @@ from finetune_operator.api.constants import (
     SPEC_HASH_ANNOTATION,
 )
 from finetune_operator.api.inspection import InspectionRequest
-from finetune_operator.api.job import FineTuneJob
-from finetune_operator.api.plan import AttemptFile, Plan, checkpoint_uri
-from finetune_operator.jobs.children import attempt_objects, inspect_job, inspection_config_map, publish_job
-from finetune_operator.jobs.names import rendezvous_host
-from finetune_operator.jobs.testing import SETTINGS, make_job, make_plan, make_report
+from finetune_operator.api.plan import AttemptFile
+from finetune_operator.jobs.children import inspect_job, inspection_config_map, publish_job
+from finetune_operator.jobs.testing import (
+    SETTINGS,
+    attempt_children,
+    first_container,
+    make_file,
+    make_job,
+    make_plan,
+    make_report,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
 RICH = {
@@ -44,33 +50,13 @@ RICH = {
 OWN = {"trainer": {"image": "registry.example/train:1", "command": ["torchrun", "/train.py"], "args": ["--fast"]}}
 
 
-def make_file(job: FineTuneJob, plan: Plan, attempt: int = 1) -> AttemptFile:
-    meta = job.metadata
-    return AttemptFile(
-        namespace=meta.namespace,
-        name=meta.name,
-        uid=meta.uid,
-        attempt=attempt,
-        spec=job.spec,
-        inspection=make_report(job),
-        plan=plan,
-        checkpoint_uri=checkpoint_uri(job.spec, meta.name, meta.uid),
-        rendezvous_host=rendezvous_host(meta.name, attempt, plan.pods),
-        progress=SETTINGS.progress,
-    )
-
-
-def attempt(job: FineTuneJob, plan: Plan) -> list[dict[str, Any]]:
-    return list(attempt_objects(job, make_file(job, plan), SETTINGS))
-
-
 def rendered() -> dict[str, list[dict[str, Any]]]:
     job, rich = make_job(), make_job(**RICH)
     return {
         "inspect": [inspect_job(job, SETTINGS), inspection_config_map(job.metadata, make_report(job))],
-        "attempt-cpu-one-pod": attempt(job, make_plan(processes=2)),
-        "attempt-gpu-two-pods": attempt(rich, make_plan(pods=2, processes=16, accelerator="gpu")),
-        "attempt-own-script": attempt(make_job(**OWN), make_plan(pods=2, processes=16, accelerator="gpu")),
+        "attempt-cpu-one-pod": attempt_children(job, make_plan(processes=2)),
+        "attempt-gpu-two-pods": attempt_children(rich, make_plan(pods=2, processes=16, accelerator="gpu")),
+        "attempt-own-script": attempt_children(make_job(**OWN), make_plan(pods=2, processes=16, accelerator="gpu")),
         "publish": [publish_job(job, make_file(job, make_plan()), SETTINGS)],
     }
 
@@ -123,14 +109,10 @@ def test_every_child_is_owned_labelled_and_carries_its_digest(body: dict[str, An
         assert body["metadata"]["labels"].items() <= template.items()
 
 
-def trainer(body: dict[str, Any]) -> dict[str, Any]:
-    return body["spec"]["template"]["spec"]["containers"][0]
-
-
 def test_a_user_adds_to_pods_but_cannot_take_their_marks() -> None:
     *_, body = rendered()["attempt-gpu-two-pods"]
     template = body["spec"]["template"]
-    environment = {variable["name"]: variable.get("value") for variable in trainer(body)["env"]}
+    environment = {variable["name"]: variable.get("value") for variable in first_container(body)["env"]}
     assert template["metadata"]["labels"][JOB_LABEL] == "tune"
     assert template["metadata"]["labels"]["team"] == "a"
     assert template["spec"]["nodeSelector"] == {"zone": "z1", "nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}
@@ -140,15 +122,15 @@ def test_a_user_adds_to_pods_but_cannot_take_their_marks() -> None:
 
 def test_a_pod_knows_how_long_it_has_after_sigterm() -> None:
     job = make_job(pod={"terminationGracePeriodSeconds": 15, "env": [{"name": GRACE_PERIOD_VARIABLE, "value": "9"}]})
-    *_, body = attempt(job, make_plan())
-    environment = {variable["name"]: variable.get("value") for variable in trainer(body)["env"]}
+    *_, body = attempt_children(job, make_plan())
+    environment = {variable["name"]: variable.get("value") for variable in first_container(body)["env"]}
     assert body["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] == 15
     assert environment[GRACE_PERIOD_VARIABLE] == "15"
 
 
 def test_no_environment_variable_or_mount_stands_twice() -> None:
     for body in jobs():
-        container = trainer(body)
+        container = first_container(body)
         for entries, key in ((container["env"], "name"), (container["volumeMounts"], "mountPath")):
             values = [entry[key] for entry in entries]
             assert len(values) == len(set(values)), "server-side apply refuses a list map with equal keys"
@@ -177,7 +159,7 @@ def test_only_several_pods_get_a_service_and_a_subdomain() -> None:
 def test_a_script_of_a_users_own_takes_what_was_planned_and_ours_beside_it_no_gpu() -> None:
     config_map, *_, body = rendered()["attempt-own-script"]
     keeper, script = body["spec"]["template"]["spec"]["containers"]
-    usual = trainer(rendered()["attempt-gpu-two-pods"][-1])
+    usual = first_container(rendered()["attempt-gpu-two-pods"][-1])
     assert (keeper["name"], keeper["image"]) == ("trainer", SETTINGS.inspect_image)
     assert "nvidia.com/gpu" not in keeper["resources"]["limits"]
     assert script["resources"] == usual["resources"]
@@ -200,66 +182,28 @@ def test_a_stopped_pod_is_counted_and_every_other_failure_fails_the_job() -> Non
     assert rules[2]["onExitCodes"] == {"containerName": "trainer", "operator": "NotIn", "values": [0]}
 
 
-def test_one_secret_for_model_and_storage_is_named_once() -> None:
-    job = make_job(credentials={"model": {"secret": "both"}, "storage": {"secret": "both"}})
-    assert trainer(inspect_job(job, SETTINGS))["envFrom"] == [{"secretRef": {"name": "both"}}]
-
-
-def test_only_training_pods_get_the_judges_key() -> None:
-    job = make_job(credentials={"judge": {"secret": "judge-key"}})
-    file = make_file(job, make_plan())
-    pods = (inspect_job(job, SETTINGS), attempt_objects(job, file, SETTINGS)[-1], publish_job(job, file, SETTINGS))
-    assert [trainer(pod).get("envFrom") for pod in pods] == [None, [{"secretRef": {"name": "judge-key"}}], None]
-
-
 def test_only_the_container_that_trains_gets_devices_as_limits_and_requests() -> None:
     devices = {"vpc.amazonaws.com/efa": "4", "rdma/hca_shared_devices_a": "1"}
     asked = [{"name": name, "count": int(count)} for name, count in devices.items()]
     with_devices, without = make_job(pod={"extendedResources": asked}), make_job()
     plan = make_plan(pods=2, processes=16, accelerator="gpu")
 
-    given, usual = (trainer(attempt(job, plan)[-1])["resources"] for job in (with_devices, without))
+    given, usual = (first_container(attempt_children(job, plan)[-1])["resources"] for job in (with_devices, without))
     assert given == {part: {**usual[part], **devices} for part in ("requests", "limits")}
 
-    keeper, script = attempt(make_job(**OWN, pod={"extendedResources": asked}), plan)[-1]["spec"]["template"]["spec"][
-        "containers"
-    ]
+    keeper, script = attempt_children(make_job(**OWN, pod={"extendedResources": asked}), plan)[-1]["spec"]["template"][
+        "spec"
+    ]["containers"]
     assert script["resources"] == given
     beside = (inspect_job(with_devices, SETTINGS), publish_job(with_devices, make_file(with_devices, plan), SETTINGS))
-    assert not any(name in str(body["resources"]) for name in devices for body in (keeper, *map(trainer, beside)))
-
-
-def test_only_pods_that_train_get_the_keys_of_trackers() -> None:
-    mlflow = {"uri": "https://mlflow.example.com", "experiment": "x", "secret": "shared"}
-    tracking = {"wandb": {"project": "x", "secret": "wandb"}, "mlflow": mlflow}
-    job = make_job(credentials={"storage": {"secret": "shared"}}, tracking=tracking)
-    *_, train = attempt(job, make_plan())
-
-    named = [{"secretRef": {"name": name}} for name in ("shared", "wandb")]
-    assert trainer(train)["envFrom"] == named
-    assert trainer(inspect_job(job, SETTINGS))["envFrom"] == named[:1]
-    assert trainer(publish_job(job, make_file(job, make_plan()), SETTINGS))["envFrom"] == named[:1]
-
-
-def test_only_pods_that_check_and_publish_the_result_get_the_registrys_login() -> None:
-    job = make_job(
-        credentials={"registry": {"secret": "registry-login"}}, output={"uri": "s3://m/t", "oci": "r.io/a/b:c"}
+    assert not any(
+        name in str(body["resources"]) for name in devices for body in (keeper, *map(first_container, beside))
     )
-    file = make_file(job, make_plan())
-    train = next(body for body in attempt_objects(job, file, SETTINGS) if body["kind"] == "Job")
-    assert "registry-login" not in str(train["spec"])
-    for made in (inspect_job(job, SETTINGS), publish_job(job, file, SETTINGS)):
-        volumes = {volume["name"]: volume for volume in made["spec"]["template"]["spec"]["volumes"]}
-        sources = volumes["registry"]["projected"]["sources"]
-        assert [source["secret"]["items"][0]["path"] for source in sources] == ["config.json", "ca.crt"]
-        mounts = {mount["name"]: mount["mountPath"] for mount in trainer(made)["volumeMounts"]}
-        named = {variable["name"]: variable.get("value") for variable in trainer(made)["env"]}
-        assert named["DOCKER_CONFIG"] == mounts["registry"]
 
 
 def test_host_names_of_the_longest_job_name_fit() -> None:
     job = make_job("a" * MAXIMUM_NAME_LENGTH)
-    _, service, body = attempt(job, make_plan(pods=2))
+    _, service, body = attempt_children(job, make_plan(pods=2))
     assert len(f"{body['metadata']['name']}-1023") <= 63
     assert len(service["metadata"]["name"]) <= 63
 
@@ -267,7 +211,7 @@ def test_host_names_of_the_longest_job_name_fit() -> None:
 def test_no_local_disk_is_asked_for_where_the_nodes_offer_none() -> None:
     job, plan = make_job(), make_plan()
     plan = plan.model_copy(update={"resources": plan.resources.model_copy(update={"ephemeral_storage_bytes": 0})})
-    train = next(body for body in attempt(job, plan) if body["kind"] == "Job")
+    train = next(body for body in attempt_children(job, plan) if body["kind"] == "Job")
     for made in (train, publish_job(job, make_file(job, plan), SETTINGS)):
         pod = made["spec"]["template"]["spec"]
         assert "ephemeral-storage" not in pod["containers"][0]["resources"]["requests"]
@@ -278,7 +222,10 @@ def test_config_maps_with_functions_are_mounted_where_they_are_read_and_run() ->
     rewards = [{"function": f"{name}:score", "configMap": f"{name}-rewards"} for name in ("one", "other", "one")]
     job = make_job(objective="grpo", training={"globalBatchSize": 8, "grpo": {"rewards": rewards}})
     file = make_file(job, make_plan())
-    pods = [body["spec"]["template"]["spec"] for body in (inspect_job(job, SETTINGS), attempt(job, make_plan())[-1])]
+    pods = [
+        body["spec"]["template"]["spec"]
+        for body in (inspect_job(job, SETTINGS), attempt_children(job, make_plan())[-1])
+    ]
     for pod in pods:
         named = {each["name"]: each["configMap"] for each in pod["volumes"] if each["name"].startswith("config-map-")}
         mounts = {each["name"]: each for each in pod["containers"][0]["volumeMounts"]}
@@ -297,7 +244,7 @@ def test_rows_are_compared_by_meaning_in_the_trainers_image_and_judged_with_the_
 
     def pod(**filters: Any) -> dict[str, Any]:
         job = make_job(dataset={"uri": uri, "filters": filters}, credentials=keys)
-        return trainer(inspect_job(job, SETTINGS))
+        return first_container(inspect_job(job, SETTINGS))
 
     assert pod()["image"] == pod(**judge)["image"] == SETTINGS.inspect_image
     assert pod(**semantic)["image"] == SETTINGS.trainer_image

@@ -26,12 +26,24 @@ from finetune_operator.api.inspection import (
 )
 from finetune_operator.api.job import FineTuneJob
 from finetune_operator.api.methods import Method
-from finetune_operator.api.plan import GIB, MemoryEstimate, MemoryRange, Phase, Plan, PlanError, PodResources
+from finetune_operator.api.plan import (
+    GIB,
+    AttemptFile,
+    MemoryEstimate,
+    MemoryRange,
+    Phase,
+    Plan,
+    PlanError,
+    PodResources,
+    checkpoint_uri,
+)
 from finetune_operator.api.progress import MemoryShortage, TerminationMessage
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import FineTuneJobSpec
 from finetune_operator.api.status import FineTuneJobStatus
+from finetune_operator.jobs.children import attempt_objects
 from finetune_operator.jobs.decisions import RenderSettings
+from finetune_operator.jobs.names import rendezvous_host
 from finetune_operator.jobs.observed import ComponentName, PodReport
 from finetune_operator.jobs.times import text_of
 from finetune_operator.planner.inventory import Inventory
@@ -233,3 +245,31 @@ def ended_pod(
         **parts,
     }
     return make_pod(**values)
+
+
+def make_file(job: FineTuneJob, plan: Plan, attempt: int = 1) -> AttemptFile:
+    """Return what the pods of an attempt read."""
+    meta = job.metadata
+    return AttemptFile(
+        namespace=meta.namespace,
+        name=meta.name,
+        uid=meta.uid,
+        attempt=attempt,
+        spec=job.spec,
+        inspection=make_report(job),
+        plan=plan,
+        checkpoint_uri=checkpoint_uri(job.spec, meta.name, meta.uid),
+        rendezvous_host=rendezvous_host(meta.name, attempt, plan.pods),
+        progress=SETTINGS.progress,
+    )
+
+
+def attempt_children(job: FineTuneJob, plan: Plan) -> list[dict[str, Any]]:
+    """Return the rendered objects of the first attempt, its Job last."""
+    return list(attempt_objects(job, make_file(job, plan), SETTINGS))
+
+
+def first_container(body: dict[str, Any]) -> dict[str, Any]:
+    """Return the first container of a rendered Job: the one that does its work where there is one alone."""
+    found: dict[str, Any] = body["spec"]["template"]["spec"]["containers"][0]
+    return found
