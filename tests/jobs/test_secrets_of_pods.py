@@ -13,7 +13,7 @@ def test_only_training_pods_get_the_judges_key() -> None:
     job = make_job(credentials={"judge": {"secret": "judge-key"}})
     file = make_file(job, make_plan())
     pods = (inspect_job(job, SETTINGS), attempt_objects(job, file, SETTINGS)[-1], publish_job(job, file, SETTINGS))
-    assert [container(pod).get("envFrom") for pod in pods] == [None, [{"secretRef": {"name": "judge-key"}}], None]
+    assert [first_container(pod).get("envFrom") for pod in pods] == [None, [{"secretRef": {"name": "judge-key"}}], None]
 
 
 def test_only_pods_that_train_get_the_keys_of_trackers() -> None:
