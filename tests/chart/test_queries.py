@@ -72,7 +72,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
         f"--web.listen-address=127.0.0.1:{port}",
     )
     try:
-        server.processes.wait_until(PROGRAM, "it answers", server._ready, patience=30)
+        server.processes.wait_until(PROGRAM, "it answers", server._ready, patience=120)
         yield server
     finally:
         server.stop()

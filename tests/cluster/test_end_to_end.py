@@ -166,7 +166,7 @@ def test_a_bucket_that_refuses_is_named_and_tried_again(cluster: NodeCluster, s3
         name,
         lambda job: condition(job, "Inspected").get("reason") == "StorageRefused",
         namespace=NAMESPACE,
-        patience=90,
+        patience=120,
     )
     assert "s3://closed/model" in job["status"]["message"]
     assert job["status"]["state"] not in ("Complete", "Failed")

@@ -37,7 +37,7 @@ assert os.getuid() == 65532 and importlib.util.find_spec("torch") is None
 PUBLIC_SLIM_BASE = 130e6  # bytes of python:3.11-slim-bookworm, unpacked
 
 
-def run_pod(cluster: NodeCluster, pod: dict[str, Any], patience: float = 90) -> tuple[int, str]:
+def run_pod(cluster: NodeCluster, pod: dict[str, Any], patience: float = 120) -> tuple[int, str]:
     """Run a pod to its end and return its exit code and last words."""
     cluster.apply(pod)
     metadata = pod["metadata"]
@@ -113,7 +113,7 @@ time.sleep(600)
     )
     node_cluster.apply(pod)
 
-    prometheus.wait_for(f'count(ground_rank{{namespace="{namespace}"}}) == 2', patience=30)
+    prometheus.wait_for(f'count(ground_rank{{namespace="{namespace}"}}) == 2', patience=120)
 
     samples = prometheus.query(f'ground_rank{{namespace="{namespace}"}}')
     assert {(sample.labels["port"], sample.value) for sample in samples} == {("metrics-0", 0.0), ("metrics-1", 1.0)}

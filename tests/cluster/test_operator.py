@@ -48,7 +48,7 @@ def done(cluster: ControlPlane, operator: OperatorProcess) -> dict[str, Any]:
     job = manifest("undisturbed", seconds=6)
     cluster.apply(job)
     inspect(cluster, operator, job)
-    return cluster.wait_for("ftj", "undisturbed", state("Complete"), patience=90)
+    return cluster.wait_for("ftj", "undisturbed", state("Complete"), patience=120)
 
 
 def test_a_job_goes_its_way_on_gpus(done: dict[str, Any]) -> None:
@@ -66,10 +66,10 @@ def test_an_equal_inspection_is_reused(cluster: ControlPlane, operator: Operator
     inspect(cluster, operator, first)
     second = manifest(f"{name}-again")
     second["spec"]["dataset"], second["spec"]["output"] = first["spec"]["dataset"], first["spec"]["output"]
-    cluster.wait_for("ftj", name, state("Complete"), patience=60)
+    cluster.wait_for("ftj", name, state("Complete"), patience=120)
     cluster.apply(second)
 
-    cluster.wait_for("ftj", f"{name}-again", state("Complete"), patience=60)
+    cluster.wait_for("ftj", f"{name}-again", state("Complete"), patience=120)
 
     assert cluster.get("job", f"{name}-again-inspect") is None
 
@@ -79,14 +79,14 @@ def test_the_plan_is_shown_before_a_gpu_is_taken(cluster: ControlPlane, operator
     cluster.apply(job)
     inspect(cluster, operator, job)
 
-    shown = cluster.wait_for("ftj", name, lambda job: job.get("status", {}).get("plan"), patience=30)
+    shown = cluster.wait_for("ftj", name, lambda job: job.get("status", {}).get("plan"), patience=120)
 
     assert shown["status"]["plan"]["totalSteps"] == 300
     assert (
         cluster.list("pods", "default", f"finetune-operator.dev/job={name},finetune-operator.dev/component=train") == []
     )
     cluster.kubectl("patch", "ftj", name, "--type=merge", "-p", '{"spec":{"run":{"suspend":false}}}')
-    cluster.wait_for("ftj", name, state("Complete"), patience=60)
+    cluster.wait_for("ftj", name, state("Complete"), patience=120)
 
 
 def test_failures_are_tried_again_and_then_given_up(
@@ -122,7 +122,7 @@ def test_an_unmodified_trainer_reports_progress(cluster: ControlPlane, operator:
     status, text = operator.post(progress_path("default", name, "progress"), body, token)
 
     assert status in (200, 204), text
-    running = cluster.wait_for("ftj", name, state("Running"), patience=20)
+    running = cluster.wait_for("ftj", name, state("Running"), patience=120)
     assert running["status"]["progress"]["steps"] == "120/300"
     line = cluster.kubectl("get", "ftj", name).splitlines()[1].split()
     assert line[1:7] == ["Running", "lora", str(running["status"]["plan"]["gpus"]), "120/300", "1.25", "12m"]
@@ -156,7 +156,7 @@ def test_a_killed_operator_loses_and_doubles_nothing(
 
     operator.kill()
     operator.start()
-    cluster.wait_for("ftj", name, state("Complete"), patience=90)
+    cluster.wait_for("ftj", name, state("Complete"), patience=120)
 
     after = cluster.get("job", f"{name}-1")
     assert before is not None
@@ -191,7 +191,7 @@ def test_a_second_replica_takes_over(cluster: ControlPlane, operator: OperatorPr
         job = manifest(name, seconds=30)
         cluster.apply(job)
         inspect(cluster, standby, job)
-        wait_for_pod(cluster, f"finetune-operator.dev/job={name},finetune-operator.dev/component=train", patience=40)
+        wait_for_pod(cluster, f"finetune-operator.dev/job={name},finetune-operator.dev/component=train", patience=120)
     finally:
         standby.stop()
         operator.start()
@@ -237,7 +237,7 @@ def test_nothing_secret_reaches_status_events_logs_or_metrics(
     body["rowContent"] = SECRET_ANSWER
     operator.post(progress_path("default", name, "inspection"), body, token)
     operator.post(progress_path("default", name, "progress"), {"trainerStatus": SECRET_ANSWER}, token)
-    cluster.wait_for("ftj", name, lambda job: job.get("status", {}).get("plan"), patience=30)
+    cluster.wait_for("ftj", name, lambda job: job.get("status", {}).get("plan"), patience=120)
 
     seen = [
         json.dumps(cluster.get("ftj", name)),

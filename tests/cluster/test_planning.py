@@ -59,7 +59,7 @@ def test_a_job_beyond_its_quota_is_told_the_numbers_and_starts_when_the_quota_ha
     inspect(cluster, operator, job)
 
     waiting = cluster.wait_for(
-        "ftj", name, lambda job: "ResourceQuota" in str(job.get("status", {}).get("message")), patience=30
+        "ftj", name, lambda job: "ResourceQuota" in str(job.get("status", {}).get("message")), patience=120
     )
 
     assert "ResourceQuota bounded allows 8 GiB memory and it takes" in waiting["status"]["message"]
@@ -97,9 +97,9 @@ def test_a_finished_job_is_learned_in_the_history(cluster: ControlPlane, operato
     values = {"attempt": "1", "step": "300", "tokens_per_second": str(speed)}
     body = {"trainerStatus": {"metrics": [{"name": key, "value": value} for key, value in values.items()]}}
     operator.post(progress_path("default", name, "progress"), body, pod_token(cluster, pod["metadata"]["name"]))
-    cluster.wait_for("ftj", name, state("Complete"), patience=90)
+    cluster.wait_for("ftj", name, state("Complete"), patience=120)
 
-    kept = cluster.wait_for("configmap", "finetune-operator-history", lambda body: bool(body.get("data")), patience=30)
+    kept = cluster.wait_for("configmap", "finetune-operator-history", lambda body: bool(body.get("data")), patience=120)
 
     ratios = [
         run["throughputRatio"] for entry in json.loads(kept["data"]["history.json"])["records"] for run in entry["runs"]
@@ -118,12 +118,12 @@ def test_a_model_that_no_table_knows_is_inspected_again_in_the_trainer_image(
     told["model"] |= {"architecture": "OPTForCausalLM", "config": {"model_type": "opt", "hidden_size": 64}}
 
     tell(cluster, operator, first, told)
-    second = cluster.wait_for("job", f"{name}-inspect", asks_for_a_trace, patience=60)
+    second = cluster.wait_for("job", f"{name}-inspect", asks_for_a_trace, patience=120)
     assert image_of(second) != image_of(first)
     told["model"] |= {"traceError": "its forward pass branches on data"}
     tell(cluster, operator, second, told)
 
-    refused = cluster.wait_for("ftj", name, lambda job: planned(job) == ("False", "UnknownArchitecture"), patience=30)
+    refused = cluster.wait_for("ftj", name, lambda job: planned(job) == ("False", "UnknownArchitecture"), patience=120)
     assert "its forward pass branches on data" in refused["status"]["message"]
 
 

@@ -93,7 +93,7 @@ class ControlPlane:
         reached: Callable[[dict[str, Any]], object],
         *,
         namespace: str = "default",
-        patience: float = 60.0,
+        patience: float = 120.0,
     ) -> dict[str, Any]:
         """Wait until an object is as `reached` wants it; when patience ends, show the object and its Events."""
         found: dict[str, Any] | None = None
@@ -108,7 +108,7 @@ class ControlPlane:
             f"Events:\n{events}\nLogs of the components: {self.processes.logs}"
         )
 
-    def wait_until_gone(self, selector: str, namespace: str, *kinds: str, patience: float = 60.0) -> None:
+    def wait_until_gone(self, selector: str, namespace: str, *kinds: str, patience: float = 120.0) -> None:
         """Wait until the garbage collector has followed the owners: children do not hold up the deletion of what owns them."""
         left: dict[str, list[dict[str, Any]]] = {}
         for _ in until(patience, pause=0.5):

@@ -53,7 +53,7 @@ class OperatorProcess:
         command = [sys.executable, "-m", "finetune_operator.controller"]
         self.cluster.processes.start(self.program, *command, environment=self._environment)
         self.cluster.processes.wait_until(
-            self.program, "it is alive", lambda: self.get("/livez")[0] == 200, patience=30
+            self.program, "it is alive", lambda: self.get("/livez")[0] == 200, patience=120
         )
 
     def stop(self) -> None:
@@ -101,7 +101,7 @@ def install_crd(cluster: ControlPlane) -> None:
         return any(c["type"] == "Established" and c["status"] == "True" for c in conditions)
 
     cluster.kubectl("apply", "--server-side", "-f", str(CRD))
-    cluster.wait_for("crd", f"{CRD.stem}.finetune-operator.dev", is_served, patience=30)
+    cluster.wait_for("crd", f"{CRD.stem}.finetune-operator.dev", is_served, patience=120)
 
 
 def pod_token(cluster: ControlPlane, pod: str, namespace: str = "default", audience: str = AUDIENCE) -> str:
@@ -112,7 +112,7 @@ def pod_token(cluster: ControlPlane, pod: str, namespace: str = "default", audie
 
 
 def wait_for_pod(
-    cluster: ControlPlane, selector: str, namespace: str = "default", patience: float = 30
+    cluster: ControlPlane, selector: str, namespace: str = "default", patience: float = 120.0
 ) -> dict[str, Any]:
     """The first pod that the selector finds, as soon as it has a node."""
     for _ in until(patience, pause=0.1):

@@ -52,7 +52,7 @@ class Prometheus:
             f"--storage.tsdb.path={self.directory / 'prometheus'}",
             f"--web.listen-address=127.0.0.1:{port}",
         )
-        self.processes.wait_until(PROGRAM, "it answers", self._ready, patience=30)
+        self.processes.wait_until(PROGRAM, "it answers", self._ready, patience=120)
 
     def stop(self) -> None:
         """End the server."""
@@ -72,7 +72,7 @@ class Prometheus:
         """The targets that are sampled now, with their health and last error."""
         return list(self._get("targets", state="active")["activeTargets"])
 
-    def wait_for(self, expression: str, patience: float = 15.0) -> list[Sample]:
+    def wait_for(self, expression: str, patience: float = 60.0) -> list[Sample]:
         """Wait until an expression has an answer; when patience ends, show the targets and their errors."""
         for _ in until(patience, pause=0.3):
             if samples := self.query(expression):

@@ -58,7 +58,7 @@ class Registry:
         config.write_text("version: 0.1\nstorage: {filesystem: {rootdirectory: /nowhere}}\n")
         processes = Processes(self.directory)
         processes.start(PROGRAM, tools.path("registry"), "serve", config, environment=environment)
-        processes.wait_until(PROGRAM, "it listens", self._listens, patience=20)
+        processes.wait_until(PROGRAM, "it listens", self._listens, patience=120)
         if self.protected:
             self._write_login(processes)
 

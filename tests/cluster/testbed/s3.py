@@ -75,7 +75,7 @@ class S3Server:
             self.folder / "data",
             environment=environment,
         )
-        self.processes.wait_until(PROGRAM, "it answers", self._answers, patience=20)
+        self.processes.wait_until(PROGRAM, "it answers", self._answers, patience=120)
         if self.keys.access_key not in self._accounts():
             self._administer(
                 "create-user", "--access", self.keys.access_key, "--secret", self.keys.secret_key, "--role", "user"
