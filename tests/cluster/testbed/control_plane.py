@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from testbed import packages, tools
 from testbed.certificates import write_certificates
+from testbed.objects import Objects
 from testbed.processes import Processes, TestbedError, free_port, succeeds, until
 
 NODE_ADDRESS = "10.244.0.1"
@@ -52,6 +54,8 @@ class ControlPlane:
 
     def stop(self) -> None:
         """End every program; the folder keeps logs and state."""
+        if "_objects" in self.__dict__:
+            self.__dict__.pop("_objects").close()
         self.processes.stop_all()
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
@@ -78,13 +82,15 @@ class ControlPlane:
 
     def get(self, kind: str, name: str, namespace: str = "default") -> dict[str, Any] | None:
         """One object, or None when there is none."""
-        text = self.kubectl("get", kind, name, "--namespace", namespace, "--output=json", "--ignore-not-found")
-        return json.loads(text) if text else None
+        return self._objects.get(kind, name, namespace)
 
     def list(self, kind: str, namespace: str = "", selector: str = "") -> list[dict[str, Any]]:
         """Every object of a kind in one namespace, or in all."""
-        scope = ["--namespace", namespace] if namespace else ["--all-namespaces"]
-        return list(json.loads(self.kubectl("get", kind, *scope, "--selector", selector, "--output=json"))["items"])
+        return self._objects.list(kind, namespace, selector)
+
+    @cached_property
+    def _objects(self) -> Objects:
+        return Objects(self.kubeconfig)
 
     def wait_for(
         self,
