@@ -52,7 +52,7 @@ def make(encoders: Any, tmp_path: Path) -> Any:
         rows = TEXTS if objective == "classification" else WORDS
         data = write_rows(tmp_path / f"{objective}.jsonl", rows)
         if plan is None:
-            plan = tiny_plan(micro_batch_size=8, total_steps=40, rows=len(rows))
+            plan = tiny_plan(micro_batch_size=8, total_steps=100, rows=len(rows))
         return encoder_attempt(encoders(kind), data, rows, tmp_path / output, objective=objective, plan=plan, **spec)
 
     return attempt
@@ -86,6 +86,7 @@ def test_a_separable_set_is_learned_and_the_published_model_tells_its_classes_by
     result = ranks.run(make(kind, objective, **spec), tmp_path / "run")
     assert result.statuses == (0,), result.log()
     found = accuracies(result)
+    # Of 8 seeds of heads, adapters and order each case ends at 0.98 at least; after 40 steps 0.58 was among them.
     assert sum(found[-5:]) / 5 > 0.9
     assert sum(found[:3]) / 3 < 0.75
 

@@ -114,13 +114,14 @@ def test_the_mean_reward_rises_on_sums_of_one_digit(
 ) -> None:
     result = ranks.run(
         attempts(
-            objective, Method.FULL, steps=30, batch=64, rate=1e-2, generations=8, maxCompletionLength=2, probe=False
+            objective, Method.FULL, steps=80, batch=64, rate=1e-2, generations=8, maxCompletionLength=2, probe=False
         ),
         tmp_path / "run",
     )
 
     assert result.statuses == (0,), result.log()
     rewards, exact = measured(result, "reward_mean"), measured(result, "reward_mean:exact-number")
+    # Of 6 seeds they go from 0.06 at most to 0.44 at least, exact numbers from 0.04 to 0.12; after 30 steps 0.17 was among them.
     assert mean(rewards[-5:]) > mean(rewards[:5]) + 0.2
     assert mean(exact[-10:]) > mean(exact[:10])
     one = result.events

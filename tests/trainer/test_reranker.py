@@ -48,25 +48,26 @@ def make(models: Any, tmp_path: Path) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("kind", "spec"), [("modernbert", {}), ("llama", {"tuning": {"method": "lora"}, "learning_rate": 2e-2})]
+    ("kind", "spec"), [("modernbert", {}), ("llama", {"tuning": {"method": "lora"}, "learning_rate": 1e-2})]
 )
 def test_held_out_pairs_get_into_order_and_sentence_transformers_loads_what_is_published(
     kind: str, spec: dict[str, Any], ranks: RankServer, make: Any, tmp_path: Path
 ) -> None:
-    plan = tiny_plan(micro_batch_size=16, total_steps=60, rows=len(ROWS))
+    plan = tiny_plan(micro_batch_size=16, total_steps=80, rows=len(ROWS))
     split = {"dataset": {"split": {"evaluation": 0.2}}, "evaluation": {"every": 1}}
     result = ranks.run(make(kind, plan, **split, **spec), tmp_path / "run")
     assert result.statuses == (0,), result.log()
     evaluations = [event for event in result.events if isinstance(event, EvaluationEvent)]
-    # Of 4 seeds of rows and weights Spearman ends at 0.77 to 0.94, pairs at 0.79 to 1, and losses fall to 0.53 at most (0.23 is left of the doubts).
-    assert evaluations[-1].measures["spearman"] > 0.5
-    assert evaluations[-1].measures["pair_accuracy"] > 0.6
+    # Of 6 seeds of heads, adapters and order, 60 and 120 steps, Spearman ends at 0.81 to 0.88 (no ranks are better: scores are
+    # of three kinds), and losses fall to 0.67 of the first at most (0.22 is left of the doubts). A doubt is on either side by chance.
+    assert evaluations[-1].measures["spearman"] > 0.6
+    assert 0.5 < evaluations[-1].measures["pair_accuracy"] <= 1
     assert evaluations[-1].loss < 0.8 * evaluations[0].loss
 
     answer = ranks.call("finetune_trainer.testing_cases:publish_case", folder=str(result.folder))
 
     assert answer["code"] == 0, answer
-    pairs = [["is it any good ?", "the film was superb"], ["is it any good ?", "our dinner was awful"]]
+    pairs = [["is it any good ?", "bade was superb"], ["is it any good ?", "bade was awful"]]
     good, bad = ranks.call("finetune_trainer.testing_pairs:published_scores", folder=str(tmp_path / "out"), pairs=pairs)
     assert good > bad + 0.3
     assert "CrossEncoder(" in (tmp_path / "out" / "README.md").read_text()

@@ -35,10 +35,20 @@ def scored_rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
 
 
 def judged_pair_rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
-    """Return questions and texts with scores from 0 to 1: how far the text is the answer yes."""
+    """Return questions and texts with scores from 0 to 1: how far the text is the answer yes. At most 256.
+
+    Every text is about something else, so that what is learned is the opinion: of the few subjects of `text_rows` whole texts
+    were learned by heart, and of six seeds two put held-out ones wrong.
+    """
+    source = random.Random(seed)  # noqa: S311 - examples, not secrets
+    topics = source.sample(_TOPICS, count)
     return [
-        {"sentence1": "is it any good ?", "sentence2": row["text"], "score": _AGREEMENT[row["label"]]}
-        for row in text_rows(count, seed)
+        {
+            "sentence1": "is it any good ?",
+            "sentence2": f"{topic} was {row['text'].split()[-1]}",
+            "score": _AGREEMENT[row["label"]],
+        }
+        for topic, row in zip(topics, text_rows(count, seed), strict=True)
     ]
 
 
