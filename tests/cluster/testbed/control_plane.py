@@ -88,6 +88,10 @@ class ControlPlane:
         """Every object of a kind in one namespace, or in all."""
         return self._objects.list(kind, namespace, selector)
 
+    def refusal(self, manifest: dict[str, Any], namespace: str = "default") -> str:
+        """Why the server would not create an object, in its words; an empty text where it would."""
+        return self._objects.refusal(manifest, namespace)
+
     @cached_property
     def _objects(self) -> Objects:
         return Objects(self.kubeconfig)

@@ -7,6 +7,7 @@ that alone.
 from __future__ import annotations
 
 import json
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -35,6 +36,12 @@ class Objects:
         found = self._read(self._path(kind, namespace), labelSelector=selector)
         return [] if found is None else list(found["items"])
 
+    def refusal(self, body: dict[str, Any], namespace: str) -> str:
+        """Return in its words why the server would not create an object, an empty text where it would; nothing is stored."""
+        path = self._path(body["kind"].lower(), namespace)
+        status, text = self._ask("POST", path, body, dryRun="All", fieldValidation="Strict")
+        return "" if status == HTTPStatus.CREATED else str(json.loads(text)["message"])
+
     def close(self) -> None:
         """Close the connections."""
         self._client.rest_client.pool_manager.clear()
@@ -58,16 +65,18 @@ class Objects:
 
     def _read(self, path: str, **query: str) -> dict[str, Any] | None:
         """Return what the server says, None where it knows no such thing."""
-        try:
-            answer = self._client.rest_client.request(
-                "GET", f"{self._client.configuration.host}{path}?{urlencode(query)}"
-            )
-            text = answer.read()
-        except HTTPError as error:
-            raise TestbedError(f"GET {path}: {error}") from error
-        if answer.status == 404:
+        status, text = self._ask("GET", path, None, **query)
+        if status == HTTPStatus.NOT_FOUND:
             return None
-        if answer.status != 200:
-            raise TestbedError(f"GET {path}: {answer.status} {text!r}")
+        if status != HTTPStatus.OK:
+            raise TestbedError(f"GET {path}: {status} {text!r}")
         found: dict[str, Any] = json.loads(text)
         return found
+
+    def _ask(self, method: str, path: str, body: dict[str, Any] | None, **query: str) -> tuple[int, bytes]:
+        url = f"{self._client.configuration.host}{path}?{urlencode(query)}"
+        try:
+            answer = self._client.rest_client.request(method, url, body=body)
+            return answer.status, answer.read()
+        except HTTPError as error:
+            raise TestbedError(f"{method} {path}: {error}") from error
