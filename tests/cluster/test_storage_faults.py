@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,13 @@ def attempt(ranks: RankServer, tmp_path_factory: pytest.TempPathFactory) -> Atte
 
 
 def train(
-    ranks: RankServer, attempt: AttemptFile, server: S3Server, proxy: FaultProxy, bucket: str, folder: Path
+    ranks: RankServer,
+    attempt: AttemptFile,
+    server: S3Server,
+    proxy: FaultProxy,
+    bucket: str,
+    folder: Path,
+    **limits: float | None,
 ) -> CaseResult:
     variables = {
         "AWS_ACCESS_KEY_ID": server.keys.access_key,
@@ -63,7 +70,7 @@ def train(
         "AWS_ENDPOINT_URL": proxy.endpoint,
     }
     there = attempt.model_copy(update={"checkpoint_uri": f"s3://{bucket}/checkpoints"})
-    return ranks.run(there, folder, environment=variables, upload_seconds=20.0)
+    return ranks.run(there, folder, environment=variables, **{"upload_seconds": 20.0, **limits})
 
 
 def manifests(server: S3Server, bucket: str) -> dict[str, dict[str, Any]]:
@@ -94,6 +101,30 @@ def test_a_store_that_fails_for_a_while_delays_checkpoints_and_loses_nothing(
     assert committed == sorted(committed)
     assert committed[-1] == STEPS
     assert list(manifests(server, bucket)) == [f"step-{step:08d}" for step in committed[-3:]]
+
+
+def test_a_bucket_that_is_read_only_for_two_minutes_delays_the_last_checkpoint_until_it_takes_it(
+    ranks: RankServer, attempt: AttemptFile, server: S3Server, tmp_path: Path
+) -> None:
+    """With the patience that trainings have, not that of tests: the steps are over long before the bucket takes anything again."""
+    server.create_bucket("two-minutes")
+    begun: list[float] = []
+
+    def choose(method: str, path: str) -> str | None:
+        if method not in ("PUT", "POST", "DELETE"):
+            return None
+        begun.append(time.monotonic())
+        return "read-only" if begun[-1] - begun[0] < 120 else None
+
+    target = server.endpoint.removeprefix("http://").partition(":")
+    with FaultProxy(target[0], int(target[2]), choose) as proxy:
+        patience = {"upload_seconds": None, "case_seconds": 400.0}
+        result = train(ranks, attempt, server, proxy, "two-minutes", tmp_path, **patience)
+
+    assert result.statuses == (0, 0), result.log()
+    assert sorted(result.losses) == list(range(1, STEPS + 1))
+    assert "the store refuses access (HTTP 403, AccessDenied)" in result.log()
+    assert list(manifests(server, "two-minutes")) == [f"step-{STEPS:08d}"]
 
 
 def test_only_a_last_checkpoint_that_is_never_taken_fails_the_run_and_earlier_ones_stay(

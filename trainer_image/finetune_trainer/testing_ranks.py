@@ -25,7 +25,7 @@ from finetune_trainer.rank_files import RunDirectory
 from finetune_trainer.testing_extensions import compile_operator, own_extensions
 from finetune_trainer.testing_limits import short_limits
 
-CASE_SECONDS: Final = 90.0
+CASE_SECONDS: Final = 180.0
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,7 @@ class RankServer:
         environment: dict[str, str] | None = None,
         hang_seconds: float | None = None,
         upload_seconds: float | None = None,
+        case_seconds: float = CASE_SECONDS,
     ) -> CaseResult:
         """Run all ranks of an attempt (of one pod) in `folder` and return how they ended; the seconds are those of testing_limits.py."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -144,6 +145,7 @@ class RankServer:
                 "folder": str(folder),
                 "hang_seconds": hang_seconds,
                 "upload_seconds": upload_seconds,
+                "case_seconds": case_seconds,
             }
         )
         return CaseResult(tuple(answer["statuses"]), folder)
@@ -180,7 +182,7 @@ def serve() -> None:
 def _run_case(request: dict[str, Any]) -> list[int]:
     processes = [_fork(request, rank) for rank in range(request["ranks"])]
     statuses: dict[int, int] = {}
-    deadline = time.monotonic() + CASE_SECONDS
+    deadline = time.monotonic() + request["case_seconds"]
     while len(statuses) < len(processes):
         for process in processes:
             done, status = (0, 0) if process in statuses else os.waitpid(process, os.WNOHANG)
@@ -210,7 +212,7 @@ def _fork(request: dict[str, Any], rank: int) -> int:
         from finetune_trainer.testing_probes import make_probe
         from finetune_trainer.train import run_rank
 
-        limits = short_limits(request["hang_seconds"], request["upload_seconds"], until_then=CASE_SECONDS)
+        limits = short_limits(request["hang_seconds"], request["upload_seconds"], until_then=request["case_seconds"])
         probes = [make_probe(name, rank) for name in request["probes"]]
         code = run_rank(Path(request["plan"]), observers=probes, limits=limits)
     finally:
