@@ -14,6 +14,8 @@ STAMP := $(VENV)/.requirements-dev
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
+# Where a container or a CI sets it, every process of a test would compile the training stack anew: 26 s of processor instead of 11 for all of it.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
 help: ## List the targets
