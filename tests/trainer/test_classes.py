@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.trainer.exact_resumes import assert_resumes_exactly
 
 from finetune_operator.api.compatibility import Checkpointing, Method, Objective, Strategy
 from finetune_operator.api.proven import PROVEN
@@ -176,10 +177,8 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_losses(
         rows=96,
         gradient_checkpointing=Checkpointing.FULL,
     )
-    undisturbed = ranks.run(make("bert", objective, plan=plan, output="undisturbed"), tmp_path / "run")
-    stopped = ranks.run(make("bert", objective, plan=plan), tmp_path / "stopped", probes=("TERM:1:2",))
-    resumed = ranks.run(make("bert", objective, plan=plan), tmp_path / "resumed")
 
-    assert resumed.statuses == (0, 0), resumed.log()
-    assert 0 < len(stopped.losses) < 6
-    assert {**stopped.losses, **resumed.losses} == undisturbed.losses
+    def attempt(output: str) -> Any:
+        return make("bert", objective, plan=plan, output=output)
+
+    assert_resumes_exactly(ranks, attempt, tmp_path, stopped_rank=1)

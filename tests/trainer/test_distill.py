@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from tests.trainer.exact_resumes import assert_resumes_exactly
 
 from finetune_operator.api.compatibility import Checkpointing, Method, Objective, Strategy
 from finetune_operator.api.exit_codes import ExitCode
@@ -116,13 +117,11 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(ranks: RankServer, distill: 
         strategy=Strategy.DDP, processes=2, micro_batch_size=2, total_steps=6, rows=ROWS, max_length=256, packed=True
     )
     settings: Any = {"plan": plan, "tuning": {"method": "lora", "lora": {"rank": 8, "dropout": 0.1}}}
-    undisturbed = ranks.run(distill(Method.LORA, output="undisturbed", **settings), tmp_path / "run")
-    stopped = ranks.run(distill(Method.LORA, **settings), tmp_path / "stopped", probes=("TERM:1:2",))
-    resumed = ranks.run(distill(Method.LORA, **settings), tmp_path / "resumed")
 
-    assert resumed.statuses == (0, 0), resumed.log()
-    assert 0 < len(stopped.losses) < 6
-    assert {**stopped.losses, **resumed.losses} == undisturbed.losses
+    def attempt(output: str) -> AttemptFile:
+        return distill(Method.LORA, output=output, **settings)
+
+    undisturbed, stopped, resumed = assert_resumes_exactly(ranks, attempt, tmp_path, stopped_rank=1)
     assert {**divergences(stopped), **divergences(resumed)} == divergences(undisturbed)
 
 

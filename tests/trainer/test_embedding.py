@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.trainer.exact_resumes import assert_resumes_exactly
 
 from finetune_operator.api.compatibility import Checkpointing, Strategy
 from finetune_operator.api.run_events import EvaluationEvent
@@ -144,11 +145,8 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_losses(ranks: RankServer, 
         rows=96,
         gradient_checkpointing=Checkpointing.FULL,
     )
-    first_token: Any = {"plan": plan, "training": {"embedding": {"pooling": "cls"}}}
-    undisturbed = ranks.run(make("bert", "pair", output="undisturbed", **first_token), tmp_path / "run")
-    stopped = ranks.run(make("bert", "pair", **first_token), tmp_path / "stopped", probes=("TERM:1:2",))
-    resumed = ranks.run(make("bert", "pair", **first_token), tmp_path / "resumed")
 
-    assert resumed.statuses == (0, 0), resumed.log()
-    assert 0 < len(stopped.losses) < 6
-    assert {**stopped.losses, **resumed.losses} == undisturbed.losses
+    def attempt(output: str) -> Any:
+        return make("bert", "pair", plan=plan, training={"embedding": {"pooling": "cls"}}, output=output)
+
+    assert_resumes_exactly(ranks, attempt, tmp_path, stopped_rank=1)

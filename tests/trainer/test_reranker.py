@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.trainer.exact_resumes import assert_resumes_exactly
 
 from finetune_operator.api.compatibility import Strategy
 from finetune_operator.api.run_events import EvaluationEvent
@@ -109,10 +110,4 @@ def test_two_ranks_that_accumulate_have_the_losses_of_one_whole_batch(
 
 def test_a_run_that_was_stopped_goes_on_with_the_same_losses(ranks: RankServer, make: Any, tmp_path: Path) -> None:
     plan = tiny_plan(micro_batch_size=8, total_steps=6, rows=96)
-    undisturbed = ranks.run(make("bert", plan, output="undisturbed"), tmp_path / "run")
-    stopped = ranks.run(make("bert", plan), tmp_path / "stopped", probes=("TERM:0:2",))
-    resumed = ranks.run(make("bert", plan), tmp_path / "resumed")
-
-    assert resumed.statuses == (0,), resumed.log()
-    assert 0 < len(stopped.losses) < 6
-    assert {**stopped.losses, **resumed.losses} == undisturbed.losses
+    assert_resumes_exactly(ranks, lambda output: make("bert", plan, output=output), tmp_path, stopped_rank=0)
