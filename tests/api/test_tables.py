@@ -40,6 +40,8 @@ def test_checkpoints_go_on_with_other_processes_or_strategies_where_their_losses
     assert "other losses" in (resume_obstacle(zero3, 2, zero3, 4) or "")
     assert "strategy ddp" in (resume_obstacle(ddp, 2, zero2, 2) or "")
     assert resume_obstacle(zero2, 2, Strategy.ZERO1, 4) is None
+    assert resume_obstacle(zero3, 2, zero3, 2, was_swapped=True, is_swapped=True) is None
+    assert "on local disk" in (resume_obstacle(zero3, 2, zero3, 2, was_swapped=True) or "")
     assert "strategy zero2" in (resume_obstacle(zero2, 2, zero3, 2) or "")
 
 

@@ -93,7 +93,7 @@ def main() -> None:
         sweep(options.directory)
     elif options.command in ("programs", "prepare"):
         packages.require_root("A test on a real node")
-        packages.require(*packages.NODE, *packages.IMAGES)
+        packages.require(*packages.NODE, *packages.IMAGES, *packages.TRAINING)
         tools.ensure(*tools.TEST_CLUSTER)
         if options.command == "prepare":
             image_build.build(*image_build.IMAGES)

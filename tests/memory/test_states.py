@@ -98,6 +98,20 @@ def test_offload_moves_states_to_the_host() -> None:
     assert moved.resident_weights == 0
 
 
+def test_swapped_states_are_on_local_disk_and_some_of_them_in_buffers() -> None:
+    zero3 = full(strategy=Strategy.ZERO3, processes=8)
+    moved = states_of(LLAMA_3_8B, replace(zero3, offload=Offload.OPTIMIZER))
+    swapped = states_of(LLAMA_3_8B, replace(zero3, offload=Offload.NVME))
+    assert moved.disk == 0
+    assert swapped.disk == 16 * P // 8
+    assert swapped.resident_weights == moved.resident_weights
+    # 2 bytes of each gradient, and seven times 100 million float32 with the embedding's and the head's share.
+    outer = 2 * LLAMA_3_8B.vocabulary * LLAMA_3_8B.hidden
+    assert swapped.host == pytest.approx(2 * P / 8 + 7 * 4 * (1e8 + outer / 8), rel=0.01)
+    tiny = states_of(LLAMA_3_8B, replace(zero3, processes=4096, offload=Offload.NVME))
+    assert tiny.gradients <= 4 * P // 4096 + 1
+
+
 def test_full_dpo_holds_a_frozen_copy_unless_its_log_probabilities_are_precomputed() -> None:
     alone = states_of(LLAMA_3_8B, full())
     dpo = states_of(LLAMA_3_8B, full(goal=Goal.DPO))

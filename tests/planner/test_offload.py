@@ -43,7 +43,8 @@ def test_nodes_without_the_host_memory_are_no_help() -> None:
 
 
 @pytest.mark.parametrize(
-    ("strategy", "offload"), [("fsdp", "parameters"), ("zero1", "optimizer"), ("zero3", "parameters")]
+    ("strategy", "offload"),
+    [("fsdp", "parameters"), ("zero1", "optimizer"), ("zero3", "parameters")],
 )
 def test_what_the_user_asks_for_is_planned_and_takes_less_of_the_gpu_and_more_time(strategy: str, offload: str) -> None:
     plain = good(plan_of(spec_of(method="full", resources={**EIGHT, "strategy": strategy, "microBatchSize": 1})))
@@ -61,3 +62,35 @@ def test_one_gpu_has_nobody_to_share_with() -> None:
     error = bad(plan_of(spec_of(method="full", resources={"gpus": 1, "offload": "optimizer"})))
     assert error.reason == Reason.INVALID_SPEC
     assert "resources.gpus: 2" in error.message
+
+
+def test_local_disk_holds_what_host_memory_lacks_where_the_user_asks_for_it() -> None:
+    wanted: dict[str, Any] = {**EIGHT, "strategy": "zero3", "offload": "optimizer"}
+    spec = spec_of(LLAMA_70B, method="full", training=BATCH, resources=wanted)
+    small = Inventory(gpu_nodes=(gpu_nodes(H100, host_memory_bytes=768 * GIB),))
+    on_disk = spec_of(LLAMA_70B, method="full", training=BATCH, resources={**wanted, "offload": "nvme"})
+    assert bad(plan_of(spec, small)).reason == Reason.DOES_NOT_FIT
+
+    in_memory, swapped = good(plan_of(spec)), good(plan_of(on_disk, small))
+
+    parameters = swapped.trainable_parameters
+    assert in_memory.resources.memory_bytes - swapped.resources.memory_bytes > 12 * parameters
+    more = swapped.resources.ephemeral_storage_bytes - in_memory.resources.ephemeral_storage_bytes
+    assert more == pytest.approx(16 * parameters, rel=0.001)
+    assert any(reason.startswith("offload nvme: ") for reason in swapped.reasons)
+    assert in_memory.throughput is not None
+    assert swapped.throughput is not None
+    assert swapped.throughput.step_seconds - in_memory.throughput.step_seconds > 32 * parameters / 3e9 * 0.9
+
+
+def test_nobody_gets_local_disk_who_did_not_ask_for_it() -> None:
+    nodes = Inventory(gpu_nodes=(gpu_nodes(H100, host_memory_bytes=512 * GIB),))
+    bad(plan_of(spec_of(LLAMA_70B, method="full", training=BATCH, resources={**EIGHT, "strategy": "zero3"}), nodes))
+
+
+def test_nodes_with_too_little_local_disk_are_no_help() -> None:
+    nodes = Inventory(gpu_nodes=(gpu_nodes(H100, ephemeral_storage_bytes=2048 * GIB),))
+    error = bad(
+        plan_of(spec_of(LLAMA_70B, method="full", training=BATCH, resources={**EIGHT, "offload": "nvme"}), nodes)
+    )
+    assert "local disk" in error.message

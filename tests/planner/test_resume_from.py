@@ -34,6 +34,16 @@ def test_resources_that_exclude_it_are_refused_with_those_that_would_do() -> Non
     assert error.message.endswith("set resources.strategy: zero3 and resources.gpus: 4")
 
 
+def test_states_on_local_disk_go_on_there_alone() -> None:
+    report = resumed(Strategy.ZERO3, 4)
+    assert report.resume is not None
+    swapped = report.model_copy(update={"resume": report.resume.model_copy(update={"offload": "nvme"})})
+    assert good(answer(swapped, offload="nvme")).processes == 4
+    assert "on local disk and the plan has them in memory" in bad(answer(swapped, strategy="zero3", gpus=4)).message
+    assert bad(answer(swapped)).message.endswith("zero3 and resources.gpus: 4, and resources.offload: nvme")
+    assert bad(answer(report, offload="nvme")).message.endswith("and resources.offload: none")
+
+
 def test_a_checkpoint_of_the_last_step_or_later_leaves_nothing_to_train() -> None:
     steps = good(answer(inspected(SMALL))).total_steps
     assert "raise training.epochs or training.maxSteps" in bad(answer(resumed(Strategy.DDP, 2, steps))).message

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from finetune_operator.api.compatibility import Strategy
+from finetune_operator.api.compatibility import Offload, Strategy
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.inspection import InspectionReport, ResumePoint
 from finetune_operator.api.manifest import Manifest
@@ -110,6 +110,12 @@ def test_the_newest_checkpoint_of_the_named_job_is_inspected_and_used(source: At
     assert point_of(successor(source, source.spec.output.uri)) == point, (
         "the folder of a model is enough where one job has checkpoints there"
     )
+
+
+def test_states_that_were_in_memory_do_not_go_on_from_local_disk(source: AttemptFile, tmp_path: Path) -> None:
+    job = successor(source, plan=source.plan.model_copy(update={"offload": Offload.NVME}))
+    with pytest.raises(TrainerFailure, match="were in memory and the plan has them on local disk"):
+        find(job, tmp_path / "resume")
 
 
 def test_the_jobs_own_checkpoint_comes_first(source: AttemptFile, tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ from typing import Any, Final
 from finetune_operator.api.compatibility import ZERO_STAGES, Checkpointing, Offload, Strategy
 from finetune_operator.api.methods import IA3_TARGETS, Method, Optimizer
 from finetune_operator.api.plan import AttemptFile, Plan
+from finetune_operator.api.swapping import BUFFERS, ELEMENTS_TOGETHER
 from finetune_operator.api.tuning import Lora, LoraVariant
+from finetune_trainer.attempt import SWAP_FOLDER
 from finetune_trainer.network import COLLECTIVE_SECONDS
 
 OPTIMIZERS: Final[Mapping[Optimizer, str]] = MappingProxyType(
@@ -35,6 +37,7 @@ def needs_cpu_backend(plan: Plan) -> bool:
 def training_arguments(attempt: AttemptFile, staging: Path, *, loads_once: bool = False) -> dict[str, Any]:
     """Return what every trainer is told (TrainingArguments); `loads_once` where only rank 0 has the weights and FSDP2 is to send them."""
     spec, plan = attempt.spec, attempt.plan
+    swap = staging.with_name(SWAP_FOLDER)
     training = spec.training
     arguments: dict[str, Any] = {
         "output_dir": str(staging),
@@ -74,7 +77,7 @@ def training_arguments(attempt: AttemptFile, staging: Path, *, loads_once: bool 
         # Otherwise every rank holds the whole model's gradients between the micro-batches of a step: 2 bytes per parameter that sharding had saved.
         arguments["accelerator_config"] = {"gradient_accumulation_kwargs": {"sync_each_batch": True}}
     if plan.strategy in ZERO_STAGES:
-        arguments["deepspeed"] = _deepspeed_settings(attempt)
+        arguments["deepspeed"] = _deepspeed_settings(attempt, swap)
     return arguments
 
 
@@ -103,19 +106,22 @@ def _zero_settings(stage: int) -> dict[str, Any]:
     }
 
 
-def _zero_offload(plan: Plan) -> dict[str, Any]:
+def _zero_offload(plan: Plan, swap: Path) -> dict[str, Any]:
     if plan.offload is Offload.NONE:
         return {}
     host = {"device": "cpu", "pin_memory": plan.accelerator == "gpu"}
+    if plan.offload is Offload.NVME:
+        nvme = {"device": "nvme", "nvme_path": str(swap), "buffer_count": BUFFERS}
+        return {"offload_optimizer": {**host, **nvme}, "sub_group_size": ELEMENTS_TOGETHER}
     parameters = {"offload_param": host} if plan.offload is Offload.PARAMETERS else {}
     return {"offload_optimizer": host, **parameters}
 
 
-def _deepspeed_settings(attempt: AttemptFile) -> dict[str, Any]:
+def _deepspeed_settings(attempt: AttemptFile, swap: Path) -> dict[str, Any]:
     return {
         "zero_optimization": {
             **_zero_settings(ZERO_STAGES[attempt.plan.strategy]),
-            **_zero_offload(attempt.plan),
+            **_zero_offload(attempt.plan, swap),
         },
         "train_micro_batch_size_per_gpu": "auto",
         "gradient_accumulation_steps": "auto",

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from pydantic import ValidationError
 
@@ -14,6 +15,8 @@ from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.plan import AttemptFile
 from finetune_trainer.failures import TrainerFailure
 from finetune_trainer.rank_files import RUN_DIRECTORY_VARIABLE, RunDirectory
+
+SWAP_FOLDER: Final = "swap"
 
 
 def read_attempt(path: Path) -> AttemptFile:
@@ -74,6 +77,11 @@ class Workplace:
     def staging(self) -> Path:
         """Checkpoints before they are uploaded."""
         return self.work / "staging"
+
+    @property
+    def swap(self) -> Path:
+        """Optimizer states that are on local disk while they are not stepped (resources.offload: nvme)."""
+        return self.work / SWAP_FOLDER
 
     @property
     def tracking(self) -> Path:

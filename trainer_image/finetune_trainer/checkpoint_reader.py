@@ -11,7 +11,6 @@ from typing import Final, Protocol, TypeVar
 
 from pydantic import ValidationError
 
-from finetune_operator.api.compatibility import Strategy, resume_obstacle
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.manifest import FileEntry, Manifest
 from finetune_operator.api.plan import AttemptFile
@@ -22,7 +21,7 @@ from finetune_trainer.checkpoint_location import read_manifest
 from finetune_trainer.checkpoint_names import CheckpointFolder, Shelf
 from finetune_trainer.collective import Collective
 from finetune_trainer.failures import TrainerFailure
-from finetune_trainer.resume_source import FIELD, obstacle_of, source_checkpoints
+from finetune_trainer.resume_source import FIELD, obstacle_for, obstacle_of, source_checkpoints
 from finetune_trainer.storage import ObjectStorage, open_writable
 from finetune_trainer.storage_errors import StorageError, StorageRefused
 
@@ -223,7 +222,7 @@ def _own_problem(
     if another is not None:
         return _Problem(another)
     plan = attempt.plan
-    reason = resume_obstacle(Strategy(manifest.strategy), manifest.world_size, plan.strategy, plan.processes)
+    reason = obstacle_for(manifest, plan)
     if reason is None or not is_for_training:
         return None
     if plan.replans:

@@ -229,8 +229,7 @@ class CheckpointWriter:
     def _write_manifest(self, pending: _Pending, files: tuple[FileEntry, ...]) -> None:
         target = self._storage.child(pending.folder.name)
         stored = {file.name: file.size for file in target.list()}
-        wrong = [entry.name for entry in files if stored.get(entry.name) != entry.size]
-        if wrong:
+        if wrong := [entry.name for entry in files if stored.get(entry.name) != entry.size]:
             raise StorageUnavailable(
                 target.uri,
                 f"{len(wrong)} uploaded files are not there in full, such as {wrong[0]}",
@@ -246,6 +245,7 @@ class CheckpointWriter:
             is_final=self.is_final,
             world_size=self._attempt.plan.processes,
             strategy=self._attempt.plan.strategy,
+            offload=self._attempt.plan.offload,
             plan=self._attempt.plan.memory_key,
             created_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             versions=installed_versions(),

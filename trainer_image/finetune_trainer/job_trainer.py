@@ -36,6 +36,7 @@ from finetune_trainer.other_layout import (
 )
 from finetune_trainer.probe import longest_rows, probe_longest_batch
 from finetune_trainer.rank_random import derived_seed, has_own_state
+from finetune_trainer.swapped_states import load_swapped, save_swapped
 from finetune_trainer.telemetry import StepRecord
 from finetune_trainer.wrapping import check_wrapping
 
@@ -89,6 +90,7 @@ class JobTraining(transformers.Trainer):
         )
         print(f"rank {place.rank}: {said}", flush=True)
         resumed_from = Path(arguments[2]) if len(arguments) > 2 and arguments[2] is not None else None
+        load_swapped(self.model_wrapped, resumed_from, place.rank)
         self.before_training(resumed_from)
         if self.context.probes:
             self._probe(has_optimizer_state=resumed_from is not None)
@@ -275,6 +277,7 @@ class JobTraining(transformers.Trainer):
             # Not those of TRL's trainers, which write a model card of TRL's into each checkpoint.
             transformers.Trainer._save_checkpoint(self, model, trial)
             self.save_beside(folder)
+            save_swapped(self.model_wrapped, folder, context.place.rank)
             if (
                 self.state.global_step >= context.attempt.plan.total_steps or context.writer.is_final
             ) and context.attempt.plan.strategy in SHARDED_STRATEGIES:

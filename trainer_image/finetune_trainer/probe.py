@@ -17,6 +17,7 @@ import pyarrow.compute
 import torch
 
 from finetune_operator.api.plan import Phase
+from finetune_trainer.swapped_states import forget_swapped_moments
 from finetune_trainer.telemetry import Telemetry
 
 _ENGINE_COUNTERS: Final = ("global_steps", "global_samples", "micro_steps", "skipped_steps")
@@ -73,6 +74,7 @@ def probe_longest_batch(trainer: Any, telemetry: Telemetry, *, has_optimizer_sta
         trainer.model_wrapped.zero_grad()
         if not has_optimizer_state:
             _torch_optimizer(trainer.optimizer).state.clear()
+            forget_swapped_moments(engine)
     telemetry.phase = Phase.LOAD
     return int(length)
 

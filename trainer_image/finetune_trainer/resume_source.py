@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from finetune_operator.api.compatibility import Strategy, resume_obstacle
+from finetune_operator.api.compatibility import Offload, Strategy, resume_obstacle
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.inspection import InputFile, ModelFacts, ResumePoint
 from finetune_operator.api.manifest import Manifest
@@ -72,6 +72,7 @@ def resume_point(
             step=manifest.step,
             strategy=manifest.strategy,
             processes=manifest.world_size,
+            offload=manifest.offload,
         )
     raise TrainerFailure(
         ExitCode.BAD_SPEC,
@@ -92,7 +93,19 @@ def obstacle_of(manifest: Manifest, spec: FineTuneJobSpec, recipe: Recipe, plan:
         return f"its step {manifest.step} is the last of this job's {last} or later; raise training.maxSteps or training.epochs"
     if plan is None:
         return None
-    return resume_obstacle(Strategy(manifest.strategy), manifest.world_size, plan.strategy, plan.processes)
+    return obstacle_for(manifest, plan)
+
+
+def obstacle_for(manifest: Manifest, plan: Plan) -> str | None:
+    """Return why a plan cannot go on from a checkpoint, whoever wrote it, None when it can."""
+    return resume_obstacle(
+        Strategy(manifest.strategy),
+        manifest.world_size,
+        plan.strategy,
+        plan.processes,
+        was_swapped=manifest.offload == Offload.NVME,
+        is_swapped=plan.offload is Offload.NVME,
+    )
 
 
 def _incomplete(found: Located, manifest: Manifest) -> str | None:

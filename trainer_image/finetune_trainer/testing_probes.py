@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 from finetune_operator.api.constants import MANIFEST_FILE
+from finetune_trainer import arguments as trainer_arguments
 from finetune_trainer.measure import resident_memory
 from finetune_trainer.storage import ObjectStorage
 from finetune_trainer.testing_faults import FAULTS
@@ -259,6 +260,13 @@ class Raise(TrainerCallback):
             raise self._error
 
 
+class SmallGroups(TrainerCallback):
+    """`small-groups:<elements>`: so many elements are swapped together, so that a tiny model has several groups of them."""
+
+    def __init__(self, rank: int, elements: str) -> None:
+        vars(trainer_arguments)["ELEMENTS_TOGETHER"] = int(elements)
+
+
 _PROBES: Final[dict[str, Callable[..., TrainerCallback]]] = {
     "shapes": Shapes,
     "loaded": Loaded,
@@ -274,6 +282,7 @@ _PROBES: Final[dict[str, Callable[..., TrainerCallback]]] = {
     "exhaust": Exhaust,
     "limit": Limit,
     "raise": Raise,
+    "small-groups": SmallGroups,
 }
 
 

@@ -18,9 +18,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from finetune_operator.api.compatibility import ZERO_STAGES
+from finetune_operator.api.compatibility import ZERO_STAGES, Offload
 from finetune_operator.api.plan import AttemptFile
 from finetune_operator.api.run_events import RUN_EVENT, RUN_EVENTS_VARIABLE, RunEvent, StepEvent
+from finetune_trainer.disk_operator import load_operator
 from finetune_trainer.rank_files import RunDirectory
 from finetune_trainer.testing_extensions import compile_operator, own_extensions
 from finetune_trainer.testing_limits import short_limits
@@ -140,6 +141,7 @@ class RankServer:
                 "plan": str(plan),
                 "ranks": attempt.plan.processes,
                 "compiles": attempt.plan.strategy in ZERO_STAGES,
+                "swaps": attempt.plan.offload is Offload.NVME,
                 "probes": probes,
                 "variables": variables,
                 "folder": str(folder),
@@ -174,6 +176,8 @@ def serve() -> None:
         request = json.loads(line)
         if request.get("compiles"):
             compile_operator()
+        if request.get("swaps"):
+            load_operator()
         answer = _call(request) if "call" in request else {"statuses": _run_case(request)}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()

@@ -156,9 +156,11 @@ class _Rank:
 
     def _load(self, model_folder: Path, rows: EncodedFiles) -> tuple[Any, Any, Any]:
         from finetune_trainer.modeling import empty_base_model, gather_by_layer, load_base_model, load_tokenizer
+        from finetune_trainer.swapped_states import prepare_swapping
         from finetune_trainer.unfrozen import freeze_the_rest
 
         attempt = self._attempt
+        prepare_swapping(attempt.plan, self._workplace.swap, self._place)
         empty = empty_base_model(attempt, model_folder)
         config = self._recipe.configuration(attempt, self._workplace.staging, loads_once=empty is not None)
         tokenizer = load_tokenizer(attempt, model_folder)

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 from finetune_operator.api.compatibility import ZERO_STAGES, Offload, Strategy
 from finetune_operator.api.exit_codes import ExitCode
 from finetune_trainer.failures import TrainerFailure
+
+_WHERE: Final = {
+    Offload.NONE: "",
+    Offload.OPTIMIZER: " in host memory",
+    Offload.PARAMETERS: " in host memory",
+    Offload.NVME: " on local disk",
+}
 
 
 def check_wrapping(
@@ -75,11 +82,12 @@ def _check_zero(strategy: Strategy, model: Any, world_size: int, offload: Offloa
     is_sharded = strategy is Strategy.ZERO3
     trained = sum(_whole_size(parameter) for parameter in parameters if parameter.requires_grad)
     optimizer = model.optimizer
-    masters = optimizer.fp32_partitioned_groups_flat if is_sharded else optimizer.single_partition_of_fp32_groups
-    states = sum(partition.numel() for partition in masters)
+    states = _optimizer_elements(optimizer, is_sharded=is_sharded)
     if world_size > 1 and states > 0.75 * trained:
         raise _wrong(strategy, f"this rank holds optimizer states of {states} of {trained} trained parameters")
-    where = " in host memory" if offload is not Offload.NONE else ""
+    where = _WHERE[offload]
+    if offload is Offload.NVME:
+        where = f", {swapped_elements(optimizer)} of them{where}"
     said = f"{strategy}: this rank holds optimizer states of {states} of {trained} trained parameters{where}"
     if not is_sharded:
         return said
@@ -92,8 +100,23 @@ def _check_zero(strategy: Strategy, model: Any, world_size: int, offload: Offloa
     return f"{said} and {local} of {whole} parameters"
 
 
+def _optimizer_elements(optimizer: Any, *, is_sharded: bool) -> int:
+    """Elements whose master and moments this rank steps; those on local disk are empty in memory."""
+    if is_sharded:
+        return int(sum(optimizer.fp16_partitioned_groups_flat_numel))
+    return sum(partition.numel() for partition in optimizer.single_partition_of_fp32_groups)
+
+
+def swapped_elements(optimizer: Any) -> int:
+    """Return how many of them are on local disk: all but parts below 1 MiB (DeepSpeed 0.19.8, MIN_AIO_BYTES)."""
+    sizes = enumerate(optimizer.fp16_partitioned_groups_flat_numel)
+    return sum(int(size) for number, size in sizes if optimizer._swappable_optimizer_subgroup(number))
+
+
 def _zero_offload(engine: Any) -> Offload:
     parameters, optimizer = engine.zero_offload_param(), engine.zero_offload_optimizer()
+    if getattr(engine.optimizer, "swap_optimizer", False):
+        return Offload.NVME
     if parameters is not None and parameters.device != "none":
         return Offload.PARAMETERS
     return Offload.OPTIMIZER if optimizer is not None and optimizer.device != "none" else Offload.NONE

@@ -104,6 +104,8 @@ class Offload(Word):
     """Optimizer states and float32 masters, which are stepped there."""
     PARAMETERS = "parameters"
     """Weights, gradients and optimizer states."""
+    NVME = "nvme"
+    """Optimizer states and float32 masters on the node's local disk, from which they are read to be stepped in host memory."""
 
 
 ZERO_STAGES: Final[Mapping[Strategy, int]] = MappingProxyType({Strategy.ZERO1: 1, Strategy.ZERO2: 2, Strategy.ZERO3: 3})
@@ -117,11 +119,11 @@ OFFLOADS: Final[Mapping[Strategy, tuple[Offload, ...]]] = MappingProxyType(
         Strategy.FSDP: (Offload.PARAMETERS,),
         Strategy.ZERO1: (Offload.OPTIMIZER,),
         Strategy.ZERO2: (Offload.OPTIMIZER,),
-        Strategy.ZERO3: (Offload.OPTIMIZER, Offload.PARAMETERS),
+        Strategy.ZERO3: (Offload.OPTIMIZER, Offload.PARAMETERS, Offload.NVME),
     }
 )
-"""What each strategy can keep in host memory. torch knows one policy for FSDP2, which offloads all (CPUOffloadPolicy). One process and DDP have no
-such thing. NVMe is not offered (NOT_OFFERED)."""
+"""What each strategy can keep in host memory or on local disk. torch knows one policy for FSDP2, which offloads all (CPUOffloadPolicy). One process
+and DDP have no such thing. DeepSpeed 0.19.8 takes nvme for host memory with ZeRO-1 and ZeRO-2."""
 
 STRATEGY_MEANINGS: Final[Mapping[Strategy, str]] = MappingProxyType(
     {
@@ -146,15 +148,8 @@ NOT_OFFERED: Final[Mapping[str, str]] = MappingProxyType(
         "shift_labels), a group's ranks take their rows by turns (UlyssesSPDataLoaderAdapter), so that a step has as many times more "
         "micro-batches as the group has ranks, TRL 1.16 refuses every loss but the model's own with it, and memory, packing and resume are "
         "unproven",
-        "offload to NVMe": "DeepSpeed 0.19.8 has it with ZeRO-3 alone (ZeRO-1 and ZeRO-2 take nvme for host memory), and two CPU ranks trained with "
-        "the losses of host offload to the last bit. Its own resume is wrong (4.4071 instead of 4.4058 in the first step): load_checkpoint leaves "
-        "out ZeRO's own file, and with it step counts and what is below 1 MiB per rank; swapped moments are copied back and never read, since "
-        "the swapper knows them by tensors of this process alone. Tried with a cure: ZeRO's file is loaded, each rank's swap files are in the "
-        "checkpoint and its manifest, the moments are announced to the swapper, and after the longest batch was tried it forgets that trial's "
-        "moments. Then a killed run went on bit for bit (2 CPU ranks, 1.4 million parameters, with the trial and without). Not brought in, for the "
-        "rest is missing: async_io is compiled against libaio, 12 sources and more than a minute, and for GPUs with CUDA's headers, which the "
-        "trainer's image lacks; the plan would have to know local disks and their bytes per second; checkpoints of swapped and of other states "
-        "would have to resume each other. Host memory instead (resources.offload)",
+        "weights on NVMe": "DeepSpeed 0.19.8 swaps weights as well (offload_param), with ZeRO-3; untried here, as is how they are saved and resumed. "
+        "resources.offload: nvme has optimizer states alone on local disk, 12 of full training's 16 bytes per parameter",
         "Liger kernels, the flash-attn package": "both need a GPU to be tried on. Attention is torch's scaled_dot_product_attention, which has a "
         "flash kernel of its own, and TRL 1.16's chunked head makes no logits of all tokens at once either",
     }
@@ -167,8 +162,19 @@ checkpoint."""
 ANY_WORLD_SIZE: Final = tuple(strategy for group in RESUME_EACH_OTHER for strategy in group)
 
 
-def resume_obstacle(written_by: Strategy, processes: int, strategy: Strategy, world_size: int) -> str | None:
-    """Return why a checkpoint of `processes` cannot be resumed by a plan over `world_size`, None when it can (deepspeed 0.19.8, torch 2.13)."""
+def resume_obstacle(
+    written_by: Strategy,
+    processes: int,
+    strategy: Strategy,
+    world_size: int,
+    *,
+    was_swapped: bool = False,
+    is_swapped: bool = False,
+) -> str | None:
+    """Return why a checkpoint of `processes` cannot be resumed by a plan over `world_size`, None when it can (deepspeed 0.19.8, torch 2.13).
+
+    `was_swapped` and `is_swapped`: the checkpoint was written, and the plan runs, with optimizer states on local disk (offload: nvme).
+    """
     if written_by is not strategy and not any({written_by, strategy} <= set(group) for group in RESUME_EACH_OTHER):
         return (
             f"it was written with strategy {written_by} and the plan has {strategy}; DeepSpeed's states are read by DeepSpeed alone, "
@@ -180,6 +186,12 @@ def resume_obstacle(written_by: Strategy, processes: int, strategy: Strategy, wo
             f"{strategy} wrote it with {processes} processes and the plan has {world_size}; DeepSpeed's universal checkpoint of ZeRO-3 goes on with "
             "other losses from the second step on"
         )
+    if was_swapped != is_swapped:
+        before, now = ("on local disk", "in memory") if was_swapped else ("in memory", "on local disk")
+        return (
+            f"its optimizer states were {before} and the plan has them {now} (resources.offload: nvme); DeepSpeed divides and names them "
+            "otherwise there"
+        )
     return None
 
 
@@ -189,8 +201,12 @@ def least_micro_batch(objective: Objective) -> int:
 
 
 def offloads(method: Method, strategy: Strategy) -> tuple[Offload, ...]:
-    """Return what a job of this method and strategy can keep in host memory; 4-bit weights stay where they were quantised."""
-    return () if method is Method.QLORA else OFFLOADS.get(strategy, ())
+    """Return what a job of this method and strategy can keep in host memory or on local disk; 4-bit weights stay where they were quantised.
+
+    Adapters have nothing for a disk: parts below 1 MiB stay in memory (DeepSpeed 0.19.8, MIN_AIO_BYTES).
+    """
+    possible = () if method is Method.QLORA else OFFLOADS.get(strategy, ())
+    return tuple(offload for offload in possible if offload is not Offload.NVME or method is Method.FULL)
 
 
 def loads_once(strategy: Strategy, *, quantized: bool) -> bool:

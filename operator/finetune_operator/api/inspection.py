@@ -223,6 +223,7 @@ class ResumePoint(ReadModel):
     step: int = Field(description="Optimizer steps that were finished.")
     strategy: str = Field(description="By which strategy its files were written.")
     processes: int = Field(description="How many processes wrote it.")
+    offload: str = Field("none", description="What was in host memory or on local disk when it was written.")
 
 
 class InspectionReport(ReadModel):

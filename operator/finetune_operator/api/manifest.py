@@ -33,6 +33,10 @@ class Manifest(ReadModel):
     )
     world_size: int = Field(description="Processes that wrote it.")
     strategy: str
+    offload: str = Field(
+        "none",
+        description="What was in host memory between uses, or on local disk (nvme): those states resume each other alone.",
+    )
     plan: str = Field(
         "", description="What of the plan decides its memory; a resume by the same one is not probed again."
     )

@@ -134,7 +134,9 @@ class Plan(ReadModel):
     gradient_accumulation: int
     global_batch_size: int = Field(description="micro_batch_size × gradient_accumulation × processes.")
     gradient_checkpointing: Checkpointing
-    offload: Offload = Field(Offload.NONE, description="What lives in host memory between uses.")
+    offload: Offload = Field(
+        Offload.NONE, description="What lives in host memory between uses, or on local disk (nvme)."
+    )
     max_length: int
     rows: int = Field(description="Usable rows of the data set; 0 when it was not inspected.")
     packed: bool = Field(False, description="Rows are joined to sequences (training.packing).")

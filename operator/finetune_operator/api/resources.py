@@ -44,10 +44,10 @@ class Resources(SpecModel):
         description="How states are spread: one process, copies (ddp), fully sharded (fsdp), or DeepSpeed ZeRO (zero1, zero2, zero3). "
         "Default auto: planned.",
     )
-    offload: Literal["auto", "none", "optimizer", "parameters"] = Field(
+    offload: Literal["auto", "none", "optimizer", "parameters", "nvme"] = Field(
         "auto",
-        description="What lives in host memory between uses: nothing, optimizer states (zero1, zero2, zero3), or all states (fsdp, zero3). Slow; "
-        "default auto: only where nothing else fits.",
+        description="What lives in host memory between uses: nothing, optimizer states (zero1, zero2, zero3), or all states (fsdp, zero3). With nvme "
+        "optimizer states are on the pods' local disk (zero3, tuning.method full). Slow; default auto: host memory, only where nothing else fits.",
     )
     micro_batch_size: int | None = Field(
         None, ge=1, le=4096, description="Sequences per GPU at a time. Default: planned."
@@ -102,9 +102,15 @@ class Resources(SpecModel):
             holds=lambda r: r.offload in ("auto", "none") or r.accelerator == "gpu",
         ),
         Rule(
-            cel="self.offload in ['auto', 'none'] || !(self.strategy in ['single', 'ddp'])",
+            cel="self.offload in ['auto', 'none', 'nvme'] || !(self.strategy in ['single', 'ddp'])",
             message="resources.offload: optimizer and parameters need strategy: fsdp, zero1, zero2 or zero3; change one, or set offload: none",
-            holds=lambda r: r.offload in ("auto", "none") or r.strategy not in (Strategy.SINGLE, Strategy.DDP),
+            holds=lambda r: r.offload in ("auto", "none", "nvme") or r.strategy not in (Strategy.SINGLE, Strategy.DDP),
+        ),
+        Rule(
+            cel="self.offload != 'nvme' || self.strategy in ['auto', 'zero3']",
+            message="resources.offload: nvme needs strategy: zero3, with which alone DeepSpeed swaps states to disks; set strategy: zero3, or use "
+            "offload: optimizer with zero1 or zero2, parameters with fsdp",
+            holds=lambda r: r.offload != "nvme" or r.strategy in ("auto", Strategy.ZERO3),
         ),
         Rule(
             cel="self.offload != 'optimizer' || self.strategy != 'fsdp'",

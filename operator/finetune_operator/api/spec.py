@@ -132,6 +132,12 @@ class FineTuneJobSpec(SpecModel):
             holds=lambda s: s.tuning.method is not Method.QLORA or s.resources.offload in ("auto", "none"),
         ),
         Rule(
+            cel="self.resources.offload != 'nvme' || self.tuning.method == 'full'",
+            message="resources.offload: nvme is for tuning.method: full, whose optimizer states fill disks; those of other methods are small: use "
+            "offload: auto",
+            holds=lambda s: s.resources.offload != "nvme" or s.tuning.method is Method.FULL,
+        ),
+        Rule(
             cel="self.tuning.method != 'qlora' || self.training.precision == 'bf16'",
             message="training.precision: tuning.method: qlora computes in bf16; set precision: bf16 or use method: lora",
             holds=lambda s: s.tuning.method is not Method.QLORA or s.training.precision == "bf16",

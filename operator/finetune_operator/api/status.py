@@ -72,7 +72,10 @@ class PlanStatus(ReadModel):
     micro_batch_size: int = Field(description="Sequences per process at a time.")
     gradient_accumulation: int = Field(description="Micro-batches per step and process.")
     gradient_checkpointing: str = Field(description="none or full.")
-    offload: str = Field("none", description="What lives in host memory between uses: none, optimizer or parameters.")
+    offload: str = Field(
+        "none",
+        description="What lives in host memory between uses: none, optimizer or parameters; or on local disk: nvme.",
+    )
     total_steps: int = Field(description="Optimizer steps in all.")
     packed_sequences: int | None = Field(
         None, description="Sequences of an epoch, where training.packing joins rows; absent where it does not."

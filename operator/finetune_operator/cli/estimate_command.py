@@ -32,7 +32,7 @@ from finetune_operator.memory.kinds import (
     Tuning,
 )
 from finetune_operator.memory.own_workload import as_trained_here
-from finetune_operator.memory.states import host_load_bytes, states_of, trainable_parameters
+from finetune_operator.memory.states import States, host_load_bytes, states_of, trainable_parameters
 from finetune_operator.memory.workload import Workload
 from finetune_operator.planner.catalogue import CATALOGUE, UNKNOWN, gpu_of
 from finetune_operator.planner.known_models import KNOWN_MODELS
@@ -134,7 +134,7 @@ def run(options: argparse.Namespace) -> int:
     memory = estimate(architecture, workload)
     trained = trainable_parameters(architecture, workload)
     load_bytes = host_load_bytes(architecture, workload)
-    offloaded_bytes = states_of(architecture, workload).host
+    states = states_of(architecture, workload)
     if options.output == "json":
         answer = {
             "model": options.model,
@@ -142,7 +142,8 @@ def run(options: argparse.Namespace) -> int:
             "trainableParameters": trained,
             "gpuMemoryBytes": capacity,
             "memory": memory.to_json_dict(),
-            "hostMemory": {"loadBytes": load_bytes, "offloadedBytes": offloaded_bytes},
+            "hostMemory": {"loadBytes": load_bytes, "offloadedBytes": states.host},
+            "localDisk": {"swappedBytes": states.disk},
         }
         print(json.dumps(answer, indent=2))
         return 0
@@ -158,17 +159,18 @@ def run(options: argparse.Namespace) -> int:
     if 0 < architecture.max_positions < options.length:
         counts += f"; --length {options.length} is more than the {architecture.max_positions} positions that the model was made for"
     console.print(estimate_picture(memory, counts, capacity, width=console.width))
-    console.print(_host_line(architecture, workload, load_bytes, offloaded_bytes))
+    console.print(_host_line(architecture, workload, load_bytes, states))
     return 0
 
 
-def _host_line(architecture: Architecture, workload: Workload, load_bytes: int, offloaded_bytes: int) -> str:
+def _host_line(architecture: Architecture, workload: Workload, load_bytes: int, states: States) -> str:
     """Host memory, the one figure in which ranks differ: where only the first process reads weights the others take none."""
     readers = "each process"
     if workload.processes > 1 and host_load_bytes(architecture, workload, 2) == load_bytes:
         readers = "the first process alone"
-    offloaded = f", {gib(offloaded_bytes)} GiB offloaded by each process" if offloaded_bytes else ""
-    return f"\nHost memory: {gib(load_bytes)} GiB while {readers} loads the model{offloaded}"
+    offloaded = f", {gib(states.host)} GiB offloaded by each process" if states.host else ""
+    swapped = f"; local disk: {gib(states.disk)} GiB of each process" if states.disk else ""
+    return f"\nHost memory: {gib(load_bytes)} GiB while {readers} loads the model{offloaded}{swapped}"
 
 
 def _config(model: str) -> dict[str, JsonValue]:
@@ -227,6 +229,10 @@ def _workload(options: argparse.Namespace, architecture: Architecture) -> Worklo
     if offload is not Offload.NONE and strategy not in (Strategy.FSDP, Strategy.ZERO1, Strategy.ZERO2, Strategy.ZERO3):
         raise UnreadableManifest(
             f"--offload: {strategy} moves nothing to the host; use --strategy zero2, zero3 or fsdp with --gpus, or --offload none"
+        )
+    if offload is Offload.NVME and (strategy is not Strategy.ZERO3 or options.method != Tuning.FULL):
+        raise UnreadableManifest(
+            "--offload: nvme is for full training with ZeRO-3; use --method full --strategy zero3 with --gpus, or --offload optimizer"
         )
     if options.gpus == 1 and strategy is not Strategy.SINGLE:
         raise UnreadableManifest(

@@ -140,9 +140,10 @@ def strategies_page() -> str:
             "",
             GENERATED,
             "",
-            "How states are spread over processes (`resources.strategy`; `auto` lets the planner choose), and what can live in host memory",
-            "(`resources.offload`; `auto` only where nothing else fits, and with `qlora` nothing). API server, planner and trainer refuse by the",
-            "tables from which this page is made (`api/compatibility.py`, `api/impossible.py`).",
+            "How states are spread over processes (`resources.strategy`; `auto` lets the planner choose), and what can live in host memory or, with",
+            "`nvme`, on local disk (`resources.offload`; `auto` takes host memory, only where nothing else fits; with `qlora` nothing, `nvme` with",
+            "`full` alone: [explanation](../explanation/planning.md#local-disk)). API server, planner and trainer refuse by the tables from which",
+            "this page is made (`api/compatibility.py`, `api/impossible.py`).",
             "Every rank checks at its start that it is wrapped and sharded as planned.",
             "",
             *_table(

@@ -18,6 +18,7 @@ _OFFLOADED: Final = {
     Offload.NONE: "",
     Offload.OPTIMIZER: " with the optimizer in host memory",
     Offload.PARAMETERS: " with all states in host memory",
+    Offload.NVME: " with the optimizer on local disk",
 }
 
 

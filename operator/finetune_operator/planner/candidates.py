@@ -141,7 +141,7 @@ def strategies(spec: FineTuneJobSpec, processes: int, resume: ResumePoint | None
     ]
     if keeps_whole_reference(spec):
         candidates = [s for s in candidates if s not in SHARDED_STRATEGIES]
-    return tuple(s for s in candidates if resume is None or _obstacle(resume, s, processes) is None)
+    return tuple(s for s in candidates if resume is None or _obstacle(resume, s, processes, spec) is None)
 
 
 def check_resume(spec: FineTuneJobSpec, counts: tuple[int, ...], resume: ResumePoint | None) -> PlanError | None:
@@ -149,24 +149,37 @@ def check_resume(spec: FineTuneJobSpec, counts: tuple[int, ...], resume: ResumeP
     if resume is None or any(strategies(spec, count, resume) for count in counts):
         return None
     ways = ((strategy, count) for count in counts for strategy in strategies(spec, count))
-    why = next((_obstacle(resume, *way) for way in ways), None) or "no strategy is possible with these resources"
+    why = next((_obstacle(resume, *way, spec) for way in ways), None) or "no strategy is possible with these resources"
     field = "resources.processes" if spec.resources.accelerator == "cpu" else "resources.gpus"
+    fits_disk = (resume.offload == Offload.NVME) == (spec.resources.offload == "nvme")
+    offload = "" if fits_disk else f", and resources.offload: {resume.offload}"
     return PlanError(
         reason=Reason.INVALID_SPEC,
         message=f"checkpoint.resumeFrom: {resume.uri} cannot be resumed: {why}; set resources.strategy: {resume.strategy} and {field}: "
-        f"{resume.processes}",
+        f"{resume.processes}{offload}",
     )
 
 
-def _obstacle(resume: ResumePoint, strategy: Strategy, processes: int) -> str | None:
-    return resume_obstacle(Strategy(resume.strategy), resume.processes, strategy, processes)
+def _obstacle(resume: ResumePoint, strategy: Strategy, processes: int, spec: FineTuneJobSpec) -> str | None:
+    return resume_obstacle(
+        Strategy(resume.strategy),
+        resume.processes,
+        strategy,
+        processes,
+        was_swapped=resume.offload == Offload.NVME,
+        is_swapped=spec.resources.offload == "nvme",
+    )
 
 
 def offload_choices(spec: FineTuneJobSpec, strategy: Strategy, *, may: bool) -> tuple[Offload, ...]:
-    """Return what to keep in host memory is considered: what the spec asks for; with auto nothing, or where it `may`, everything possible."""
+    """Return what to keep in host memory is considered: what the spec asks for; with auto nothing, or where it `may`, everything possible.
+
+    Local disks only where the spec asks for them: the inventory does not tell how fast they are.
+    """
     wanted, possible = spec.resources.offload, offloads(spec.tuning.method, strategy)
     if wanted == "auto":
-        return possible if may and spec.resources.accelerator == "gpu" else (Offload.NONE,)
+        in_memory = tuple(offload for offload in possible if offload is not Offload.NVME)
+        return in_memory if may and spec.resources.accelerator == "gpu" else (Offload.NONE,)
     if wanted == "none":
         return (Offload.NONE,)
     return (Offload(wanted),) if wanted in possible else ()

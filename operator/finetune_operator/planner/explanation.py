@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from finetune_operator.api.compatibility import Offload
 from finetune_operator.api.durations import format_duration
 from finetune_operator.api.plan import PlanError
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import FineTuneJobSpec
+from finetune_operator.memory.states import states_of
 from finetune_operator.planner.candidate import Candidate, Rejected
 from finetune_operator.planner.catalogue import UNKNOWN
 from finetune_operator.planner.estimates import Known
@@ -17,6 +19,7 @@ from finetune_operator.planner.inventory import Inventory
 from finetune_operator.planner.limits import NO_LIMITS, needs_of, waits_for
 from finetune_operator.planner.pools import Pool, gib
 from finetune_operator.planner.remedies import remedies, smaller_count
+from finetune_operator.planner.roofline.rates import LOCAL_DISK
 from finetune_operator.planner.search import Outcome
 from finetune_operator.planner.task import Task
 
@@ -61,6 +64,19 @@ def _staging(chosen: Candidate) -> str:
     )
 
 
+def _swapping(task: Task, chosen: Candidate) -> Iterator[str]:
+    """What local disks have to hold and to do."""
+    if chosen.split.offload is not Offload.NVME:
+        return
+    states = states_of(task.architecture, chosen.sized.workload)
+    yield (
+        f"offload nvme: {gib(states.disk * chosen.per_pod)} GiB of each pod's local disk hold optimizer states, read and written in every step; its "
+        f"seconds assume {LOCAL_DISK:g} GB/s for the processes of a node"
+    )
+    if not chosen.pool.has_disk:
+        yield "offload nvme: these nodes do not say how much local disk they have; the trainer looks before it loads the model"
+
+
 def _lessons(chosen: Candidate) -> Iterator[str]:
     """What history changed of the formulas' numbers."""
     for what, correction in (("memory", chosen.sized.correction), ("tokens/s", chosen.speed_correction)):
@@ -70,7 +86,7 @@ def _lessons(chosen: Candidate) -> Iterator[str]:
 
 
 def _remarks(task: Task, chosen: Candidate, pools: tuple[Pool, ...]) -> list[str]:
-    remarks = [_staging(chosen), *_lessons(chosen)]
+    remarks = [_staging(chosen), *_swapping(task, chosen), *_lessons(chosen)]
     if task.limits is not NO_LIMITS:
         needs = needs_of(chosen.resources, chosen.pods, chosen.pool.resource)
         remarks += waits_for(task.limits, needs, chosen.pool.product)

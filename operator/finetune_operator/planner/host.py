@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from finetune_operator.api.compatibility import SHARDED_STRATEGIES, Strategy
+from finetune_operator.api.compatibility import SHARDED_STRATEGIES, Offload, Strategy
 from finetune_operator.api.plan import GIB, PodResources
+from finetune_operator.api.swapping import SWAPPED_BYTES
 from finetune_operator.memory.architecture import Architecture
 from finetune_operator.memory.runtime import MIB
 from finetune_operator.memory.states import States, host_load_bytes
@@ -59,7 +60,11 @@ def staging_bytes(architecture: Architecture, workload: Workload, states: States
     checkpoint = checkpoint_bytes(architecture, workload, states)
     writers = processes_per_pod if workload.shards > 1 else 1
     share = -(-checkpoint * processes_per_pod // workload.processes) if workload.shards > 1 else checkpoint
-    return share + min(writers * UPLOAD_BYTES, share)
+    uploads = min(writers * UPLOAD_BYTES, share)
+    if workload.offload is Offload.NVME:
+        # What is on disk is copied there, and sent from there.
+        share = max(0, share - SWAPPED_BYTES * states.trainable * processes_per_pod // workload.processes)
+    return share + uploads
 
 
 def pod_resources(
@@ -96,7 +101,7 @@ def pod_resources(
     On GPU nodes memory holds the model while it is loaded (once in a pod or once per process, see `host_load_bytes`), later what is offloaded and the
     export that rank 0 gathers of a sharded model. Everywhere it holds what its ranks stage: their shares of a checkpoint, and parts of files on their
     way. Disk holds the model (unless a cache does), the encoded rows, the checkpoint that was resumed from and one more, whether it is staged there
-    or not.
+    or not, and with offload nvme the states of the pod's processes.
     """
     is_gpu = workload.accelerator == "gpu"
     shared = processes_per_pod * (SHARED_MEMORY_PER_GPU if is_gpu else SHARED_MEMORY_PER_CPU_PROCESS)
@@ -106,6 +111,7 @@ def pod_resources(
         weight_bytes
         + encoded_bytes
         + 2 * (checkpoint + exported_bytes(architecture, workload, states))
+        + states.disk * processes_per_pod
         + DISK_BASE_BYTES
     )
     if is_gpu:

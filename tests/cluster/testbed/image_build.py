@@ -59,7 +59,11 @@ IMAGES = {
     "inspect": Image("trainer_image/Dockerfile.inspect", ("requirements/inspect.txt",), SMALL, gib=2, minutes=0.5),
     "trainer": Image(
         "trainer_image/Dockerfile",
-        ("requirements/trainer.txt", "trainer_image/build_shm_op.py"),
+        (
+            "requirements/trainer.txt",
+            "trainer_image/build_shm_op.py",
+            "trainer_image/finetune_trainer/disk_operator_build.py",
+        ),
         ("uv", "dependencies"),
         gib=20,  # 6 built, 6 unpacked for the node, and 6 on the way between them
         minutes=4,

@@ -35,6 +35,7 @@ NODE = (
     Package("gcc", "cc"),  # the sandbox image's one static program
     Package("libc6-dev", "/usr/include/stdlib.h"),
 )
+TRAINING = (Package("libaio-dev", "/usr/include/libaio.h"),)
 IMAGES = (
     Package("buildah", "buildah"),
     Package("debootstrap", "debootstrap"),

@@ -73,6 +73,7 @@ def _whatever_the_batch(architecture: Architecture, workload: Workload) -> State
         adapter_temporaries=model.norm_of_adapted,
         retained_inputs=0,
         host=held.host + share(model.pageable, workload.shards),
+        disk=held.disk,
     )
 
 

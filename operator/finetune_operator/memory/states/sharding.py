@@ -10,11 +10,17 @@ With P trained parameters of t bytes (gradients t, moments m each), a compute ty
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from finetune_operator.api.compatibility import Offload, Strategy
+from finetune_operator.api.swapping import BUFFERS, ELEMENTS_TOGETHER
+from finetune_operator.memory.runtime import MIB
 from finetune_operator.memory.states.padding import NO_PADDING, Padding
 from finetune_operator.memory.workload import Workload
+
+TENSORS_IN_LAYER: Final = 12
+"""Of decoders 9 (Llama) to 12 (biases, norms of heads). Judged; it bounds what is small."""
+FIRST_STEP_BUFFERS: Final = 3
 
 
 class Whole(NamedTuple):
@@ -57,6 +63,7 @@ class Shard(NamedTuple):
     layer: int = 0
     layer_reduction: int = 0
     root_reduction: int = 0
+    disk: int = 0
 
 
 def share(size: int, processes: int) -> int:
@@ -170,7 +177,27 @@ def _zero3(whole: Whole, workload: Workload) -> Shard:
     )
     if workload.offload is Offload.OPTIMIZER:
         return offloaded
+    if workload.offload is Offload.NVME:
+        return _swapped(whole, workload, offloaded)
     return offloaded._replace(resident=0, host=offloaded.host + offloaded.resident)
+
+
+def _swapped(whole: Whole, workload: Workload, offloaded: Shard) -> Shard:
+    """Masters, moments and their gradients in files, and in host memory a few buffers in which some of them are stepped (deepspeed 0.19.8).
+
+    Gradients wait for the last micro-batch in host memory, in the compute type (stage3.py, grad_partitions_flat_buffer). Beside the swapper's
+    buffers there are the gradients that states are first made with (initialize_optimizer_states) and, in step 1, both moments, which torch
+    makes before they go into buffers. Gradients of which a process has less than 1 MiB are not written but wait on the GPU for the step.
+    """
+    numerics, shards = workload.numerics, workload.shards
+    trained, own = numerics.trained * whole.parameters, share(whole.parameters, shards)
+    largest = share(max(whole.root_parameters, whole.layer_parameters), shards)
+    together = numerics.trained * min(own, ELEMENTS_TOGETHER + largest)
+    return offloaded._replace(
+        gradients=min(share(trained, shards), TENSORS_IN_LAYER * whole.layers * MIB),
+        host=numerics.compute * own + (BUFFERS + FIRST_STEP_BUFFERS) * together,
+        disk=2 * share(trained, shards) + share(whole.moments, shards),
+    )
 
 
 def _zero12(whole: Whole, workload: Workload) -> Shard:

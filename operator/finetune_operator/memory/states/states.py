@@ -48,3 +48,5 @@ class States:
     layer's backward runs; without the gradient that arrives there."""
     host: int
     """States that live in host memory: offloaded, or paged out when the GPU is full."""
+    disk: int = 0
+    """States in files on local disk (offload nvme)."""

@@ -29,6 +29,9 @@ HOST_LINK: Final = 12.0
 HOST_MEMORY: Final = 20.0
 """GB/s at which one process steps an optimizer in host memory, with six cores per GPU. Judged: torch 2.13's fused AdamW reached 9.9 on two busy
 cores, 0.35 billion parameters per second."""
+LOCAL_DISK: Final = 3.0
+"""GB/s of a node's local disk, reads and writes mixed, for all its processes together (offload nvme). Assumed: one NVMe disk on PCIe 4; several
+of them striped are as many times faster."""
 FLOAT8_SPEEDUP: Final = 1.5
 """Of linear layers: twice the rate, less scaling and casting (torchao's documentation of float8 training: 1.25 to 1.5 end to end). Judged."""
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from finetune_operator.api.compatibility import Offload, Strategy
+from finetune_operator.api.swapping import DISK_BYTES
 from finetune_operator.memory.architecture import Architecture
 from finetune_operator.memory.kinds import Optimizer
 from finetune_operator.memory.states import base_weight_bytes, trainable_parameters
@@ -70,3 +71,10 @@ def host_link_bytes(architecture: Architecture, workload: Workload, passes: floa
     if workload.offload is Offload.PARAMETERS:
         return passes * base_weight_bytes(architecture, workload) / workload.shards, step
     return 0.0, step
+
+
+def disk_step_bytes(architecture: Architecture, workload: Workload) -> float:
+    """Return the bytes between a process and its local disk in a step: gradients are written, all is read, and masters and moments written."""
+    if workload.offload is not Offload.NVME:
+        return 0.0
+    return 2.0 * DISK_BYTES * trainable_parameters(architecture, workload) / workload.shards

@@ -13,6 +13,7 @@ from finetune_operator.planner.roofline.rates import (
     FLOAT8_SPEEDUP,
     HOST_LINK,
     HOST_MEMORY,
+    LOCAL_DISK,
     Rates,
     attention_share,
     cache_relief,
@@ -79,6 +80,7 @@ def time_of(work: Work, gpu: Gpu, per_node: int, *, network: float = NETWORK, ra
     optimizer = work.optimizer_bytes / (
         HOST_MEMORY * 1e9 if work.steps_on_host else streaming
     ) + work.host_link_step_bytes / (HOST_LINK * 1e9)
+    optimizer += work.disk_step_bytes * per_node / (LOCAL_DISK * 1e9)
     micro = max(compute + exposed, host) + rates.micro_seconds
     once = exchange.step
     if work.strategy is Strategy.DDP:

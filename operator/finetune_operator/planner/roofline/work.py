@@ -18,7 +18,7 @@ from finetune_operator.memory.workload import Workload
 from finetune_operator.planner.roofline.adapters import adapter_cost
 from finetune_operator.planner.roofline.kernel_style import PLAIN, KernelStyle
 from finetune_operator.planner.roofline.layers import LayerCost, layer_cost
-from finetune_operator.planner.roofline.states import exchanged_bytes, host_link_bytes, optimizer_bytes
+from finetune_operator.planner.roofline.states import disk_step_bytes, exchanged_bytes, host_link_bytes, optimizer_bytes
 
 BACKWARD_ELEMENTWISE: Final = 2.0
 BACKWARD_ATTENTION: Final = 2.5
@@ -78,6 +78,8 @@ class Work(NamedTuple):
     """Between host and GPU memory."""
     host_link_step_bytes: float
     """The same, once per step."""
+    disk_step_bytes: float
+    """Between host memory and local disk, once per step."""
     grouped: bool
     """Quantised in groups (GPTQ), not NF4."""
     float32: bool
@@ -146,6 +148,7 @@ def work_of(architecture: Architecture, workload: Workload, style: KernelStyle =
         steps_on_host=workload.offload is not Offload.NONE,
         host_link_bytes=host_micro,
         host_link_step_bytes=host_step,
+        disk_step_bytes=disk_step_bytes(architecture, workload),
         grouped=workload.quantization is Quantization.INT4_GROUPED,
         float32=compute == 4,
         float8=style.float8,
