@@ -21,6 +21,8 @@ from finetune_operator.memory.workload import Workload
 TENSORS_IN_LAYER: Final = 12
 """Of decoders 9 (Llama) to 12 (biases, norms of heads). Judged; it bounds what is small."""
 FIRST_STEP_BUFFERS: Final = 3
+"""Beside the swapper's. Measured with 43.6 million parameters on two CPU ranks: groups of 21.8 million elements took 365 MB more of a rank than those
+of 3.4 million at most, which is five such buffers; seven are counted."""
 
 
 class Whole(NamedTuple):
