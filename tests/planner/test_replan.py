@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from finetune_operator.api.compatibility import Checkpointing, Strategy
+from finetune_operator.api.compatibility import Checkpointing, Offload, Strategy
 from finetune_operator.api.methods import Method
 from finetune_operator.api.plan import GIB, Phase, Plan, PlanError
 from finetune_operator.api.progress import MemoryShortage
@@ -199,3 +199,22 @@ def usable(plan: Plan) -> int:
 def room(plan: Plan) -> int:
     """What a GPU has left when the formulas are right."""
     return usable(plan) - plan.memory.upper_bytes
+
+
+def test_local_disk_is_kept_where_the_spec_asks_for_it_and_is_not_what_a_replan_falls_back_on() -> None:
+    nodes = catalogue_inventory((H100,))
+    asked: dict[str, Any] = {"gpus": 8, "offload": "nvme"}
+    plan = first_plan({**asked, "microBatchSize": 2, "gradientCheckpointing": "none"}, nodes, method="full")
+    again = good(answer_after(RanOut(plan), asked, nodes, method="full"))
+    assert (plan.offload, again.offload) == (Offload.NVME, Offload.NVME)
+
+    free: dict[str, Any] = {"gpus": 8}
+    last: Plan | PlanError = first_plan(
+        {**free, "microBatchSize": 2, "gradientCheckpointing": "none"}, nodes, method="full"
+    )
+    seen = []
+    while isinstance(last, Plan):
+        seen.append(last.offload)
+        last = answer_after(RanOut(last), free, nodes, method="full")
+    assert len(seen) > 1
+    assert Offload.NVME not in seen
