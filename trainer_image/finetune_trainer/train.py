@@ -269,8 +269,7 @@ class _Rank:
         self._finish(boundary.stopped_at, is_saved=boundary.is_saved)
 
     def _probes(self, resumed: Manifest | None) -> bool:
-        attempt = self._attempt
-        return attempt.spec.resources.probe and (resumed is None or resumed.plan != attempt.plan.memory_key)
+        return self._attempt.spec.resources.probe and (not resumed or resumed.plan != self._attempt.plan.memory_key)
 
     def _finish(self, stopped_at: int | None, *, is_saved: bool) -> None:
         import torch
