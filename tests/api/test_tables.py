@@ -6,8 +6,10 @@ import pytest
 
 from finetune_operator.api.compatibility import Strategy, resume_obstacle
 from finetune_operator.api.durations import format_duration, parse_duration, parse_interval
+from finetune_operator.api.evaluation import FIGURES, HELD_OUT_FIGURES, METRIC_MEANINGS, Metric, Requirements
 from finetune_operator.api.exit_codes import EXIT_MEANINGS, ExitCode, meaning_of
 from finetune_operator.api.impossible import IMPOSSIBLE, impossibility
+from finetune_operator.api.measures import MEASURES
 from finetune_operator.api.methods import Method
 from finetune_operator.api.progress import TERMINATION_MESSAGE_LIMIT_BYTES, TerminationMessage
 from finetune_operator.api.reasons import REASON_MEANINGS, Reason
@@ -20,6 +22,13 @@ def test_every_reason_has_a_meaning_and_a_remedy() -> None:
 
 def test_every_exit_code_has_a_meaning() -> None:
     assert set(EXIT_MEANINGS) == set(ExitCode)
+
+
+def test_every_number_that_is_measured_can_be_required_and_has_a_meaning() -> None:
+    numbers = {field.alias or name for name, field in Requirements.model_fields.items()} - {"tasks"}
+    assert numbers == {*FIGURES, *HELD_OUT_FIGURES}
+    assert set(FIGURES.values()) == set(METRIC_MEANINGS) == set(Metric)
+    assert set(HELD_OUT_FIGURES) <= {"loss", *MEASURES}
 
 
 def test_an_unknown_exit_code_is_a_trainer_error() -> None:

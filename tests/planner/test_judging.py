@@ -16,7 +16,7 @@ from finetune_operator.memory.architecture import Architecture, architecture_of
 from finetune_operator.memory.judging import judging_host_bytes, judging_weights
 from finetune_operator.memory.own_workload import workload_of
 from finetune_operator.planner.inventory import Inventory
-from finetune_operator.planner.judging import entailment_weights_of
+from finetune_operator.planner.judging import check_judging, entailment_weights_of
 from finetune_operator.planner.known_models import KNOWN_MODELS
 from finetune_operator.planner.testing import SMALL, bad, cpu_inventory, good, gpu_nodes, inspected, plan_of, spec_of
 
@@ -56,6 +56,34 @@ def test_rows_without_answers_are_measured_by_perplexity_alone(metrics: list[str
         return
     assert bad(made).reason == Reason.INVALID_SPEC
     assert "rows of format text have no answers" in bad(made).message
+
+
+@pytest.mark.parametrize(
+    ("objective", "facts", "required", "says"),
+    [
+        ("embedding", {"format": "pair"}, "spearman", "rows of format pair have no scores"),
+        ("embedding", {"format": "scored-pair"}, "retrieval_accuracy", "require spearman or loss"),
+        ("token-classification", {"labels": {"NOUN": 3, "O": 9}}, "entity_f1", "(NOUN, O, …) are not tags of entities"),
+        ("embedding", {"format": "pair"}, "retrieval_accuracy", None),
+        ("embedding", {"format": "scored-pair"}, "spearman", None),
+        ("token-classification", {"labels": {"B-PER": 3, "O": 9}}, "entity_f1", None),
+    ],
+)
+def test_a_measure_that_these_rows_do_not_have_is_not_required_in_vain(
+    objective: str, facts: dict[str, Any], required: str, says: str | None
+) -> None:
+    whole = spec_of(objective=objective, method="lora").to_json_dict()
+    asked = FineTuneJobSpec.model_validate({**whole, "dataset": ROWS, "evaluation": {"require": {required: ">=0.5"}}})
+    report = inspected()
+    report = report.model_copy(update={"dataset": report.dataset.model_copy(update=facts)})
+    found = check_judging(asked, report)
+    if says is None:
+        assert found is None
+        return
+    assert found is not None
+    assert found.reason == Reason.INVALID_SPEC
+    assert found.message.startswith(f"evaluation.require.{required}: ")
+    assert says in found.message
 
 
 NLI = {"metrics": ["entailment"], "entailment": {"uri": "hf://org/nli"}}

@@ -8,8 +8,9 @@ from typing import Any, Final
 import pytest
 
 from finetune_operator.api.compatibility import Strategy
+from finetune_operator.api.measures import names_entities
 from finetune_operator.api.run_events import EvaluationEvent
-from finetune_trainer.objectives.held_out_classes import class_measures, names_entities
+from finetune_trainer.objectives.held_out_classes import class_measures
 from finetune_trainer.testing import preference_rows, tiny_attempt, tiny_plan, write_rows
 from finetune_trainer.testing_ranks import CaseResult, RankServer
 

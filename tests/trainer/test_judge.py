@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.chat_endpoint import Endpoint, said, serving
 
-from finetune_operator.api.evaluation import Judge
+from finetune_operator.api.evaluators import Judge
 from finetune_trainer.after_training.judge import AT_ONCE, FAILURES_IN_A_ROW, TRIES, JudgeClient, Judgement, score_in
 from finetune_trainer.after_training.rows import Question
 from finetune_trainer.after_training.score_weights import expected_score

@@ -28,7 +28,7 @@ from finetune_trainer.storage_errors import StorageError, StorageRefused
 PARALLEL_FILES: Final = 4
 
 _T = TypeVar("_T")
-_Wanted = Callable[[Manifest], tuple[FileEntry, ...]]
+Wanted = Callable[[Manifest], tuple[FileEntry, ...]]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def find_checkpoint(
     target: Path,
     *,
     on_rejected: Callable[[CheckpointEvent], None],
-    wanted: _Wanted | None = None,
+    wanted: Wanted | None = None,
 ) -> Found:
     """Download the newest checkpoint that verifies into `target`. Collective.
 
@@ -140,7 +140,7 @@ class _Search:
         collective: Collective,
         target: Path,
         on_rejected: Callable[[CheckpointEvent], None],
-        wanted: _Wanted | None,
+        wanted: Wanted | None,
     ) -> None:
         self._attempt, self._place, self._collective, self._target = attempt, place, collective, target
         self._on_rejected, self._wanted = on_rejected, wanted

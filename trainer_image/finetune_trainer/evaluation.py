@@ -11,13 +11,21 @@ import contextlib
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import torch
 from transformers import TrainerCallback
 
 from finetune_operator.api.evaluation import EvaluationTimes
 from finetune_operator.api.plan import Phase
+
+LOG_ENTRIES_KEPT: Final = 200
+"""transformers keeps every step's log in trainer_state.json; the run events have them all."""
+
+
+def forget_old_entries(history: list[dict[str, Any]]) -> None:
+    """Leave the newest entries of a log, and the evaluation of the base model, which stands beside that of the last step."""
+    del history[int(bool(history) and history[0]["step"] == 0) : -LOG_ENTRIES_KEPT]
 
 
 class Batch(NamedTuple):
@@ -106,6 +114,10 @@ class Evaluator:
         self._batches = batches_of(lengths, size, context.place.rank, context.place.world_size)
         self.times = EvaluationTimes(context.attempt.spec.evaluation.every, context.attempt.plan.total_steps)
 
+    def is_due(self, step: int) -> bool:
+        """Whether the evaluation rows are looked at after this step: also before the first one, where that is what the base model is worth."""
+        return self.times.is_due(step) or (step == 0 and self._trainer.context.recipe.scores_untrained)
+
     @property
     def has_ended(self) -> bool:
         """The training is over before the plan's last step."""
@@ -116,6 +128,7 @@ class Evaluator:
         trainer, started = self._trainer, time.monotonic()
         loss, measures = self.measure()
         logs = {"eval_loss": loss, **{f"eval_{name}": value for name, value in measures.items()}}
+        logs |= {"eval_rows": len(self.rows), "eval_seconds": round(time.monotonic() - started, 3)}
         trainer.model.eval()  # TRL logs what it has measured of the mode that the model is in
         trainer.log(dict(logs))
         trainer.model.train()
@@ -130,9 +143,9 @@ class Evaluator:
         """Decide by what is remembered in transformers' own state, which checkpoints have: a resumed run ends at the same step."""
         trainer, context = self._trainer, self._trainer.context
         rule, state = context.attempt.spec.training.early_stopping, trainer.state
-        if rule is None:
-            return
         step = state.global_step
+        if rule is None or step == 0:
+            return
         if state.best_metric is None or loss < state.best_metric:
             state.best_metric, state.best_global_step = loss, step
         best = state.best_global_step
@@ -178,21 +191,23 @@ class Evaluator:
 class EvaluationDue(TrainerCallback):
     """Asks transformers to evaluate when it is time. A pod that is stopped has no time: what it leaves out is made up for after the resume."""
 
-    def __init__(self, evaluator: Evaluator) -> None:
-        self._evaluator = evaluator
+    def __init__(self, evaluator: Evaluator, evaluate: Callable[[], object]) -> None:
+        self._evaluator, self._evaluate = evaluator, evaluate
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        """Evaluate what the checkpoint's attempt was stopped before."""
+        """Evaluate what the checkpoint's attempt was stopped before, and the base model."""
         step = state.global_step
         has_been = any("eval_loss" in entry and entry.get("step") == step for entry in state.log_history)
-        if self._evaluator.times.is_due(step) and not has_been:
-            self._evaluator.report()
+        if self._evaluator.is_due(step) and not has_been:
+            self._evaluate()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> Any:
         """Set transformers' own flag: it logs, evaluates and saves after this."""
         times = self._evaluator.times
         is_stopped = control.should_training_stop and state.global_step < times.total_steps
         control.should_evaluate = times.is_due(state.global_step) and not is_stopped
-        if self._evaluator.has_ended:  # by an evaluation that was made up for: the step after it is the last one
-            control.should_evaluate, control.should_save, control.should_training_stop = False, True, True
+        if (
+            self._evaluator.has_ended
+        ):  # by an evaluation that was made up for: the step after it is the last one, and its weights are published
+            control.should_evaluate = control.should_save = control.should_training_stop = True
         return control

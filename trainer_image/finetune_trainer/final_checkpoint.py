@@ -8,15 +8,15 @@ from finetune_operator.api.exit_codes import ExitCode
 from finetune_operator.api.manifest import Manifest
 from finetune_operator.api.plan import AttemptFile
 from finetune_trainer.attempt import Place, Workplace
-from finetune_trainer.checkpoint_reader import find_checkpoint
+from finetune_trainer.checkpoint_reader import Wanted, find_checkpoint
 from finetune_trainer.collective import Collective
 from finetune_trainer.export import exported_files
 from finetune_trainer.failures import TrainerFailure
 from finetune_trainer.storage import open_writable
 
 
-def final_checkpoint(attempt: AttemptFile, workplace: Workplace) -> Manifest:
-    """Download the weights of the newest checkpoint that verifies to `workplace.resume`; it must be the last step's.
+def final_checkpoint(attempt: AttemptFile, workplace: Workplace, wanted: Wanted = exported_files) -> Manifest:
+    """Download the newest checkpoint that verifies to `workplace.resume`, its weights or what is `wanted` of it; it must be the last step's.
 
     Raises:
         TrainerFailure: There is none, or the newest is an earlier step's.
@@ -29,7 +29,7 @@ def final_checkpoint(attempt: AttemptFile, workplace: Workplace) -> Manifest:
         Collective(1),
         workplace.resume,
         on_rejected=lambda event: print(f"{event.uri} is not used: {event.problem}", flush=True),
-        wanted=exported_files,
+        wanted=wanted,
     )
     if found.manifest is None:
         raise TrainerFailure(

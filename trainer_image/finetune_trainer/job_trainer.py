@@ -7,7 +7,7 @@ import copy
 import shutil
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 import transformers
@@ -19,7 +19,7 @@ from finetune_operator.api.plan import GIB
 from finetune_trainer.capture import UNWANTED, Capture, HostCopies
 from finetune_trainer.divergence import not_finite
 from finetune_trainer.epoch_order import EpochBeginnings, EpochOrder
-from finetune_trainer.evaluation import EvaluationDue, Evaluator, HeldOutMeasures, LoggedMeans
+from finetune_trainer.evaluation import EvaluationDue, Evaluator, HeldOutMeasures, LoggedMeans, forget_old_entries
 from finetune_trainer.export import EXPORT_FOLDER, export_sharded
 from finetune_trainer.failures import TrainerFailure
 from finetune_trainer.full_disk import disk_failure
@@ -39,9 +39,6 @@ from finetune_trainer.rank_random import derived_seed, has_own_state
 from finetune_trainer.swapped_states import load_swapped, save_swapped
 from finetune_trainer.telemetry import StepRecord
 from finetune_trainer.wrapping import check_wrapping
-
-LOG_ENTRIES_KEPT: Final = 200
-"""transformers keeps every step's log in trainer_state.json; the run events have them all."""
 
 
 class JobTraining(transformers.Trainer):
@@ -64,7 +61,7 @@ class JobTraining(transformers.Trainer):
         if (rows := context.evaluation_rows) is not None:
             # A copy, for packing changes the collator and these rows are never packed.
             self.evaluator = Evaluator(self, rows, context.lengths(rows), copy.copy(self.data_collator))
-            self.add_callback(EvaluationDue(self.evaluator))
+            self.add_callback(EvaluationDue(self.evaluator, self.evaluate))
 
     def evaluate(self, *arguments: Any, **others: Any) -> dict[str, float]:
         """Measure the model on the evaluation rows, which takes no time of a step."""
@@ -197,7 +194,7 @@ class JobTraining(transformers.Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Hear what each step was like; a loss or gradient that is not finite ends the run before it is saved."""
         super().log(logs, start_time)
-        del self.state.log_history[:-LOG_ENTRIES_KEPT]
+        forget_old_entries(self.state.log_history)
         if "loss" not in logs:
             return
         now = time.monotonic()

@@ -77,7 +77,7 @@ def _train_and_evaluate(attempt: AttemptFile, plan_path: Path, place: Workplace,
     evaluation begins at once. It looks for the final checkpoint itself, and where that is missing or damaged the ranks run as ever. Pods of several
     would have to agree on it, so they always run their ranks.
     """
-    evaluates = index == 0 and attempt.spec.evaluation.after_training
+    evaluates = index == 0 and attempt.spec.is_judged
     if evaluates and attempt.plan.pods == 1 and attempt.reached_step >= attempt.plan.total_steps:
         cause = _evaluate(attempt, plan_path, place, stop)
         if cause.exit_code is not ExitCode.NOT_FOUND:

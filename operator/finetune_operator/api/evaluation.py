@@ -9,8 +9,9 @@ from typing import Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
-from finetune_operator.api.evaluators import Entailment, Harness
+from finetune_operator.api.evaluators import Entailment, Harness, Judge
 from finetune_operator.api.locations import Location, readable
+from finetune_operator.api.measures import HELD_OUT_MEASURES
 from finetune_operator.api.model import Rule, SpecModel, text_rule
 from finetune_operator.api.words import Word
 
@@ -92,17 +93,16 @@ FIGURES: Final[Mapping[str, Metric]] = MappingProxyType(
 )
 """Every number that comes out → the metric that it is of."""
 
+HELD_OUT_FIGURES: Final = tuple(dict.fromkeys(name for names in HELD_OUT_MEASURES.values() for name in names))
+"""Every number of the evaluation of the last step that can be required."""
+
 JUDGE_FAILURES: Final = "judge_failures"
 """Number of answers that the judge gave no usable score; told beside `judge`."""
-CRITERIA: Final = (
-    "The answer says what the reference answer says, without errors or contradictions, and answers the question: all of it, "
-    "and nothing beside the point."
-)
 _COMPARISON: Final = "^(>=|<=|>|<)[0-9]+([.][0-9]+)?$"
 
 
-def _needed(figure: str) -> str | None:
-    return Field(None, max_length=20, alias=figure, description=f"What {figure} has to be, such as >=0.4.")
+def _needed(figure: str, example: str = ">=0.4") -> str | None:
+    return Field(None, max_length=20, alias=figure, description=f"What {figure} has to be, such as {example}.")
 
 
 def _measured(figure: str, metric: Metric) -> Rule:
@@ -138,7 +138,7 @@ class RequiredMeasure(SpecModel):
 class Requirements(SpecModel):
     """What the tuned model has to reach to be published: per number a comparison with a bound."""
 
-    perplexity: str | None = _needed("perplexity")
+    perplexity: str | None = _needed("perplexity", "<12")
     exact_match: str | None = _needed("exact_match")
     f1: str | None = _needed("f1")
     rouge1: str | None = _needed("rouge1")
@@ -147,6 +147,18 @@ class Requirements(SpecModel):
     bleu: str | None = _needed("bleu")
     judge: str | None = _needed("judge")
     entailment: str | None = _needed("entailment")
+
+    loss: str | None = _needed("loss", "<0.3")
+    reward_accuracy: str | None = _needed("reward_accuracy")
+    reward_margin: str | None = _needed("reward_margin")
+    accuracy: str | None = _needed("accuracy")
+    macro_f1: str | None = _needed("macro_f1")
+    entity_precision: str | None = _needed("entity_precision")
+    entity_recall: str | None = _needed("entity_recall")
+    entity_f1: str | None = _needed("entity_f1")
+    spearman: str | None = _needed("spearman")
+    retrieval_accuracy: str | None = _needed("retrieval_accuracy")
+    pair_accuracy: str | None = _needed("pair_accuracy")
 
     tasks: tuple[RequiredMeasure, ...] = Field(
         (), max_length=20, description="The same for tasks of evaluation.harness."
@@ -159,7 +171,7 @@ class Requirements(SpecModel):
             _COMPARISON,
             f"evaluation.require.{figure}: write a comparison and a number, such as '>=0.4'",
         )
-        for figure in FIGURES
+        for figure in (*FIGURES, *HELD_OUT_FIGURES)
     )
 
     @property
@@ -167,29 +179,6 @@ class Requirements(SpecModel):
         """Number → comparison, of those that are set."""
         own = self.model_dump(by_alias=True, exclude_none=True, exclude={"tasks"})
         return {**own, **{task.name: task.required for task in self.tasks}}
-
-
-class Judge(SpecModel):
-    """A language model that scores answers, behind an endpoint that speaks OpenAI's chat completions. It is sent prompts, answers and references."""
-
-    url: str = Field(max_length=512, description="The endpoint's base, to which /chat/completions is added.")
-    model: str = Field(min_length=1, max_length=200, description="The model's name there.")
-    criteria: str = Field(
-        CRITERIA,
-        min_length=1,
-        max_length=4000,
-        description="What a good answer is, in words for the judge. Default: that it says what the reference says and answers the question.",
-    )
-    timeout_seconds: int = Field(60, ge=1, le=600, description="How long one answer of the judge may take. Default 60.")
-
-    rules: ClassVar[tuple[Rule, ...]] = (
-        text_rule(
-            "url",
-            "url",
-            "^https?://[!-~]+$",
-            "evaluation.judge.url: write the base of an OpenAI-compatible endpoint, such as https://api.openai.com/v1",
-        ),
-    )
 
 
 def _are_of_tasks(evaluation: Evaluation) -> bool:
@@ -204,8 +193,8 @@ class Evaluation(SpecModel):
     every: int | None = Field(
         None,
         ge=1,
-        description="After how many optimizer steps the loss on the evaluation rows is measured; after the last step always. Default: ten times in "
-        "a run.",
+        description="After how many optimizer steps the loss on the evaluation rows is measured; after the last step always, of objective embedding "
+        "before the first one, too. Default: ten times in a run.",
     )
     metrics: tuple[Metric, ...] = Field(
         (),
@@ -221,7 +210,9 @@ class Evaluation(SpecModel):
         256, ge=1, le=8192, description="How long an answer may get that is compared with the row's. Default 256."
     )
     require: Requirements | None = Field(
-        None, description="What the tuned model has to reach, or it is not published. Default: nothing."
+        None,
+        description="What the tuned model has to reach, or it is not published: numbers of metrics and harness, or those that the objective measures "
+        "of the evaluation rows. Default: nothing.",
     )
 
     judge: Judge | None = Field(

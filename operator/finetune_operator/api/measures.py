@@ -5,9 +5,12 @@ An objective's recipe (finetune_trainer.objectives) says under which names its l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Final
+
+from finetune_operator.api.compatibility import Objective
 
 MEASURES: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -41,3 +44,26 @@ MEASURES: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 """Name → meaning; the series `finetune_measure{measure="<name>"}`."""
+
+
+_CLASSES: Final = ("loss", "accuracy", "macro_f1")
+ENTITY_MEASURES: Final = ("entity_precision", "entity_recall", "entity_f1")
+HELD_OUT_MEASURES: Final[Mapping[Objective, tuple[str, ...]]] = MappingProxyType(
+    {
+        Objective.REWARD: ("loss", "reward_accuracy", "reward_margin"),
+        Objective.CLASSIFICATION: _CLASSES,
+        Objective.TOKEN_CLASSIFICATION: (*_CLASSES, *ENTITY_MEASURES),
+        Objective.EMBEDDING: ("loss", "spearman", "retrieval_accuracy"),
+        Objective.RERANKER: ("loss", "spearman", "pair_accuracy"),
+    }
+)
+"""Objectives whose finished model is judged by the evaluation of the last step → the numbers that it may tell; the others are judged by answers
+(`evaluation.metrics`). `loss` is the mean one of the evaluation rows."""
+_PART_OF_ENTITY: Final = re.compile(r"[BIES]-.+")
+"""Tags of words in the schemes IOB2 and IOBES; `O` is for words outside."""
+
+
+def names_entities(names: Iterable[str]) -> bool:
+    """Whether the classes are tags of entities: without a B-, words of a class are not joined to entities and count one by one."""
+    tags = [name for name in names if name != "O"]
+    return all(_PART_OF_ENTITY.fullmatch(name) for name in tags) and any(name.startswith("B-") for name in tags)

@@ -17,12 +17,14 @@ from finetune_operator.api.embedding import Embedding
 from finetune_operator.api.evaluation import Evaluation, EvaluationSource, Split
 from finetune_operator.api.inputs import FORMATS, Cache, Columns, Dataset, Filters, ModelSource
 from finetune_operator.api.layouts import OBJECTIVE_LAYOUTS, READ_TOGETHER, Layout, listed
+from finetune_operator.api.measures import HELD_OUT_MEASURES
 from finetune_operator.api.methods import VIRTUAL_TOKEN_METHODS, Method
 from finetune_operator.api.model import Rule, SpecModel
 from finetune_operator.api.objective_rules import OBJECTIVE_RULES
 from finetune_operator.api.operation import Checkpoint, Output, Run
 from finetune_operator.api.pods import Credentials, EnvironmentVariable, Pod, Scheduling, SecretReference, Toleration
 from finetune_operator.api.preference import Dpo, Kto, Orpo, Reward
+from finetune_operator.api.requirement_rules import REQUIREMENT_RULES
 from finetune_operator.api.resources import Resources
 from finetune_operator.api.tracking import Tracking
 from finetune_operator.api.trainer import Trainer
@@ -180,6 +182,7 @@ class FineTuneJobSpec(SpecModel):
         *DATASET_RULES,
         *filter(None, map(_learns_from, Objective)),
         *OBJECTIVE_RULES,
+        *REQUIREMENT_RULES,
     )
 
     @field_validator("objective", mode="before")
@@ -201,6 +204,16 @@ class FineTuneJobSpec(SpecModel):
     def evaluates(self) -> bool:
         """Whether there are rows to evaluate on."""
         return any(dataset.evaluates for dataset in self.all_datasets)
+
+    @property
+    def held_out_measures(self) -> tuple[str, ...]:
+        """The numbers of the last step's evaluation that the finished model is judged by; none where answers are judged, or nothing is."""
+        return HELD_OUT_MEASURES.get(self.objective, ()) if self.evaluates and self.trainer is None else ()
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether numbers of the finished model are told when the training is over."""
+        return self.evaluation.after_training or bool(self.held_out_measures)
 
     @property
     def compares_meanings(self) -> bool:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from finetune_operator.api.compatibility import Objective
 from finetune_operator.api.inspection import InspectionReport
+from finetune_operator.api.layouts import Layout
+from finetune_operator.api.measures import ENTITY_MEASURES, names_entities
 from finetune_operator.api.plan import GIB, PlanError
 from finetune_operator.api.reasons import Reason
 from finetune_operator.api.spec import FineTuneJobSpec
@@ -38,6 +41,9 @@ class Judging(NamedTuple):
 
 def check_judging(spec: FineTuneJobSpec, inspection: InspectionReport | None) -> PlanError | None:
     """Return why rows cannot be evaluated as the spec asks, None when they can."""
+    unmeasured = _unmeasured(spec, inspection)
+    if unmeasured is not None:
+        return PlanError(reason=Reason.INVALID_SPEC, message=f"evaluation.require.{unmeasured}")
     if not spec.evaluation.generates or inspection is None or inspection.dataset.format != "text":
         return None
     return PlanError(
@@ -45,6 +51,25 @@ def check_judging(spec: FineTuneJobSpec, inspection: InspectionReport | None) ->
         message="evaluation.metrics: rows of format text have no answers to compare with; leave perplexity alone, or give "
         f"{spec.data_uri} columns for prompt and answer",
     )
+
+
+def _unmeasured(spec: FineTuneJobSpec, inspection: InspectionReport | None) -> str | None:
+    """Return which required measure these rows do not have, and why; None where they have all."""
+    if spec.evaluation.require is None or inspection is None:
+        return None
+    required, dataset = spec.evaluation.require.given, inspection.dataset
+    has_scores = dataset.format == Layout.SCORED_PAIR
+    if spec.objective is Objective.EMBEDDING and not has_scores and "spearman" in required:
+        return f"spearman: rows of format {dataset.format} have no scores to correlate with; require retrieval_accuracy or loss"
+    if spec.objective is Objective.EMBEDDING and has_scores and "retrieval_accuracy" in required:
+        return f"retrieval_accuracy: rows of format {dataset.format} are not compared with one another; require spearman or loss"
+    entities = next((name for name in ENTITY_MEASURES if name in required), None)
+    if entities is not None and not names_entities(dataset.labels):
+        return (
+            f"{entities}: the classes of {spec.data_uri} ({', '.join(list(dataset.labels)[:5])}, …) are not tags of entities such as B-PER "
+            "and I-PER; require accuracy, macro_f1 or loss"
+        )
+    return None
 
 
 def entailment_weights_of(spec: FineTuneJobSpec, inspection: InspectionReport | None) -> int:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from finetune_operator.api.chat_templates import END_OF_TURN
 from finetune_operator.api.constants import JUDGE_KEY_VARIABLE
-from finetune_operator.api.evaluated import EVALUATION_FILE, Evaluated, Figure
+from finetune_operator.api.evaluated import Evaluated, Figure
 from finetune_operator.api.evaluation import FIGURES, JUDGE_FAILURES, Evaluation, Metric
 from finetune_operator.api.evaluators import Harness
 from finetune_operator.api.exit_codes import ExitCode
@@ -22,8 +22,9 @@ from finetune_operator.api.run_events import EvaluatedEvent
 from finetune_trainer.after_training.entailment import entailed_share
 from finetune_trainer.after_training.gpu_memory import fitting
 from finetune_trainer.after_training.harness import fetch_tasks, harness_figures
+from finetune_trainer.after_training.held_out import held_out_evaluation
 from finetune_trainer.after_training.progress import EvaluationProgress
-from finetune_trainer.after_training.results import read_evaluated
+from finetune_trainer.after_training.results import keep, read_evaluated
 from finetune_trainer.after_training.rows import JudgedRows, judged_rows
 from finetune_trainer.attempt import Workplace, read_attempt
 from finetune_trainer.entailment_model import entailment_source
@@ -67,6 +68,8 @@ def evaluate(plan_path: Path) -> int:
 
 def evaluate_attempt(attempt: AttemptFile, workplace: Workplace) -> Evaluated:
     """Return what the final checkpoint is worth; measured now, or by an attempt before."""
+    if attempt.spec.held_out_measures:
+        return held_out_evaluation(attempt, workplace)
     storage = open_writable(attempt.checkpoint_uri)
     manifest = final_checkpoint(attempt, workplace)
     known = read_evaluated(storage, attempt.uid)
@@ -100,11 +103,7 @@ def evaluate_attempt(attempt: AttemptFile, workplace: Workplace) -> Evaluated:
     evaluated = Evaluated(
         uid=attempt.uid, step=manifest.step, rows=rows.rows, seconds=round(seconds, 2), figures=figures
     )
-    storage.put_small(EVALUATION_FILE, evaluated.model_dump_json(by_alias=True).encode())
-    for figure in figures:
-        base_value = "none" if figure.base is None else f"{figure.base:.4g}"
-        print(f"{figure.name}: base {base_value}, tuned {figure.tuned:.4g}", flush=True)
-    print(f"step {manifest.step} was evaluated on {rows.rows} rows in {seconds:.1f} s", flush=True)
+    keep(storage, evaluated)
     return evaluated
 
 

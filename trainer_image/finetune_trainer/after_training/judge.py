@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import httpx
 
-from finetune_operator.api.evaluation import Judge
+from finetune_operator.api.evaluators import Judge
 from finetune_operator.api.row_models import RowJudge
 from finetune_trainer.after_training.score_weights import expected_score
 

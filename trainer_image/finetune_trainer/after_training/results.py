@@ -25,9 +25,18 @@ def read_evaluated(storage: ObjectStorage, uid: str) -> Evaluated | None:
     return None
 
 
+def keep(storage: ObjectStorage, evaluated: Evaluated) -> None:
+    """Write what was measured beside the checkpoints, and tell it."""
+    storage.put_small(EVALUATION_FILE, evaluated.model_dump_json(by_alias=True).encode())
+    for figure in evaluated.figures:
+        base = "none" if figure.base is None else f"{figure.base:.4g}"
+        print(f"{figure.name}: base {base}, tuned {figure.tuned:.4g}", flush=True)
+    print(f"step {evaluated.step} was evaluated on {evaluated.rows} rows in {evaluated.seconds:.1f} s", flush=True)
+
+
 def evaluation_of(attempt: AttemptFile) -> Evaluated | None:
-    """Return the evaluation of the attempt's job; None where it asks for none."""
-    if not attempt.spec.evaluation.after_training:
+    """Return the evaluation of the attempt's job; None where it has none."""
+    if not attempt.spec.is_judged:
         return None
     return read_evaluated(open_writable(attempt.checkpoint_uri), attempt.uid)
 

@@ -93,6 +93,7 @@ class _Embedding(Recipe):
     schema = pa.schema([*((name, TOKENS) for name in TEXT_COLUMNS), ("score", pa.float32())])
     measures: Mapping[str, str] = MappingProxyType({})
     held_out = MappingProxyType({name: name for name in ("spearman", "retrieval_accuracy")})
+    scores_untrained = True
 
     def head(self, attempt: AttemptFile) -> ModelHead:
         return ModelHead("AutoModel", "FEATURE_EXTRACTION")

@@ -5,24 +5,13 @@ Neither is a mean of batches: F1 of a class is that of all rows.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
+from finetune_operator.api.measures import ENTITY_MEASURES, names_entities
 from finetune_trainer.collective import Collective
 
-_PART_OF_ENTITY: Final = re.compile(r"[BIES]-.+")
-"""Tags of words in the schemes IOB2 and IOBES; `O` is for words outside."""
-
-ENTITY_MEASURES: Final = ("entity_precision", "entity_recall", "entity_f1")
-
 Classes = list[int]
-
-
-def names_entities(names: Sequence[str]) -> bool:
-    """Whether the classes are tags of entities: without a B-, words of a class are not joined to entities and count one by one."""
-    tags = [name for name in names if name != "O"]
-    return all(_PART_OF_ENTITY.fullmatch(name) for name in tags) and any(name.startswith("B-") for name in tags)
 
 
 def class_measures(right: Sequence[Classes], given: Sequence[Classes], names: Sequence[str]) -> dict[str, float]:

@@ -81,6 +81,9 @@ class Recipe(ABC):
     held_out: Mapping[str, str] = {}
     """Those that are also told of the evaluation rows: means over what `evaluation.counted` counts in a batch, so that they can be added up."""
 
+    scores_untrained: bool = False
+    """Whether the held-out measures say something of the model before its first step: not where its head is new and random."""
+
     def head(self, attempt: AttemptFile) -> ModelHead:
         """Return what the model ends in; training, export and publication load it so."""
         return CAUSAL

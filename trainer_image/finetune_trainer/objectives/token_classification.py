@@ -13,8 +13,8 @@ from typing import Any, Final
 import pyarrow as pa
 from tokenizers import Tokenizer
 
+from finetune_operator.api.measures import ENTITY_MEASURES
 from finetune_trainer.encoding import IGNORED, Span
-from finetune_trainer.objectives.held_out_classes import ENTITY_MEASURES
 from finetune_trainer.objectives.labelled import LabelledRecipe
 from finetune_trainer.objectives.recipe import EncodedRow
 from finetune_trainer.rendering import Text

@@ -105,7 +105,8 @@ def evaluation_lines(attempt: AttemptFile, evaluated: Evaluated | None) -> list[
     datasets = [each for each in attempt.spec.all_datasets if each.evaluates]
     rows = ", ".join(f"`{each.evaluation.uri if each.evaluation else each.uri}`" for each in datasets)
     lines = ["", "## Evaluation", ""]
-    lines += [f"On {evaluated.rows} rows of {rows} that were not trained; answers were generated greedily.", ""]
+    generated = "; answers were generated greedily" if attempt.spec.evaluation.generates else ""
+    lines += [f"On {evaluated.rows} rows of {rows} that were not trained{generated}.", ""]
     lines += ["| metric | base model | this model |", "|---|---|---|"]
     for figure in evaluated.figures:
         base = "" if figure.base is None else f"{figure.base:.4g}"
