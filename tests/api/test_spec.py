@@ -37,6 +37,12 @@ def test_a_mistake_is_refused_with_field_and_remedy(mistake: dict[str, Any], bad
         assert words in str(refusal.value)
 
 
+def test_a_number_where_a_text_belongs_is_to_be_put_in_quotes(good_manifest: dict[str, Any]) -> None:
+    good_manifest["spec"]["evaluation"] = {"require": {"perplexity": 12}}
+    with pytest.raises(InvalidJob, match=r"spec\.evaluation\.require\.perplexity: must be a text and is 12; put it in"):
+        FineTuneJob.from_manifest(good_manifest)
+
+
 def test_every_part_of_a_spec_refuses_what_the_api_server_refuses() -> None:
     parts = [FineTuneJobSpec]
     for model in parts:

@@ -64,9 +64,8 @@ def attempt_of(name: str, model: Path, folder: Path, **training: Any) -> Attempt
     if (distill := spec["training"].get("distill")) is not None:
         distill["teacher"]["uri"] = f"file://{model}"
     spec.pop("credentials")
-    if (
-        name == "embedding.yaml"
-    ):  # what two steps teach a tiny model is no matter of this test, but that the gate is asked
+    if name == "embedding.yaml":
+        # What two steps teach a tiny model is no matter of this test, but that the gate is asked.
         spec["evaluation"]["require"] = dict.fromkeys(spec["evaluation"]["require"], ">=0")
     parsed = FineTuneJobSpec.model_validate(spec)
     uid = "0f1e2d3c-0000-4000-8000-000000000000"

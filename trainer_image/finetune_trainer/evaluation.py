@@ -206,8 +206,7 @@ class EvaluationDue(TrainerCallback):
         times = self._evaluator.times
         is_stopped = control.should_training_stop and state.global_step < times.total_steps
         control.should_evaluate = times.is_due(state.global_step) and not is_stopped
-        if (
-            self._evaluator.has_ended
-        ):  # by an evaluation that was made up for: the step after it is the last one, and its weights are published
+        if self._evaluator.has_ended:
+            # By an evaluation that was made up for: the step after it is the last one, and its weights are published.
             control.should_evaluate = control.should_save = control.should_training_stop = True
         return control

@@ -66,5 +66,7 @@ def _sentence(problem: Any) -> str:
     if problem["type"] == "value_error":
         return f"{field}: {text}"
     value = problem.get("input")
+    if problem["type"] == "string_type" and isinstance(value, int | float):
+        return f"{field}: must be a text and is {value!r}; put it in quotes"
     shown = f" (got {value!r})" if isinstance(value, str | int | float | bool) else ""
     return f"{field}: {text}{shown}"
